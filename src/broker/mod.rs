@@ -1,0 +1,219 @@
+//! The port to the log and to the cluster's state.
+//!
+//! [`memory`] keeps both in this process; [`nats`] keeps them in JetStream and is the only file that names its client.
+//! One contract suite (`tests/broker_contract.rs`) runs against both. What lives here may not know who publishes or
+//! who reads: no ingest, no edge, no sockets of collectors or clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::proto::envelope::Envelope;
+use crate::proto::offset::{Epoch, Sequence, Shard};
+
+pub mod memory;
+pub mod nats;
+
+/// The log and the state, however they are kept.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// How many shards the log has; fixed for the life of the process.
+    fn shards(&self) -> u16;
+
+    /// Stores a batch in order and returns when the log has acknowledged all of it, one answer per envelope.
+    ///
+    /// After an error any part of the batch may be stored: publish the same batch again, with the same ids, until it
+    /// succeeds or the dedup window (two minutes by default) has passed. Envelopes stored before are then answered as
+    /// `duplicate` and not stored again.
+    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError>;
+
+    /// Follows a shard from now on. Envelopes come in order of sequence but may be missing (a full buffer, a lost
+    /// connection): the reader compares sequences and repairs from [`Broker::read`]. Never ends by itself before the
+    /// receiver is dropped.
+    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError>;
+
+    /// Reads stored envelopes with `from <= sequence`, in order, as many as `limits` allow and at least one if there is
+    /// one. Sequences below the retained range are skipped: a first sequence above `from` is a hole whose cause the
+    /// caller tells from [`Broker::bounds`]. An empty answer means that nothing at or after `from` is stored (yet).
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError>;
+
+    /// What the shard holds right now.
+    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError>;
+
+    /// The keyed store that nodes share.
+    fn state(&self) -> Arc<dyn StateStore>;
+
+    /// Whether the log can be reached, now and as it changes.
+    fn connection(&self) -> watch::Receiver<Connection>;
+}
+
+/// Limits of one [`Broker::read`].
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// At most so many envelopes.
+    pub envelopes_max: usize,
+    /// Stop after so many bytes of lines; the envelope that crosses the limit is still delivered.
+    pub bytes_max: usize,
+}
+
+/// An envelope on its way into the log.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// What to store.
+    pub envelope: Envelope,
+    /// Equal ids within the dedup window are stored once.
+    pub message_id: String,
+}
+
+/// The log's answer to one [`Outgoing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Where it is stored.
+    pub sequence: Sequence,
+    /// It had been stored before, under the same id.
+    pub duplicate: bool,
+}
+
+/// An envelope in the log.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its place in the shard.
+    pub sequence: Sequence,
+    /// When the log stored it, in nanoseconds since 1970.
+    pub stored_ns: i64,
+    /// What was stored.
+    pub envelope: Envelope,
+}
+
+/// What a shard holds. An empty shard has `first == last + 1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// This shard's incarnation; a shard that was deleted and created again has another.
+    pub epoch: Epoch,
+    /// Oldest sequence still stored (or the next one to come).
+    pub first: Sequence,
+    /// Newest sequence ever stored.
+    pub last: Sequence,
+}
+
+/// Whether the log can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Connected, streams in place.
+    Connected,
+    /// Not (yet, or any more); the reason is for operators.
+    Disconnected {
+        /// What the last attempt said.
+        reason: String,
+    },
+}
+
+impl Connection {
+    /// Whether publishes and reads can succeed.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected)
+    }
+}
+
+/// What went wrong, sorted by what the caller can do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// The log cannot be reached or did not answer in time: back off and try again.
+    #[error("the log is unavailable: {0}")]
+    Unavailable(String),
+    /// The log refused this very request and would refuse it again.
+    #[error("the log refused the request: {0}")]
+    Refused(String),
+    /// What exists contradicts the configuration; an operator has to decide.
+    #[error("the log does not match the configuration: {0}")]
+    Incompatible(String),
+}
+
+impl BrokerError {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Small values by key, shared by all nodes: node records, leases.
+#[async_trait]
+pub trait StateStore: Send + Sync + 'static {
+    /// The value of `key`, if there is one and it has not expired.
+    async fn get(&self, key: &str) -> Result<Option<Versioned>, BrokerError>;
+
+    /// Writes `key` if it is as `expected`, and returns the new revision. With `ttl` the value expires by itself
+    /// unless it is written again; whole seconds, at least one.
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        ttl: Option<Duration>,
+    ) -> Result<u64, PutError>;
+
+    /// Removes `key` if it is as `expected`.
+    async fn delete(&self, key: &str, expected: Expected) -> Result<(), PutError>;
+
+    /// All keys that begin with `prefix`: first what is there, then [`StateEvent::Synced`], then every change,
+    /// expiries included. May deliver a value twice after a reconnect; ends only when the receiver is dropped.
+    async fn watch(&self, prefix: &str) -> Result<mpsc::Receiver<StateEvent>, BrokerError>;
+}
+
+/// A value and the revision that wrote it. Revisions grow over all keys, so they serve as fencing tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// What was written.
+    pub value: Bytes,
+    /// Which write it was.
+    pub revision: u64,
+}
+
+/// The state a key must be in for a write to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever it is.
+    Any,
+    /// Never written, deleted or expired.
+    Absent,
+    /// Last written by this revision.
+    Revision(u64),
+}
+
+/// A change that [`StateStore::watch`] reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateEvent {
+    /// The key has this value now.
+    Put {
+        /// Which key.
+        key: String,
+        /// Its value and revision.
+        entry: Versioned,
+    },
+    /// The key was deleted or has expired.
+    Removed {
+        /// Which key.
+        key: String,
+    },
+    /// Everything that existed when the watch began has been reported.
+    Synced,
+}
+
+/// Why a write to the state did not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PutError {
+    /// The key is not as expected: somebody else wrote it.
+    #[error("the key was changed by somebody else")]
+    Conflict,
+    /// See the broker's own error.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}

@@ -1,0 +1,225 @@
+//! The effective configuration: typed, bounded, complete. What is in here needs no further checks.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Everything a process needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who this process is.
+    pub node: NodeSettings,
+    /// Where it listens.
+    pub server: ServerSettings,
+    /// How it reaches NATS; `None` keeps the log in this process.
+    pub nats: Option<NatsSettings>,
+    /// The log's shape and retention.
+    pub log: LogSettings,
+    /// Taking metrics in.
+    pub collector: CollectorSettings,
+    /// Pushing metrics out.
+    pub edge: EdgeSettings,
+    /// Operators' access.
+    pub admin: AdminSettings,
+    /// Logs of this process.
+    pub telemetry: TelemetrySettings,
+}
+
+/// Which work a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Ingest and edge in one process.
+    Standalone,
+    /// Takes collectors.
+    Ingest,
+    /// Serves clients.
+    Edge,
+}
+
+impl Role {
+    /// Whether collectors may connect.
+    pub fn ingests(self) -> bool {
+        matches!(self, Self::Standalone | Self::Ingest)
+    }
+
+    /// Whether clients may connect.
+    pub fn serves_clients(self) -> bool {
+        matches!(self, Self::Standalone | Self::Edge)
+    }
+
+    /// As written on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Ingest => "ingest",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+/// Who this process is.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Unique in the cluster; the host name unless configured.
+    pub id: String,
+    /// The work it does.
+    pub role: Role,
+}
+
+/// Where a process listens and how long it waits for a peer.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Address of the public listener.
+    pub listen: SocketAddr,
+    /// Second listener for `/metrics` and the operations' routes, when configured (`METRICS_PORT`).
+    pub metrics_listen: Option<SocketAddr>,
+    /// A request's head must have arrived within this time.
+    pub header_timeout: Duration,
+    /// Runtime worker threads, and writer tasks of an edge (`WS_WORKER_THREADS`).
+    pub worker_threads: usize,
+}
+
+/// How to reach NATS.
+#[derive(Clone, Debug)]
+pub struct NatsSettings {
+    /// Comma-separated server addresses.
+    pub url: String,
+    /// Credentials file, when the server wants one.
+    pub credentials_file: Option<std::path::PathBuf>,
+    /// User and password, when the server wants them.
+    pub user: Option<String>,
+    /// See `user`.
+    pub password: Option<Secret>,
+    /// Token, when the server wants one.
+    pub token: Option<Secret>,
+    /// A publish or a read without an answer for so long has failed.
+    pub request_timeout: Duration,
+}
+
+/// A text that never appears in logs or listings.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Where JetStream keeps a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// On disk.
+    File,
+    /// In the servers' memory.
+    Memory,
+}
+
+/// The log's shape and retention.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// Prefix of subjects and stream names: `telecast` unless several clusters share one NATS account.
+    pub name: String,
+    /// Number of streams.
+    pub shards: u16,
+    /// Copies JetStream keeps.
+    pub replicas: usize,
+    /// Where JetStream keeps them.
+    pub storage: Storage,
+    /// Envelopes older than this are dropped.
+    pub max_age: Duration,
+    /// Each shard's bytes; the oldest envelopes are dropped above it. Bounds the embedded log's memory too.
+    pub max_bytes: u64,
+    /// Equal message ids within this window are stored once.
+    pub duplicate_window: Duration,
+}
+
+/// What happens when a second connection brings a collector id that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The newcomer is refused: 409, or close 4009.
+    Refuse,
+    /// The newcomer gets the id, the older connection is closed with 4009.
+    TakeOver,
+}
+
+/// Taking metrics in.
+#[derive(Clone, Debug)]
+pub struct CollectorSettings {
+    /// See [`OnConflict`].
+    pub on_conflict: OnConflict,
+    /// Largest message or request body, in bytes, after decompression.
+    pub message_bytes_max: usize,
+    /// Largest envelope, in bytes of lines; below the NATS server's `max_payload` (1 MiB) with room for headers.
+    pub envelope_bytes_max: usize,
+    /// Bytes of accepted but unacknowledged batches a node holds before it stops reading.
+    pub buffer_bytes_max: usize,
+    /// How often a collector's socket is pinged.
+    pub ping_interval: Duration,
+    /// A socket from which nothing came for so long is closed.
+    pub idle_timeout: Duration,
+    /// An HTTP write that is not acknowledged by then is answered 503.
+    pub write_timeout: Duration,
+}
+
+/// What happens to a client that cannot keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowClientPolicy {
+    /// It gets a gap and goes on with what is new.
+    Skip,
+    /// It is disconnected (close 4008).
+    Disconnect,
+}
+
+/// Pushing metrics out.
+#[derive(Clone, Debug)]
+pub struct EdgeSettings {
+    /// Clients above this number are refused with 503.
+    pub max_connections: usize,
+    /// Minimum time between two flushes to sockets (`WS_THROTTLE_MS`).
+    pub throttle: Duration,
+    /// Bytes of envelopes and frames an edge keeps for replay.
+    pub ring_bytes_max: usize,
+    /// Bytes of frames a view with tag predicates may hold.
+    pub view_bytes_max: usize,
+    /// What happens to a client that cannot keep up.
+    pub slow_client_policy: SlowClientPolicy,
+    /// A client that takes nothing for so long is disconnected under either policy.
+    pub slow_client_timeout: Duration,
+    /// Clients are told their offset, and pinged, at this interval.
+    pub heartbeat: Duration,
+    /// Largest message of a client, in bytes.
+    pub client_message_bytes_max: usize,
+    /// How many clients may read old parts of the log at the same time.
+    pub replay_concurrency_max: usize,
+    /// After SIGTERM: time to keep serving while balancers turn away.
+    pub drain_grace: Duration,
+    /// After that: time over which clients are sent away in waves.
+    pub drain_waves: Duration,
+}
+
+/// Operators' access.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    /// Bearer token of routes that change something; those routes are closed without one.
+    pub token: Option<Secret>,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// Logs of this process.
+#[derive(Clone, Debug)]
+pub struct TelemetrySettings {
+    /// A level, or a filter like `info,telecast::edge=debug` (`LOG_LEVEL`).
+    pub level: String,
+    /// See [`LogFormat`] (`LOG_FORMAT`).
+    pub format: LogFormat,
+}

@@ -1,0 +1,182 @@
+//! What every part of a process knows of the process: identity, lifecycle, readiness, and who adds to its status.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::broker::Connection;
+use crate::config::Role;
+use crate::ops::meters::Meters;
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Not ready yet.
+    Starting,
+    /// At work.
+    Running,
+    /// Asked to stop: not ready, still serving, then sending its peers away.
+    Draining,
+    /// Beyond repair; about to exit.
+    Error,
+}
+
+impl Lifecycle {
+    /// As shown to operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One process of the cluster.
+pub struct Node {
+    /// Unique in the cluster.
+    pub id: String,
+    /// The work it does.
+    pub role: Role,
+    /// Its metrics.
+    pub meters: Meters,
+    /// When it started.
+    pub started: Instant,
+    /// Whether the log can be reached.
+    pub log: watch::Receiver<Connection>,
+    /// Clients it may have at most.
+    pub clients_max: usize,
+    clients: AtomicUsize,
+    lifecycle: watch::Sender<Lifecycle>,
+    gates: Mutex<Vec<Arc<Gate>>>,
+    sections: Mutex<Vec<Arc<dyn StatusSection>>>,
+}
+
+/// A condition without which the node is not ready.
+pub struct Gate {
+    /// What is waited for, as `/readyz` names it.
+    pub name: &'static str,
+    open: AtomicBool,
+}
+
+impl Gate {
+    /// Says whether the condition holds.
+    pub fn set(&self, open: bool) {
+        self.open.store(open, Ordering::Release);
+    }
+
+    /// Whether the condition holds.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// A part of `/api/metrics/status` that a role contributes.
+pub trait StatusSection: Send + Sync {
+    /// Adds members to the status object.
+    fn describe(&self, status: &mut serde_json::Map<String, serde_json::Value>);
+}
+
+impl Node {
+    /// A node that is starting.
+    pub fn new(
+        id: String,
+        role: Role,
+        meters: Meters,
+        log: watch::Receiver<Connection>,
+        clients_max: usize,
+    ) -> Arc<Self> {
+        meters.connections_max.set(clients_max as f64);
+        Arc::new(Self {
+            id,
+            role,
+            meters,
+            started: Instant::now(),
+            log,
+            clients_max,
+            clients: AtomicUsize::new(0),
+            lifecycle: watch::Sender::new(Lifecycle::Starting),
+            gates: Mutex::default(),
+            sections: Mutex::default(),
+        })
+    }
+
+    /// Where the process is in its life.
+    pub fn lifecycle(&self) -> Lifecycle {
+        *self.lifecycle.borrow()
+    }
+
+    /// Its life as it goes on.
+    pub fn watch_lifecycle(&self) -> watch::Receiver<Lifecycle> {
+        self.lifecycle.subscribe()
+    }
+
+    /// Moves on; a draining process never runs again.
+    pub fn set_lifecycle(&self, next: Lifecycle) {
+        self.lifecycle.send_if_modified(|current| {
+            let allowed = *current != next && !(*current == Lifecycle::Draining && next != Lifecycle::Error);
+            if allowed {
+                *current = next;
+            }
+            allowed
+        });
+    }
+
+    /// Adds a condition of readiness, closed until [`Gate::set`].
+    pub fn add_gate(&self, name: &'static str) -> Arc<Gate> {
+        let gate = Arc::new(Gate { name, open: AtomicBool::new(false) });
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
+        gate
+    }
+
+    /// Conditions that do not hold.
+    pub fn closed_gates(&self) -> Vec<&'static str> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.iter().filter(|gate| !gate.is_open()).map(|gate| gate.name).collect()
+    }
+
+    /// Adds a section to the status.
+    pub fn add_status(&self, section: Arc<dyn StatusSection>) {
+        self.sections.lock().unwrap_or_else(PoisonError::into_inner).push(section);
+    }
+
+    /// The sections' members.
+    pub fn status(&self) -> serde_json::Map<String, serde_json::Value> {
+        let sections = self.sections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut status = serde_json::Map::new();
+        sections.iter().for_each(|section| section.describe(&mut status));
+        status
+    }
+
+    /// Clients connected now.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for a client, or `None` when the node is full. The place is free again when it is dropped.
+    pub fn admit(self: &Arc<Self>) -> Option<Admission> {
+        let admitted = self
+            .clients
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.clients_max).then_some(n + 1))
+            .is_ok();
+        admitted.then(|| {
+            self.meters.connections_active.increment(1.0);
+            Admission { node: self.clone() }
+        })
+    }
+}
+
+/// A client's place on the node.
+pub struct Admission {
+    node: Arc<Node>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.node.clients.fetch_sub(1, Ordering::Relaxed);
+        self.node.meters.connections_active.decrement(1.0);
+    }
+}

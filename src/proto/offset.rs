@@ -1,0 +1,185 @@
+//! Places in the log, and the opaque token that clients carry.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use smallvec::SmallVec;
+
+/// One of the log's streams, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard(pub u16);
+
+/// A position within one shard. The first envelope has sequence 1; 0 is before everything.
+pub type Sequence = u64;
+
+/// Identity of the log's incarnation, from the streams' creation. Offsets compare only within one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u64);
+
+/// Most shards a log may have. A token then has at most (14 + 64 × 10) × 4/3 = 872 characters, in practice below 400.
+pub const SHARDS_MAX: u16 = 64;
+
+/// A place in the log: everything up to and including these sequences has been seen. Comparable only within one epoch:
+/// a new epoch means the old history is gone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Offset {
+    /// The incarnation the sequences belong to.
+    pub epoch: Epoch,
+    /// The last sequence seen of each shard, by shard number.
+    pub sequences: SmallVec<[Sequence; 2]>,
+}
+
+/// Why a token is no offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OffsetError {
+    /// Not written by any Telecast, or damaged on its way.
+    #[error("this is not an offset token: pass one exactly as a message gave it")]
+    Malformed,
+    /// Written by a later version.
+    #[error("this offset token has version {0}, which this node does not know")]
+    Version(u8),
+}
+
+const VERSION: u8 = 1;
+
+impl Offset {
+    /// The place before everything in `epoch`.
+    pub fn start(epoch: Epoch, shards: u16) -> Self {
+        Self { epoch, sequences: SmallVec::from_elem(0, usize::from(shards)) }
+    }
+
+    /// The last sequence seen of `shard`; 0 for a shard this offset does not know.
+    pub fn sequence(&self, shard: Shard) -> Sequence {
+        self.sequences.get(usize::from(shard.0)).copied().unwrap_or(0)
+    }
+
+    /// The same place, with `shard` moved to `sequence`.
+    pub fn with(&self, shard: Shard, sequence: Sequence) -> Self {
+        let mut moved = self.clone();
+        if let Some(slot) = moved.sequences.get_mut(usize::from(shard.0)) {
+            *slot = sequence;
+        }
+        moved
+    }
+
+    /// The opaque, URL-safe token: version, epoch, shard count, sequences (LEB128), and a checksum so that a damaged
+    /// token is refused instead of resuming somewhere else. At most 32 characters with one shard.
+    pub fn token(&self) -> String {
+        let mut bytes: SmallVec<[u8; 64]> = SmallVec::new();
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.epoch.0.to_be_bytes());
+        push_varint(&mut bytes, self.sequences.len() as u64);
+        for sequence in &self.sequences {
+            push_varint(&mut bytes, *sequence);
+        }
+        let sum = checksum(&bytes);
+        bytes.extend_from_slice(&sum);
+        URL_SAFE_NO_PAD.encode(&bytes)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.token())
+    }
+}
+
+impl FromStr for Offset {
+    type Err = OffsetError;
+
+    fn from_str(token: &str) -> Result<Self, OffsetError> {
+        // No token is longer than this; nothing larger is decoded at all.
+        if token.len() > 1024 {
+            return Err(OffsetError::Malformed);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| OffsetError::Malformed)?;
+        let version = *bytes.first().ok_or(OffsetError::Malformed)?;
+        let (body, sum) = bytes.split_last_chunk::<4>().ok_or(OffsetError::Malformed)?;
+        if checksum(body) != *sum {
+            return Err(OffsetError::Malformed);
+        }
+        if version != VERSION {
+            return Err(OffsetError::Version(version));
+        }
+        let (epoch, mut rest) = body[1..].split_first_chunk::<8>().ok_or(OffsetError::Malformed)?;
+        let shards = take_varint(&mut rest)?;
+        if shards == 0 || shards > u64::from(SHARDS_MAX) {
+            return Err(OffsetError::Malformed);
+        }
+        let sequences = (0..shards).map(|_| take_varint(&mut rest)).collect::<Result<_, _>>()?;
+        if !rest.is_empty() {
+            return Err(OffsetError::Malformed);
+        }
+        Ok(Self { epoch: Epoch(u64::from_be_bytes(*epoch)), sequences })
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    (xxhash_rust::xxh3::xxh3_64(bytes) as u32).to_be_bytes()
+}
+
+fn push_varint(bytes: &mut SmallVec<[u8; 64]>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Result<u64, OffsetError> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first().ok_or(OffsetError::Malformed)?;
+        *bytes = rest;
+        let part = u64::from(byte & 0x7f);
+        if shift == 63 && part > 1 {
+            return Err(OffsetError::Malformed);
+        }
+        value |= part << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(OffsetError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn tokens_round_trip(epoch: u64, sequences in prop::collection::vec(any::<u64>(), 1..=64)) {
+            let offset = Offset { epoch: Epoch(epoch), sequences: sequences.into_iter().collect() };
+            prop_assert_eq!(offset.token().parse::<Offset>(), Ok(offset));
+        }
+
+        #[test]
+        fn one_shard_fits_in_32_bytes(epoch: u64, sequence: u64) {
+            let token = Offset { epoch: Epoch(epoch), sequences: [sequence].into_iter().collect() }.token();
+            prop_assert!(token.len() <= 32, "{} has {} bytes", token, token.len());
+        }
+
+        #[test]
+        fn garbage_is_refused_without_panic(token in ".{0,80}") {
+            prop_assert!(token.parse::<Offset>().is_err());
+        }
+
+        #[test]
+        fn a_flipped_bit_never_resumes_elsewhere(sequence in 0u64..1 << 40, bit in 0usize..150) {
+            let offset = Offset { epoch: Epoch(7), sequences: [sequence].into_iter().collect() };
+            let mut bytes = offset.token().into_bytes();
+            let at = bit % (bytes.len() * 7);
+            bytes[at / 7] ^= 1 << (at % 7);
+            if let Ok(damaged) = String::from_utf8(bytes)
+                && let Ok(parsed) = damaged.parse::<Offset>()
+            {
+                // The last character holds bits that base64 does not use.
+                prop_assert_eq!(parsed, offset);
+            }
+        }
+    }
+}
