@@ -15,13 +15,19 @@ pub(crate) struct SessionKey {
 }
 
 /// A writer's bell.
-#[derive(Default)]
 pub(crate) struct Doorbell {
+    /// Which writer's it is, counted from 0.
+    pub(crate) number: usize,
     bell: Notify,
     ready: Mutex<Vec<SessionKey>>,
 }
 
 impl Doorbell {
+    /// The bell of writer `number`.
+    pub(crate) fn new(number: usize) -> Arc<Self> {
+        Arc::new(Self { number, bell: Notify::new(), ready: Mutex::default() })
+    }
+
     /// There may be new frames.
     pub(crate) fn ring(&self) {
         self.bell.notify_one();

@@ -8,7 +8,7 @@ use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
 use crate::proto::line::{self, Line};
 use crate::proto::json;
-use crate::proto::message::{self, Format, GapReason};
+use crate::proto::message::{self, Format, GapReason, ServerMessage};
 use crate::proto::offset::Offset;
 
 /// The entry as it is for everybody whose filters take all of it.
@@ -46,9 +46,21 @@ pub(crate) fn filtered(
 
 /// A gap announcement as a frame.
 pub(crate) fn gap(from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
-    let mut text = Vec::new();
-    message::write_gap(&mut text, &from.token(), &to.token(), reason);
-    frame::encode(Opcode::Text, &text)
+    server(&ServerMessage::Gap { from: &from.token(), to: &to.token(), reason })
+}
+
+/// Any message without metrics as a frame.
+pub(crate) fn server(message: &ServerMessage<'_>) -> Bytes {
+    let mut draft = Draft::new(256);
+    message.write(&mut draft.0);
+    draft.finish()
+}
+
+/// A ping, pong or close.
+pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + payload.len());
+    frame::encode(&mut bytes, opcode, payload);
+    Bytes::from(bytes)
 }
 
 /// A frame in the making: room for the longest header before the payload, so that nothing is copied once the payload's
@@ -93,10 +105,8 @@ fn envelope(
         }
         Format::Influx => {
             let mut draft = Draft::new(envelope.lines.len() + 64);
-            draft.0.extend_from_slice(b"# offset ");
-            draft.0.extend_from_slice(token.as_bytes());
+            message::write_influx_head(&mut draft.0, &token);
             for line in lines {
-                draft.0.push(b'\n');
                 write_line(&mut draft.0, &line, received_ns);
             }
             draft.finish()
@@ -112,4 +122,5 @@ fn write_line(out: &mut Vec<u8>, line: &Line<'_>, received_ns: i64) {
         out.push(b' ');
         out.extend_from_slice(itoa::Buffer::new().format(received_ns).as_bytes());
     }
+    out.push(b'\n');
 }

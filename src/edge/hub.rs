@@ -90,27 +90,27 @@ impl Hub {
     }
 
     /// Adds what comes next on a shard.
-    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>) {
+    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
         let mut state = self.lock();
         for arrival in arrivals {
             let entry = match arrival {
                 Ordered::Envelope(stored) => state.ring.push(shard, stored),
                 Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
             };
-            state.dispatch(&entry);
+            state.dispatch(&entry, meters);
         }
         self.publish(state);
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
-    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence) {
+    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence, meters: &Meters) {
         let mut state = self.lock();
         if let Some(slot) = state.epochs.get_mut(usize::from(shard.0)) {
             *slot = epoch;
         }
         let epoch = Epoch::combine(&state.epochs);
         let entry = state.ring.push_reset(epoch, shard, last);
-        state.dispatch(&entry);
+        state.dispatch(&entry, meters);
         self.publish(state);
     }
 
@@ -197,11 +197,12 @@ impl State {
     }
 
     /// Gives an entry's frame to every view that wants it.
-    fn dispatch(&mut self, entry: &Entry) {
+    fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         match &entry.item {
-            Item::Gap { .. } => {
+            Item::Gap { reason, .. } => {
                 for view in self.views.values() {
                     push(view, entry, true);
+                    meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
             Item::Envelope(stored) => {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::edge::ring::Index;
 use crate::edge::view::{Batch, Frame};
+use crate::proto::offset::Offset;
 
 /// Control frames a session may have waiting. A client that makes more (by pinging without reading) is not served.
 pub(crate) const CONTROL_FRAMES_MAX: usize = 64;
@@ -29,10 +31,12 @@ pub(crate) struct Outbox {
 /// What an advance completed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Completed {
-    /// Frames of the batch, as positions in it.
-    pub(crate) frames: std::ops::Range<usize>,
+    /// Frames of the batch.
+    pub(crate) frames: usize,
     /// Control frames.
     pub(crate) control: usize,
+    /// The place in the log behind the last completed frame of the batch.
+    pub(crate) place: Option<(Index, Arc<Offset>)>,
 }
 
 impl Outbox {
@@ -104,26 +108,36 @@ impl Outbox {
         if self.byte > 0 {
             written -= self.advance_batch(written, 1);
         }
-        if self.byte == 0 {
-            while let Some(frame) = self.control.front() {
-                let rest = frame.len() - self.control_byte;
-                if written < rest {
-                    self.control_byte += written;
-                    return Completed { frames: first..self.frame, control };
-                }
-                written -= rest;
-                self.control_byte = 0;
-                self.control.pop_front();
-                control += 1;
+        while self.byte == 0 {
+            let Some(frame) = self.control.front() else {
+                self.advance_batch(written, usize::MAX);
+                break;
+            };
+            let rest = frame.len() - self.control_byte;
+            if written < rest {
+                self.control_byte += written;
+                break;
             }
-            self.advance_batch(written, usize::MAX);
+            written -= rest;
+            self.control_byte = 0;
+            self.control.pop_front();
+            control += 1;
         }
-        let completed = Completed { frames: first..self.frame, control };
-        if self.batch.as_ref().is_some_and(|batch| self.frame == batch.frames.len()) {
+        self.complete(first, control)
+    }
+
+    fn complete(&mut self, first: usize, control: usize) -> Completed {
+        let frames = self.frame - first;
+        let Some(batch) = self.batch.as_ref().filter(|_| frames > 0) else {
+            return Completed { frames, control, place: None };
+        };
+        let last = &batch.frames[self.frame - 1];
+        let place = Some((last.index, last.offset.clone()));
+        if self.frame == batch.frames.len() {
             self.batch = None;
             self.frame = 0;
         }
-        completed
+        Completed { frames, control, place }
     }
 
     /// Moves on in the batch by at most `frames_max` frames; returns the bytes it used.
@@ -143,17 +157,12 @@ impl Outbox {
         }
         used
     }
-
-    /// The frame at `position` of the batch that is being written.
-    pub(crate) fn batch(&self) -> Option<&Arc<Batch>> {
-        self.batch.as_ref()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::offset::{Epoch, Offset};
+    use crate::proto::offset::Epoch;
     use proptest::prelude::*;
 
     fn batch(sizes: &[usize], tag: u8) -> Arc<Batch> {
@@ -177,11 +186,13 @@ mod tests {
     fn control_frames_wait_for_the_frame_that_was_begun() {
         let mut outbox = Outbox::default();
         outbox.put_batch(batch(&[4, 4], 1));
-        assert_eq!(outbox.advance(2), Completed { frames: 0..0, control: 0 });
+        assert_eq!(outbox.advance(2), Completed::default());
         assert!(outbox.put_control(Bytes::from_static(&[9, 9])));
         assert_eq!(next_bytes(&outbox, 99), [1, 1, 9, 9, 2, 2, 2, 2]);
-        assert_eq!(outbox.advance(5), Completed { frames: 0..1, control: 1 });
-        assert_eq!(outbox.advance(3), Completed { frames: 1..2, control: 0 });
+        let completed = outbox.advance(5);
+        assert_eq!((completed.frames, completed.control, completed.place.unwrap().0), (1, 1, 0));
+        let completed = outbox.advance(3);
+        assert_eq!((completed.frames, completed.control, completed.place.unwrap().0), (1, 0, 1));
         assert!(outbox.is_empty());
     }
 
@@ -216,12 +227,12 @@ mod tests {
                     controls += 1;
                 }
                 let bytes = next_bytes(&outbox, cut);
-                completed += outbox.advance(bytes.len()).frames.len();
+                completed += outbox.advance(bytes.len()).frames;
                 wire.extend(bytes);
             }
             while !outbox.is_empty() {
                 let bytes = next_bytes(&outbox, 7);
-                completed += outbox.advance(bytes.len()).frames.len();
+                completed += outbox.advance(bytes.len()).frames;
                 wire.extend(bytes);
             }
             prop_assert_eq!(completed, sizes.len());

@@ -112,6 +112,18 @@ label! {
     }
 }
 
+impl From<crate::proto::message::GapReason> for GapReason {
+    fn from(reason: crate::proto::message::GapReason) -> Self {
+        use crate::proto::message::GapReason as Announced;
+        match reason {
+            Announced::Retention => Self::Retention,
+            Announced::Slow => Self::Slow,
+            Announced::Reset => Self::Reset,
+            Announced::Source => Self::Source,
+        }
+    }
+}
+
 macro_rules! meters {
     ($($(#[$doc:meta])* $field:ident: $kind:ident $name:literal, $unit:ident, $help:literal;)+) => {
         /// Handles of every metric.
