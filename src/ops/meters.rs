@@ -3,7 +3,7 @@
 //! Names are verbatim from the dashboards and alerts people already have (`ws_…`). Label values come from closed enums:
 //! no client, channel or collector id ever becomes one.
 
-use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics::{Counter, Gauge, Unit};
 
 /// A closed set of values of one label.
 pub trait Label: Copy + 'static {
@@ -131,7 +131,7 @@ macro_rules! meters {
     };
     (@type counter) => { Counter };
     (@type gauge) => { Gauge };
-    (@type histogram) => { Histogram };
+    (@type histogram) => { metrics::Histogram };
     (@type failures) => { CounterBy<ConnectFailure> };
     (@type rejections) => { CounterBy<LineRejection> };
     (@type gaps) => { CounterBy<GapReason> };
