@@ -1,6 +1,8 @@
 //! Telecast: live metrics, relayed.
 
+pub mod app;
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod ops;
 pub mod proto;

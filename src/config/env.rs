@@ -8,7 +8,7 @@ use super::layers::{Assignment, Layer};
 pub(super) const PREFIX: &str = "TELECAST__";
 
 /// Short names that deployments already use, and the keys they set.
-pub(super) const SHORT_NAMES: &[(&str, &str)] = &[
+pub const SHORT_NAMES: &[(&str, &str)] = &[
     ("LOG_LEVEL", "telemetry.level"),
     ("LOG_FORMAT", "telemetry.format"),
     ("NATS_URL", "nats.url"),

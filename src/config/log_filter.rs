@@ -7,7 +7,7 @@ use tracing_subscriber::filter::EnvFilter;
 /// A bare word has to be a level, in any case: the filter language itself would take `verbose` for the name of a module,
 /// and the process would log nothing. A bare `debug` or `trace` means this program's own; the libraries below it
 /// stay at `info`, because one line for each HTTP frame buries what was looked for.
-pub(super) fn normalise(text: &str) -> Option<String> {
+pub fn normalise(text: &str) -> Option<String> {
     let directives: Option<Vec<String>> = text.split(',').map(|part| directive(part.trim())).collect();
     let directives = directives?;
     let normalised = match directives.as_slice() {

@@ -8,7 +8,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use env::SHORT_NAMES;
 pub use error::ConfigError;
+pub use log_filter::normalise as normalise_log_filter;
 pub use resolve::{Inputs, Loaded, Machine, load};
 
 mod env;
