@@ -1,6 +1,9 @@
 //! Telecast: live metrics, relayed.
 
+pub mod app;
 pub mod broker;
+pub mod cli;
 pub mod config;
+pub mod edge;
 pub mod ops;
 pub mod proto;

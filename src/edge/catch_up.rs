@@ -101,7 +101,7 @@ impl CatchUp {
 
     async fn join(self, cursor: Cursor, head: &Head) -> Result<(), Over> {
         if let Some(outcome) = self.outcome {
-            self.shared.node.meters.replays.of(outcome).increment(1);
+            self.shared.node.meters.replay_requests.of(outcome).increment(1);
         }
         self.send(Fed::Joined { cursor, index: head.index, at: head.offset.clone() }).await
     }

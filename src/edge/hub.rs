@@ -141,7 +141,7 @@ impl Hub {
             Some(offset) => (state.ring.locate(&offset), Arc::new(offset)),
         };
         let start = index
-            .and_then(|index| Some(Start::Live(view.join(index)?, index)))
+            .and_then(|index| Some(Start::Live(view.view().join(index)?, index)))
             .unwrap_or(Start::CatchUp);
         Attachment { view, at, start }
     }

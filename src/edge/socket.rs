@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{OriginalUri, Query, Request, State};
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::any;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::upgrade::OnUpgrade;

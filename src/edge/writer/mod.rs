@@ -236,17 +236,16 @@ impl Writer {
             Start::Live(cursor, index) => {
                 session.index = index;
                 if let Some(outcome) = place.replay {
-                    shared.node.meters.replays.of(outcome).increment(1);
+                    shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
                 Mode::Live(cursor)
             }
             Start::CatchUp => {
                 let (feed, fed) = mpsc::channel(1);
                 let at = (*at).clone();
-                let (outcome, session) = (place.replay, key);
                 let view = session.seat.view().clone();
-                CatchUp { shared: shared.clone(), hub, view, at, quiet, outcome, feed, doorbell, session }
-                    .spawn();
+                let (outcome, session) = (place.replay, key);
+                CatchUp { shared, hub, view, at, quiet, outcome, feed, doorbell, session }.spawn();
                 Mode::CatchingUp(fed)
             }
         };
