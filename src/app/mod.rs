@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use crate::config::Settings;
 
+pub mod listen;
+
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
