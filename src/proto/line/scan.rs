@@ -69,8 +69,8 @@ pub(super) fn token_end(input: &[u8], start: usize, stops: u8) -> usize {
     }
 }
 
-/// The quote that closes the string opened at `open`.
-pub(super) fn closing_quote(input: &[u8], open: usize) -> Option<usize> {
+/// The quote that closes the string opened at `open`. The rule is the same in line protocol and JSON.
+pub(in crate::proto) fn closing_quote(input: &[u8], open: usize) -> Option<usize> {
     let mut at = open + 1;
     loop {
         at += memchr::memchr2(b'"', b'\\', input.get(at..)?)?;
