@@ -5,5 +5,6 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod edge;
+pub mod demo;
 pub mod ops;
 pub mod proto;
