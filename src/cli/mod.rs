@@ -24,12 +24,12 @@ Examples:
   telecast config --role edge            what an edge would use, and from where
 
 Configuration, each above the one before:
-  built-in values, config/default.toml, config/<role>.toml, --config FILE, environment, flags.
+  built-in values, config/default.toml, config/ROLE.toml, --config FILE, environment, flags.
   config/default.toml explains every key.
 
 Environment:
   TELECAST__EDGE__THROTTLE_MS  sets edge.throttle_ms, and so on for every key
-  TELECAST_CONFIG_DIR          folder of default.toml and <role>.toml [config]
+  TELECAST_CONFIG_DIR          folder of default.toml and ROLE.toml [config]
   NATS_URL                     nats.url
   LOG_LEVEL                    telemetry.level (error, warn, info, debug, …)
   LOG_FORMAT                   telemetry.format (auto, json, pretty)
@@ -100,7 +100,7 @@ pub struct Serving {
     /// Name of this node, unique in the cluster [default: the host name]
     #[arg(long, value_name = "ID")]
     pub node: Option<String>,
-    /// Configuration file on top of config/default.toml and config/<role>.toml
+    /// Configuration file on top of config/default.toml and config/ROLE.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
