@@ -1,10 +1,12 @@
 //! Every path of the program, what it is for, and which role serves it: the index for newcomers, and the way out of a wrong
 //! address.
 
+use serde::Serialize;
+
 use crate::config::Role;
 
 /// One path.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct ServedPath {
     /// As in a URL.
     pub path: &'static str,
@@ -13,6 +15,7 @@ pub struct ServedPath {
     /// In one line.
     pub purpose: &'static str,
     /// Who serves it.
+    #[serde(skip)]
     pub audience: Audience,
 }
 

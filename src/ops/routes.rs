@@ -7,12 +7,13 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Role;
 use crate::ops::health::{self, Health, Status};
 use crate::ops::node::Node;
-use crate::ops::paths::{PATHS, directions};
+use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
 use crate::ops::reply::ApiError;
 use crate::ops::status::{self, ReadinessInputs};
@@ -46,18 +47,24 @@ pub fn with_fallbacks(router: Router, role: Role) -> Router {
         .fallback(move |OriginalUri(uri): OriginalUri| async move { wrong_path(uri.path(), role) })
 }
 
-async fn index(State(Operations { node, .. }): State<Operations>) -> Json<Value> {
-    let served = PATHS.iter().filter(|known| known.is_served_by(node.role));
-    let paths: Vec<Value> = served
-        .map(|known| json!({"path": known.path, "method": known.method, "purpose": known.purpose}))
-        .collect();
-    Json(json!({
-        "service": "telecast",
-        "version": version::NUMBER,
-        "node": node.id,
-        "role": node.role.as_str(),
-        "paths": paths,
-    }))
+#[derive(Serialize)]
+struct Index {
+    service: &'static str,
+    version: &'static str,
+    node: String,
+    role: &'static str,
+    paths: Vec<ServedPath>,
+}
+
+async fn index(State(Operations { node, .. }): State<Operations>) -> Json<Index> {
+    let paths = PATHS.iter().filter(|known| known.is_served_by(node.role)).copied().collect();
+    Json(Index {
+        service: "telecast",
+        version: version::NUMBER,
+        node: node.id.clone(),
+        role: node.role.as_str(),
+        paths,
+    })
 }
 
 async fn health(State(Operations { node, .. }): State<Operations>) -> Response {
