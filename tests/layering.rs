@@ -18,21 +18,39 @@ fn sources() -> Vec<Source> {
     let mut files = Vec::new();
     collect(&root, &mut files);
     files.sort();
-    let source = |path: &PathBuf| Source {
+    let read = |path: &PathBuf| (path.clone(), without_comments(&std::fs::read_to_string(path).unwrap()));
+    let texts: Vec<(PathBuf, String)> = files.iter().map(read).collect();
+    let tests: Vec<PathBuf> = texts.iter().flat_map(|(path, text)| test_modules(path, text)).collect();
+    let source = |(path, text): &(PathBuf, String)| Source {
         path: path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"),
-        code: without_tests(&without_comments(&std::fs::read_to_string(path).unwrap())),
+        code: without_tests(text),
     };
-    // A whole file may be a test module; by convention it is called so.
-    files.iter().map(source).filter(|source| !source.path.ends_with("tests.rs")).collect()
+    let is_test = |path: &Path| tests.iter().any(|module| path.with_extension("").starts_with(module));
+    texts.iter().filter(|(path, _)| !is_test(path)).map(source).collect()
+}
+
+/// Files (or folders) that `text` declares as modules for tests only: `#[cfg(test)] mod name;`. Without extension.
+fn test_modules(path: &Path, text: &str) -> Vec<PathBuf> {
+    let is_root = ["mod.rs", "lib.rs", "main.rs"].iter().any(|name| path.ends_with(name));
+    let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
+    let mut found = Vec::new();
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if line == "#[cfg(test)]"
+            && let Some(declared) = lines.next().and_then(|next| next.strip_suffix(';'))
+            && let Some((_, name)) = declared.split_once("mod ")
+        {
+            found.push(folder.join(name));
+        }
+    }
+    found
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            if path.file_name().is_some_and(|name| name != "tests") {
-                collect(&path, files);
-            }
+            collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);
         }
@@ -253,5 +271,9 @@ fn the_reader_of_sources_sees_what_it_should() {
         ["edge", "ops", "proto"].iter().all(|module| found.iter().any(|name| name == module)),
         "{found:?}"
     );
-    assert!(sources().len() > 10, "the sources are found");
+    let declared =
+        test_modules(Path::new("src/edge/mod.rs"), "#[cfg(test)]\npub(crate) mod fixtures;\nmod view;\n");
+    assert_eq!(declared, [PathBuf::from("src/edge/fixtures")]);
+    let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
+    assert!(paths.len() > 10 && !paths.iter().any(|path| path == "config/tests.rs"), "{paths:?}");
 }
