@@ -2,5 +2,6 @@
 
 pub mod broker;
 pub mod config;
+pub mod ingest;
 pub mod ops;
 pub mod proto;
