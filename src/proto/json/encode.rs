@@ -1,0 +1,107 @@
+//! Lines to the JSON that clients get.
+
+use crate::proto::line::{Line, RawValue, unescape_key, unescape_name, unescape_string};
+
+/// Appends a JSON array of the metrics of `lines`:
+/// `[{"name":"cpu","tags":{…},"fields":{…},"timestamp":1700000000123},…]`.
+///
+/// Timestamps of the lines are nanoseconds, `fallback_ns` stands in for missing ones; written are milliseconds, rounded down.
+/// Numbers are written as the collector wrote them wherever that is JSON, so no float changes on its way.
+pub fn write_metrics<'a>(out: &mut Vec<u8>, lines: impl Iterator<Item = Line<'a>>, fallback_ns: i64) {
+    out.push(b'[');
+    for (index, line) in lines.enumerate() {
+        out.extend_from_slice(if index == 0 { b"{" } else { b",{" });
+        write_members(out, &line, fallback_ns);
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+/// Appends the members of one metric's object, without the braces, for callers that add members of their own.
+pub fn write_members(out: &mut Vec<u8>, line: &Line<'_>, fallback_ns: i64) {
+    out.extend_from_slice(b"\"name\":");
+    write_string(out, &unescape_name(line.measurement_escaped()));
+    out.extend_from_slice(b",\"tags\":{");
+    for (index, (key, value)) in line.raw_tags().enumerate() {
+        write_key(out, index, key);
+        write_string(out, &unescape_key(value));
+    }
+    out.extend_from_slice(b"},\"fields\":{");
+    for (index, (key, value)) in line.raw_fields().enumerate() {
+        write_key(out, index, key);
+        write_value(out, value);
+    }
+    out.extend_from_slice(b"},\"timestamp\":");
+    let timestamp_ms = line.timestamp().unwrap_or(fallback_ns).div_euclid(1_000_000);
+    out.extend_from_slice(itoa::Buffer::new().format(timestamp_ms).as_bytes());
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut copied = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        if !needs_escape(*byte) {
+            continue;
+        }
+        out.extend_from_slice(&bytes[copied..at]);
+        copied = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[copied..]);
+    out.push(b'"');
+}
+
+/// RFC 8259 §7: quotes, backslashes and control characters below 0x20.
+fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+fn write_key(out: &mut Vec<u8>, index: usize, key: &str) {
+    if index > 0 {
+        out.push(b',');
+    }
+    write_string(out, &unescape_key(key));
+    out.push(b':');
+}
+
+fn write_value(out: &mut Vec<u8>, value: RawValue<'_>) {
+    match value {
+        RawValue::Float(text) | RawValue::Integer(text) | RawValue::Unsigned(text) => write_number(out, text),
+        RawValue::Boolean(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
+        RawValue::String(text) => write_string(out, &unescape_string(text)),
+    }
+}
+
+/// Line protocol also writes numbers as `007`, `5.` and `.5`, which are no JSON (RFC 8259 §6): those get the digits they lack,
+/// or lose those they have too many.
+fn write_number(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    let (sign, magnitude) = bytes.split_at(usize::from(bytes.first() == Some(&b'-')));
+    let whole = magnitude.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(magnitude.len());
+    let zeros = magnitude[..whole].iter().take_while(|byte| **byte == b'0').count();
+    out.extend_from_slice(sign);
+    if zeros == whole {
+        out.push(b'0');
+    }
+    out.extend_from_slice(&magnitude[zeros..whole]);
+    let rest = &magnitude[whole..];
+    match rest {
+        [b'.'] => {}
+        [b'.', next, ..] if !next.is_ascii_digit() => out.extend_from_slice(&rest[1..]),
+        _ => out.extend_from_slice(rest),
+    }
+}
