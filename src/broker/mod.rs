@@ -1,6 +1,6 @@
 //! The port to the log and to the cluster's state.
 //!
-//! [`memory`] keeps both in this process; [`nats`] keeps them in JetStream and is the only file that names its client.
+//! [`memory`] keeps both in this process; [`nats`] keeps them in JetStream and is the only folder that names its client.
 //! One contract suite (`tests/broker_contract.rs`) runs against both. What lives here may not know who publishes or
 //! who reads: no ingest, no edge, no sockets of collectors or clients.
 
@@ -16,6 +16,12 @@ use crate::proto::offset::{Epoch, Sequence, Shard};
 
 pub mod memory;
 pub mod nats;
+
+mod known;
+mod tail;
+
+/// Most changes waiting for one watcher of the state; the sender then waits for the watcher.
+const STATE_EVENTS_MAX: usize = 256;
 
 /// The log and the state, however they are kept.
 #[async_trait]
@@ -164,7 +170,8 @@ pub trait StateStore: Send + Sync + 'static {
     async fn delete(&self, key: &str, expected: Expected) -> Result<(), PutError>;
 
     /// All keys that begin with `prefix`: first what is there, then [`StateEvent::Synced`], then every change,
-    /// expiries included. May deliver a value twice after a reconnect; ends only when the receiver is dropped.
+    /// expiries included. May deliver a value twice after a reconnect, and skips values that were overwritten before
+    /// the watcher could be told; ends only when the receiver is dropped.
     async fn watch(&self, prefix: &str) -> Result<mpsc::Receiver<StateEvent>, BrokerError>;
 }
 
@@ -216,4 +223,9 @@ pub enum PutError {
     /// See the broker's own error.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+}
+
+/// Expiry in whole seconds, at least one, rounded up: what JetStream can keep.
+fn ttl_whole_seconds(ttl: Duration) -> u64 {
+    ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).max(1)
 }

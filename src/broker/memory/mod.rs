@@ -1,0 +1,94 @@
+//! The log and the state in this process: `telecast standalone` without NATS, and tests.
+//!
+//! The same contract as JetStream's, with one difference: everything is gone when the process ends, and the next
+//! process has another epoch. Memory is bounded by `log.max_bytes` per shard. No task runs for the log: retention is
+//! applied when somebody publishes or looks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::broker::{
+    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+};
+use crate::config::LogSettings;
+use crate::proto::offset::{Sequence, Shard};
+
+mod shard;
+mod state;
+
+use shard::ShardLog;
+use state::MemoryState;
+
+/// See the module.
+pub struct MemoryBroker {
+    shards: Box<[Mutex<ShardLog>]>,
+    state: Arc<MemoryState>,
+    connection: watch::Sender<Connection>,
+}
+
+impl MemoryBroker {
+    /// An empty log of `settings.shards` shards; replicas and storage have no meaning here.
+    pub fn new(settings: &LogSettings) -> Arc<Self> {
+        let shards = (0..settings.shards).map(|_| Mutex::new(ShardLog::new(settings))).collect();
+        Arc::new(Self {
+            shards,
+            state: MemoryState::new(),
+            connection: watch::Sender::new(Connection::Connected),
+        })
+    }
+
+    /// Deletes a shard's history and begins another incarnation of it, as an operator who deletes a stream does.
+    pub fn recreate(&self, shard: Shard) -> Result<(), BrokerError> {
+        self.shard(shard)?.recreate();
+        Ok(())
+    }
+
+    fn shard(&self, shard: Shard) -> Result<MutexGuard<'_, ShardLog>, BrokerError> {
+        let log = self.shards.get(usize::from(shard.0)).ok_or_else(|| no_such_shard(shard, self.shards()))?;
+        Ok(log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A shard that the configuration does not have.
+pub(super) fn no_such_shard(shard: Shard, shards: u16) -> BrokerError {
+    BrokerError::Refused(format!("there is no shard {}: log.shards is {shards}", shard.0))
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    fn shards(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
+        self.shard(shard)?.publish(batch, Instant::now())
+    }
+
+    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
+        Ok(self.shard(shard)?.tail())
+    }
+
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        Ok(self.shard(shard)?.read(from, limits, Instant::now()))
+    }
+
+    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
+        Ok(self.shard(shard)?.bounds(Instant::now()))
+    }
+
+    fn state(&self) -> Arc<dyn StateStore> {
+        self.state.clone()
+    }
+
+    fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.subscribe()
+    }
+}
