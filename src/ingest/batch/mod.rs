@@ -202,7 +202,7 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
     let entries = match json::decode(bytes, options.precision.unwrap_or(Precision::Seconds)) {
         Ok(entries) => entries,
         Err(error) => {
-            decoded.reject(rejection(error.kind.rejection()), || at_entry(1, error.to_string()));
+            decoded.reject(rejection(error.kind.rejection()), || at_entry(error.index + 1, error.kind.to_string()));
             return decoded;
         }
     };
@@ -212,7 +212,7 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
         let mut metric = match entry {
             Ok(metric) => metric,
             Err(error) => {
-                decoded.reject(rejection(error.kind.rejection()), || at_entry(index + 1, error.to_string()));
+                decoded.reject(rejection(error.kind.rejection()), || at_entry(error.index + 1, error.kind.to_string()));
                 continue;
             }
         };

@@ -212,7 +212,7 @@ fn bytes(outgoing: &[Outgoing]) -> usize {
 
 /// Doubles from [`BACKOFF_MIN`] to [`BACKOFF_MAX`], less up to half at random: a thousand writers that wait for one
 /// log must not come back in one instant.
-fn backoff(attempt: u32) -> Duration {
+pub(super) fn backoff(attempt: u32) -> Duration {
     let full = BACKOFF_MIN.saturating_mul(1 << attempt.saturating_sub(1).min(6)).min(BACKOFF_MAX);
     full.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
