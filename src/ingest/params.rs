@@ -23,19 +23,21 @@ pub(super) struct Params {
 
 impl Params {
     pub(super) fn parse(uri: &Uri, headers: &HeaderMap) -> Result<Self, ApiError> {
-        let Query(query) = Query::<HashMap<String, String>>::try_from_uri(uri)
-            .map_err(|error| ApiError::bad_request("bad_query", format!("the query cannot be read: {error}")))?;
+        let Query(query) = Query::<HashMap<String, String>>::try_from_uri(uri).map_err(|error| {
+            ApiError::bad_request("bad_query", format!("the query cannot be read: {error}"))
+        })?;
         let header = match headers.get(COLLECTOR_HEADER) {
             Some(value) => Some(std::str::from_utf8(value.as_bytes()).map_err(|_| {
                 ApiError::bad_request("bad_collector", "the header X-Collector-Id is no UTF-8 text")
             })?),
             None => None,
         };
-        let collector = header
-            .or(query.get("collector").map(String::as_str))
-            .map(CollectorId::new)
-            .transpose()
-            .map_err(|error| ApiError::bad_request("bad_collector", format!("{error}; leave it out to use host tags")))?;
+        let collector =
+            header.or(query.get("collector").map(String::as_str)).map(CollectorId::new).transpose().map_err(
+                |error| {
+                    ApiError::bad_request("bad_collector", format!("{error}; leave it out to use host tags"))
+                },
+            )?;
         let precision = match query.get("precision").map(String::as_str) {
             // InfluxDB clients send an empty one for the default.
             None | Some("") => None,

@@ -40,7 +40,12 @@ impl Report {
             .collect();
         let blamed = explicit.or(shares.first().map(|share| &share.collector)).cloned();
         let blamed = blamed.or_else(|| CollectorId::new(UNKNOWN_COLLECTOR).ok());
-        Self { shares, rejected: decoded.rejected, first_errors: std::mem::take(&mut decoded.first_errors), blamed }
+        Self {
+            shares,
+            rejected: decoded.rejected,
+            first_errors: std::mem::take(&mut decoded.first_errors),
+            blamed,
+        }
     }
 
     /// The first bad lines, as one text for people.

@@ -111,7 +111,12 @@ impl Broker for MoodyBroker {
         self.inner.tail(shard).await
     }
 
-    async fn read(&self, shard: Shard, from: Sequence, limits: ReadLimits) -> Result<Vec<Stored>, BrokerError> {
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
         self.inner.read(shard, from, limits).await
     }
 

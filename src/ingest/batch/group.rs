@@ -67,7 +67,9 @@ impl<'a> Grouping<'a> {
         name: impl FnOnce() -> Cow<'l, str>,
     ) -> Result<&mut Group<'a>, Misfit> {
         let (collector, group) = match self.last {
-            Some((collector, group)) if self.is(collector, group, host.as_deref(), &measurement) => (collector, group),
+            Some((collector, group)) if self.is(collector, group, host.as_deref(), &measurement) => {
+                (collector, group)
+            }
             _ => {
                 let collector = self.collector(host)?;
                 let bytes_max = self.envelope_bytes_max;
@@ -102,7 +104,9 @@ impl<'a> Grouping<'a> {
         };
         let id = id.map_err(|error| Misfit {
             kind: LineRejection::Syntax,
-            message: format!("the host tag names no collector: {error}; send X-Collector-Id or ?collector= instead"),
+            message: format!(
+                "the host tag names no collector: {error}; send X-Collector-Id or ?collector= instead"
+            ),
         })?;
         let at = self.collectors.len();
         self.by_host.insert(host.clone().unwrap_or_default(), at);
@@ -125,7 +129,10 @@ impl<'a> Collector<'a> {
         if name.len() > NAME_BYTES_MAX {
             return Err(Misfit {
                 kind: LineRejection::TooLarge,
-                message: format!("a measurement has at most {NAME_BYTES_MAX} bytes, this one has {}", name.len()),
+                message: format!(
+                    "a measurement has at most {NAME_BYTES_MAX} bytes, this one has {}",
+                    name.len()
+                ),
             });
         }
         let at = self.groups.len();

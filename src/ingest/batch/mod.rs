@@ -179,7 +179,9 @@ fn decode_lines(bytes: &[u8], options: &Options<'_>) -> Decoded {
                 Some(time) => group.push(line.body().as_bytes(), time, true),
                 None => Err(Misfit {
                     kind: LineRejection::Range,
-                    message: format!("the timestamp {time} does not fit into nanoseconds: check the precision"),
+                    message: format!(
+                        "the timestamp {time} does not fit into nanoseconds: check the precision"
+                    ),
                 }),
             },
             None => group.push(line.body().as_bytes(), options.received_ns, false),
@@ -202,7 +204,9 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
     let entries = match json::decode(bytes, options.precision.unwrap_or(Precision::Seconds)) {
         Ok(entries) => entries,
         Err(error) => {
-            decoded.reject(rejection(error.kind.rejection()), || at_entry(error.index + 1, error.kind.to_string()));
+            decoded.reject(rejection(error.kind.rejection()), || {
+                at_entry(error.index + 1, error.kind.to_string())
+            });
             return decoded;
         }
     };
@@ -212,7 +216,9 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
         let mut metric = match entry {
             Ok(metric) => metric,
             Err(error) => {
-                decoded.reject(rejection(error.kind.rejection()), || at_entry(error.index + 1, error.kind.to_string()));
+                decoded.reject(rejection(error.kind.rejection()), || {
+                    at_entry(error.index + 1, error.kind.to_string())
+                });
                 continue;
             }
         };

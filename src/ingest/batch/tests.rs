@@ -38,7 +38,11 @@ fn lines_are_grouped_by_collector_and_measurement_in_order_of_first_appearance()
 
 #[test]
 fn a_line_in_nanoseconds_is_not_rewritten() {
-    check(b"a\\ b,host=h\\,1,z=1 s=\"x\ny\",f=1e3  7 ", options(), &["h,1/a b: a\\ b,host=h\\,1,z=1 s=\"x\ny\",f=1e3  7"]);
+    check(
+        b"a\\ b,host=h\\,1,z=1 s=\"x\ny\",f=1e3  7 ",
+        options(),
+        &["h,1/a b: a\\ b,host=h\\,1,z=1 s=\"x\ny\",f=1e3  7"],
+    );
 }
 
 #[test]
@@ -55,10 +59,11 @@ fn a_missing_time_is_the_time_of_receipt_and_marks_its_envelope() {
 #[test]
 fn times_are_scaled_and_one_out_of_range_costs_only_itself() {
     let options = Options { precision: Some(Precision::Seconds), ..options() };
-    let decoded =
-        check(b"cpu u=1 1700000000\ncpu u=2 1700000000000000000\ncpu u=3", options, &[
-            "unknown/cpu: cpu u=1 1700000000000000000\ncpu u=3 1700000000000000000",
-        ]);
+    let decoded = check(
+        b"cpu u=1 1700000000\ncpu u=2 1700000000000000000\ncpu u=3",
+        options,
+        &["unknown/cpu: cpu u=1 1700000000000000000\ncpu u=3 1700000000000000000"],
+    );
     assert_eq!(decoded.rejected.of(LineRejection::Range), 1);
     assert_eq!(decoded.first_errors[0].line, 2);
     assert!(decoded.first_errors[0].message.contains("check the precision"));
@@ -68,7 +73,11 @@ fn times_are_scaled_and_one_out_of_range_costs_only_itself() {
 fn a_named_collector_is_stronger_than_host_tags() {
     let id = CollectorId::new("rack 7").unwrap();
     let options = Options { collector: Some(&id), ..options() };
-    check(b"cpu,host=a u=1 1\ncpu,host=b u=2 2", options, &["rack 7/cpu: cpu,host=a u=1 1\ncpu,host=b u=2 2"]);
+    check(
+        b"cpu,host=a u=1 1\ncpu,host=b u=2 2",
+        options,
+        &["rack 7/cpu: cpu,host=a u=1 1\ncpu,host=b u=2 2"],
+    );
 }
 
 #[test]
@@ -114,7 +123,8 @@ fn bad_lines_are_counted_by_kind_and_the_first_eight_described() {
 
 #[test]
 fn telegraf_json_is_told_by_its_first_byte_in_all_its_forms() {
-    let metric = r#"{"name":"cpu","tags":{"host":"a","cpu":"0"},"fields":{"u":1.5,"n":7},"timestamp":1700000000}"#;
+    let metric =
+        r#"{"name":"cpu","tags":{"host":"a","cpu":"0"},"fields":{"u":1.5,"n":7},"timestamp":1700000000}"#;
     for text in [metric.to_string(), format!("\n [{metric}]"), format!(r#"{{"metrics":[{metric}]}}"#)] {
         let decoded = decode(text.as_bytes(), &options());
         assert_eq!(decoded.accepted(), 1, "{text}: {:?}", decoded.first_errors);

@@ -171,7 +171,8 @@ impl Registry {
             }
             collector.recent_errors.push_back((Timestamp::now(), error.clone()));
         }
-        let due = collector.warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_INTERVAL);
+        let due =
+            collector.warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_INTERVAL);
         let warn = traffic.lines_rejected > 0 && due;
         if warn {
             collector.warned = Some(now);

@@ -58,7 +58,8 @@ fn the_oldest_disconnected_collectors_are_forgotten_first() {
     }
     registry.record(&id("new"), SOCKET, traffic(1), start + Duration::from_secs(99));
     let status = status(&registry);
-    let ids: Vec<&str> = status["collectors"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> =
+        status["collectors"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
     assert!(ids.contains(&"connected") && ids.contains(&"new") && ids.contains(&"c-30"), "{ids:?}");
     assert!(!ids.contains(&"c-00") && !ids.contains(&"c-01") && ids.contains(&"c-02"), "{ids:?}");
 }

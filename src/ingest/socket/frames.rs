@@ -141,7 +141,9 @@ impl Decoder {
         }
         let (length, head) = match second & 0x7f {
             126 => (input.get(2..4).map(|bytes| bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b))), 4),
-            127 => (input.get(2..10).map(|bytes| bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b))), 10),
+            127 => {
+                (input.get(2..10).map(|bytes| bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b))), 10)
+            }
             length => (Some(u64::from(length)), 2),
         };
         let Some(length) = length else { return Ok(None) };

@@ -98,7 +98,8 @@ fn check_handshake(request: &Request) -> Result<(), Refusal> {
 fn admit(ingest: &Ingest, request: &Request) -> Result<Admitted, Refusal> {
     let refuse = |reason, error| Refusal { reason, error };
     if ingest.stopping.is_cancelled() {
-        let error = ApiError::unavailable("draining", "this node is going away: use another one", RETRY_AFTER_S);
+        let error =
+            ApiError::unavailable("draining", "this node is going away: use another one", RETRY_AFTER_S);
         return Err(refuse(ConnectFailure::Draining, error));
     }
     let params = Params::parse(request.uri(), request.headers())
@@ -117,7 +118,10 @@ fn admit(ingest: &Ingest, request: &Request) -> Result<Admitted, Refusal> {
                     "{error}: stop that agent, give this one its own id (X-Collector-Id or ?collector=), \
                      or set collector.on_conflict = \"take_over\""
                 );
-                refuse(ConnectFailure::Conflict, ApiError::new(StatusCode::CONFLICT, "collector_in_use", message))
+                refuse(
+                    ConnectFailure::Conflict,
+                    ApiError::new(StatusCode::CONFLICT, "collector_in_use", message),
+                )
             }
             ClaimError::Full => {
                 let error = ApiError::unavailable("full", error.to_string(), RETRY_AFTER_S);

@@ -71,7 +71,9 @@ impl Session {
     pub(super) async fn run(self, upgraded: UpgradeFut) {
         match timeout(HANDSHAKE_TIMEOUT, upgraded).await {
             Ok(Ok(socket)) => self.serve(socket.into_inner()).await,
-            Ok(Err(_)) | Err(_) => self.ingest.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1),
+            Ok(Err(_)) | Err(_) => {
+                self.ingest.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1)
+            }
         }
     }
 
@@ -80,7 +82,11 @@ impl Session {
         let remote = self.connection.origin().remote;
         let collector = self.params.collector.as_ref().map(|id| id.as_str());
         meters.collectors_connected.increment(1.0);
-        tracing::info!(event = "collector_connected", collector, remote = remote.map(tracing::field::display));
+        tracing::info!(
+            event = "collector_connected",
+            collector,
+            remote = remote.map(tracing::field::display)
+        );
         let (read, write) = tokio::io::split(stream);
         let (control, controls) = mpsc::channel(CONTROLS_MAX);
         let broken = CancellationToken::new();
@@ -238,7 +244,9 @@ impl End {
             Self::Gone(reason) => reason.to_string(),
             Self::PeerClosed(None) => "closed by the collector".into(),
             Self::PeerClosed(Some(code)) => format!("closed by the collector with {code}"),
-            Self::Goodbye(code, reason) | Self::Refused(code, reason) => format!("closed with {code}: {reason}"),
+            Self::Goodbye(code, reason) | Self::Refused(code, reason) => {
+                format!("closed with {code}: {reason}")
+            }
         }
     }
 }

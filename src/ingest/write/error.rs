@@ -65,16 +65,19 @@ impl WriteError {
                 ("invalid", ApiError::bad_request("bad_lines", format!("no line could be read: {errors}")))
             }
             Self::TooLarge(bytes_max) => {
-                let message = format!("a write has at most {bytes_max} bytes after decompression: send smaller batches");
+                let message = format!(
+                    "a write has at most {bytes_max} bytes after decompression: send smaller batches"
+                );
                 ("request too large", ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message))
             }
             Self::Encoding(encoding) => {
                 let message = format!("Content-Encoding {encoding:?} is not known: use gzip or none");
                 ("invalid", ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_encoding", message))
             }
-            Self::Incomplete(what) => {
-                ("invalid", ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again")))
-            }
+            Self::Incomplete(what) => (
+                "invalid",
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again")),
+            ),
             Self::Buffer => {
                 let message = "the log is slow or away and this node's buffer is full: send it again later";
                 ("unavailable", ApiError::unavailable("buffer_full", message, RETRY_AFTER_S))
@@ -93,7 +96,8 @@ impl WriteError {
                 ("unavailable", ApiError::unavailable("draining", message, RETRY_AFTER_S))
             }
             Self::Method(allowed) => {
-                let message = format!("only {allowed} is possible here; to write, POST line protocol or Telegraf JSON");
+                let message =
+                    format!("only {allowed} is possible here; to write, POST line protocol or Telegraf JSON");
                 let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
                 ("method not allowed", error)
             }

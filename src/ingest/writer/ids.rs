@@ -10,7 +10,13 @@ use crate::proto::envelope::Stamp;
 /// 1. every line brought its own time: its content, so that a collector's repeated flush is stored once;
 /// 2. the request has a key: the key and the envelope's place in the request;
 /// 3. otherwise equal lines are new measurements, and only this writer's own repeats are recognised.
-pub(super) fn message_id(draft: &Draft, index: usize, key: Option<&str>, stamp: &Stamp, node: &str) -> String {
+pub(super) fn message_id(
+    draft: &Draft,
+    index: usize,
+    key: Option<&str>,
+    stamp: &Stamp,
+    node: &str,
+) -> String {
     let collector = draft.channel.collector.as_str();
     let hash = |parts: [&[u8]; 3]| {
         let mut hash = Xxh3::new();

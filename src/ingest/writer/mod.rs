@@ -119,7 +119,11 @@ impl Writers {
         if self.shared.finishing.is_cancelled() {
             drop(state);
             if job.done.is_none() {
-                self.shared.lose(collector, job.drafts.len(), job.drafts.iter().map(|draft| draft.lines.len()).sum());
+                self.shared.lose(
+                    collector,
+                    job.drafts.len(),
+                    job.drafts.iter().map(|draft| draft.lines.len()).sum(),
+                );
             }
             return Err(Stopped);
         }
@@ -169,14 +173,27 @@ impl Shared {
     }
 
     /// The one door through which accepted envelopes leave without being stored.
-    fn discard(&self, collector: &CollectorId, reason: DropReason, envelopes: usize, bytes: usize, why: &str) {
+    fn discard(
+        &self,
+        collector: &CollectorId,
+        reason: DropReason,
+        envelopes: usize,
+        bytes: usize,
+        why: &str,
+    ) {
         self.node.meters.envelopes_dropped.of(reason).increment(envelopes as u64);
         tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "accepted metrics were lost");
     }
 
     /// A batch for which there is no time left.
     fn lose(&self, collector: &CollectorId, envelopes: usize, bytes: usize) {
-        self.discard(collector, DropReason::Shutdown, envelopes, bytes, "the node stopped before the log answered");
+        self.discard(
+            collector,
+            DropReason::Shutdown,
+            envelopes,
+            bytes,
+            "the node stopped before the log answered",
+        );
         let mut state = self.state();
         state.left.batches += 1;
         state.left.bytes += bytes;

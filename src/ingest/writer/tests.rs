@@ -42,7 +42,8 @@ async fn batches_of_a_collector_are_stored_in_order_with_one_in_flight() {
     let expected: Vec<String> = (0..20).flat_map(|n| [format!("m{n}-1"), format!("m{n}-2")]).collect();
     assert_eq!(bench.broker.lines().await, expected);
     assert_eq!(bench.broker.in_flight_most(), 1);
-    let stamps: Vec<Stamp> = bench.broker.stored().await.iter().filter_map(|one| one.envelope.stamp).collect();
+    let stamps: Vec<Stamp> =
+        bench.broker.stored().await.iter().filter_map(|one| one.envelope.stamp).collect();
     assert!(stamps.iter().zip(1..).all(|(stamp, n)| stamp.sequence == n && stamp.received_ns == 5));
     assert!(stamps.windows(2).all(|pair| pair[0].revision == pair[1].revision));
     assert_eq!(bench.metric("ws_envelopes_published_total"), 40.0);
@@ -62,7 +63,11 @@ async fn a_lost_answer_neither_doubles_nor_reorders() {
     assert_eq!(first.await, Ok(Outcome::Stored));
     assert_eq!(second.await, Ok(Outcome::Stored));
     assert_eq!(bench.broker.lines().await, ["one", "two", "three"]);
-    assert_eq!(bench.metric("ws_lines_accepted_total"), 3.0, "stored by this writer, if at the second attempt");
+    assert_eq!(
+        bench.metric("ws_lines_accepted_total"),
+        3.0,
+        "stored by this writer, if at the second attempt"
+    );
     assert!(bench.metric("ws_publish_retries_total") >= 4.0);
 }
 
@@ -146,7 +151,11 @@ fn message_ids_are_equal_exactly_for_what_is_the_same() {
     let check = |draft: &Draft, index, key, sequence| message_id(draft, index, key, &stamp(sequence), "n1");
 
     let timed = draft("a", "cpu", "cpu u=1 1", true);
-    assert_eq!(check(&timed, 0, None, 1), check(&timed, 3, Some("k"), 9), "content is the strongest identity");
+    assert_eq!(
+        check(&timed, 0, None, 1),
+        check(&timed, 3, Some("k"), 9),
+        "content is the strongest identity"
+    );
     assert_ne!(check(&timed, 0, None, 1), check(&draft("b", "cpu", "cpu u=1 1", true), 0, None, 1));
     assert_ne!(check(&timed, 0, None, 1), check(&draft("ac", "pu", "cpu u=1 1", true), 0, None, 1));
 
@@ -161,6 +170,9 @@ fn message_ids_are_equal_exactly_for_what_is_the_same() {
 fn retries_back_off_with_jitter_between_their_bounds() {
     for attempt in 1..200 {
         let pause = super::publish::backoff(attempt);
-        assert!(pause >= Duration::from_millis(25) && pause <= Duration::from_secs(2), "{attempt}: {pause:?}");
+        assert!(
+            pause >= Duration::from_millis(25) && pause <= Duration::from_secs(2),
+            "{attempt}: {pause:?}"
+        );
     }
 }
