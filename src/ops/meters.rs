@@ -89,6 +89,42 @@ label! {
 }
 
 label! {
+    /// Why accepted envelopes never reached the log.
+    DropReason = "reason" {
+        /// The log refuses them for ever.
+        Refused = "refused",
+        /// The node had to stop before the log answered.
+        Shutdown = "shutdown",
+    }
+}
+
+label! {
+    /// Why an HTTP write was not stored.
+    WriteFailure = "reason" {
+        /// A parameter or a header could not be read.
+        BadRequest = "bad_request",
+        /// Not one metric of the body could be read.
+        BadBody = "bad_body",
+        /// Larger than a message may be.
+        TooLarge = "too_large",
+        /// An encoding nobody here can undo.
+        Encoding = "encoding",
+        /// The body did not come, or not in time.
+        Incomplete = "incomplete",
+        /// No room for what the log has not taken yet.
+        Buffer = "buffer",
+        /// The log did not answer in time.
+        Timeout = "timeout",
+        /// The log refuses it.
+        Refused = "refused",
+        /// The node is draining.
+        Draining = "draining",
+        /// Not a POST.
+        Method = "method",
+    }
+}
+
+label! {
     /// Why a part of the log does not reach a client.
     GapReason = "reason" {
         /// The log no longer holds it.
@@ -148,6 +184,8 @@ macro_rules! meters {
     (@type histogram) => { metrics::Histogram };
     (@type failures) => { CounterBy<ConnectFailure> };
     (@type rejections) => { CounterBy<LineRejection> };
+    (@type drops) => { CounterBy<DropReason> };
+    (@type write_failures) => { CounterBy<WriteFailure> };
     (@type gaps) => { CounterBy<GapReason> };
     (@type replays) => { CounterBy<ReplayOutcome> };
     (@describe gauge $name:literal, $unit:ident, $help:literal) => {
@@ -192,6 +230,9 @@ meters! {
     lines_rejected: rejections "ws_lines_rejected_total", Count, "Lines that were not accepted, by kind.";
     envelopes_published: counter "ws_envelopes_published_total", Count, "Envelopes the log acknowledged.";
     envelopes_duplicate: counter "ws_envelopes_duplicate_total", Count, "Envelopes the log already held and did not store again.";
+    envelopes_dropped: drops "ws_envelopes_dropped_total", Count, "Accepted envelopes that never reached the log, by reason.";
+    writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
+    publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
     views: gauge "ws_views", Count, "Distinct views (filter and format) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and frames kept for replay.";

@@ -1,0 +1,255 @@
+//! Pure: the bytes of one message in, batches of normalised envelopes out.
+//!
+//! Nothing here waits, reads a clock or knows where bytes came from. A bad line is data: it is counted, the first few
+//! are described, and its neighbours go on.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::ingest::batch::group::{Grouping, Misfit};
+use crate::ops::meters::{Label, LineRejection};
+use crate::proto::channel::{Channel, CollectorId};
+use crate::proto::json;
+use crate::proto::line::{self, LineFault, Precision};
+
+mod group;
+#[cfg(test)]
+mod tests;
+
+/// How many bad lines of one message are described; all of them are counted.
+pub const ERRORS_DESCRIBED_MAX: usize = 8;
+
+/// The collector of lines that name none.
+pub const UNKNOWN_COLLECTOR: &str = "unknown";
+
+/// How a message is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Unit of timestamps, when the collector named one. Without it line protocol counts nanoseconds and Telegraf's
+    /// JSON seconds: their own defaults.
+    pub precision: Option<Precision>,
+    /// Whose metrics these are; without it, each line's `host` tag says so.
+    pub collector: Option<&'a CollectorId>,
+    /// The time of metrics that have none, in nanoseconds since 1970.
+    pub received_ns: i64,
+    /// Largest envelope, in bytes of lines.
+    pub envelope_bytes_max: usize,
+}
+
+/// What a message held.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// One batch per collector, in order of first appearance.
+    pub batches: Vec<CollectorBatch>,
+    /// How many lines were not accepted, and why.
+    pub rejected: Rejected,
+    /// The first bad lines, at most [`ERRORS_DESCRIBED_MAX`].
+    pub first_errors: Vec<BadLine>,
+}
+
+/// The accepted part of a message that belongs to one collector.
+#[derive(Debug)]
+pub struct CollectorBatch {
+    /// Whose.
+    pub collector: CollectorId,
+    /// Grouped by measurement in order of first appearance; within a measurement the order of the lines is kept.
+    pub drafts: Vec<Draft>,
+}
+
+impl CollectorBatch {
+    /// Metrics in all drafts.
+    pub fn metrics(&self) -> u64 {
+        self.drafts.iter().map(|draft| draft.metrics).sum()
+    }
+
+    /// Bytes of lines in all drafts.
+    pub fn bytes(&self) -> usize {
+        self.drafts.iter().map(|draft| draft.lines.len()).sum()
+    }
+}
+
+/// An envelope that waits for its stamp.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who measured what.
+    pub channel: Channel,
+    /// Normalised lines, as [`crate::proto::envelope::Envelope`] defines them.
+    pub lines: Bytes,
+    /// How many.
+    pub metrics: u64,
+    /// Every line brought its own time, so equal content is the same measurement sent again.
+    pub own_timestamps: bool,
+}
+
+/// Counts of lines that were not accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rejected {
+    counts: [u64; LineRejection::ALL.len()],
+}
+
+impl Rejected {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Those of one kind.
+    pub fn of(&self, kind: LineRejection) -> u64 {
+        self.counts[kind.index()]
+    }
+}
+
+/// A line that was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadLine {
+    /// Counted from 1; the position of the object in a JSON batch.
+    pub line: usize,
+    /// Counted from 1, in bytes; 0 where it has no meaning.
+    pub column: usize,
+    /// The class it was counted in.
+    pub kind: LineRejection,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl std::fmt::Display for BadLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.column {
+            0 => write!(f, "entry {}: {}", self.line, self.message),
+            column => write!(f, "line {}, column {column}: {}", self.line, self.message),
+        }
+    }
+}
+
+impl Decoded {
+    /// Accepted metrics.
+    pub fn accepted(&self) -> u64 {
+        self.batches.iter().map(CollectorBatch::metrics).sum()
+    }
+
+    fn reject(&mut self, kind: LineRejection, place: impl FnOnce() -> Place) {
+        self.rejected.counts[kind.index()] += 1;
+        if self.first_errors.len() < ERRORS_DESCRIBED_MAX {
+            let Place { line, column, message } = place();
+            self.first_errors.push(BadLine { line, column, kind, message });
+        }
+    }
+}
+
+/// See [`BadLine`].
+struct Place {
+    line: usize,
+    column: usize,
+    message: String,
+}
+
+/// Reads one message: Telegraf JSON if its first non-blank byte is `{` or `[`, line protocol otherwise. (No line
+/// begins so: a measurement that does would need a very unusual agent, and content types lie: Telegraf's HTTP output
+/// sends `text/plain` for every format.)
+pub fn decode(bytes: &[u8], options: &Options<'_>) -> Decoded {
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{' | b'[') => decode_json(bytes, options),
+        _ => decode_lines(bytes, options),
+    }
+}
+
+fn decode_lines(bytes: &[u8], options: &Options<'_>) -> Decoded {
+    let precision = options.precision.unwrap_or(Precision::Nanoseconds);
+    let verbatim = precision == Precision::Nanoseconds;
+    let mut decoded = Decoded::default();
+    let mut grouping = Grouping::new(options);
+    for result in line::lines(bytes) {
+        let line = match result {
+            Ok(line) => line,
+            Err(error) => {
+                decoded.reject(rejection(error.kind.rejection()), || Place {
+                    line: error.line,
+                    column: error.column,
+                    message: error.kind.to_string(),
+                });
+                continue;
+            }
+        };
+        let host = if options.collector.is_none() { line.tag("host") } else { None };
+        let placed = grouping.group(host, Cow::Borrowed(line.measurement_escaped()), || line.measurement());
+        let added = placed.and_then(|group| match line.timestamp() {
+            Some(_) if verbatim => group.push_line(line.text().as_bytes(), true),
+            Some(time) => match precision.to_nanoseconds(time) {
+                Some(time) => group.push(line.body().as_bytes(), time, true),
+                None => Err(Misfit {
+                    kind: LineRejection::Range,
+                    message: format!(
+                        "the timestamp {time} does not fit into nanoseconds: check the precision"
+                    ),
+                }),
+            },
+            None => group.push(line.body().as_bytes(), options.received_ns, false),
+        });
+        if let Err(misfit) = added {
+            decoded.reject(misfit.kind, || Place {
+                line: line_number(bytes, line.text()),
+                column: 1,
+                message: misfit.message,
+            });
+        }
+    }
+    decoded.batches = grouping.finish();
+    decoded
+}
+
+fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
+    let mut decoded = Decoded::default();
+    let at_entry = |line, message| Place { line, column: 0, message };
+    let entries = match json::decode(bytes, options.precision.unwrap_or(Precision::Seconds)) {
+        Ok(entries) => entries,
+        Err(error) => {
+            decoded.reject(rejection(error.kind.rejection()), || {
+                at_entry(error.index + 1, error.kind.to_string())
+            });
+            return decoded;
+        }
+    };
+    let mut grouping = Grouping::new(options);
+    let mut text = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        let mut metric = match entry {
+            Ok(metric) => metric,
+            Err(error) => {
+                decoded.reject(rejection(error.kind.rejection()), || {
+                    at_entry(error.index + 1, error.kind.to_string())
+                });
+                continue;
+            }
+        };
+        let own_timestamp = metric.timestamp_ns.is_some();
+        metric.timestamp_ns.get_or_insert(options.received_ns);
+        text.clear();
+        if let Err(error) = line::write_metric(&mut text, &metric) {
+            decoded.reject(LineRejection::Syntax, || at_entry(index + 1, error.to_string()));
+            continue;
+        }
+        let host = metric.tags.iter().find(|(key, _)| key == "host").map(|(_, host)| host.clone());
+        let host = if options.collector.is_none() { host } else { None };
+        let placed = grouping.group(host, metric.name.clone(), || metric.name.clone());
+        if let Err(misfit) = placed.and_then(|group| group.push_line(&text, own_timestamp)) {
+            decoded.reject(misfit.kind, || at_entry(index + 1, misfit.message));
+        }
+    }
+    decoded.batches = grouping.finish();
+    decoded
+}
+
+/// Which line of `bytes` its part `text` begins on. Only asked for lines that are described, which are few.
+fn line_number(bytes: &[u8], text: &str) -> usize {
+    let offset = (text.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize).min(bytes.len());
+    memchr::memchr_iter(b'\n', &bytes[..offset]).count() + 1
+}
+
+fn rejection(fault: LineFault) -> LineRejection {
+    match fault {
+        LineFault::Syntax => LineRejection::Syntax,
+        LineFault::Utf8 => LineRejection::Utf8,
+        LineFault::Range => LineRejection::Range,
+    }
+}

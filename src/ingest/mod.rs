@@ -1,0 +1,132 @@
+//! Taking metrics in: collector sockets and HTTP writes → batches → one writer per collector → the log.
+//!
+//! [`batch`] turns bytes into envelopes and is pure; [`socket`] and [`write`](mod@write) are the two ways in; [`registry`]
+//! knows who is connected; [`budget`] bounds what waits for the log; [`writer`] is the only way out. What lives here knows the
+//! broker's port and nothing of clients.
+//!
+//! Accepted means: the batch has its part of the budget and a place in its collector's queue. Nothing accepted is dropped
+//! but through one door (`writer`), which counts it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use axum::routing::any;
+use metrics::Gauge;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::config::CollectorSettings;
+use crate::ingest::batch::CollectorBatch;
+use crate::ingest::budget::Budget;
+use crate::ingest::registry::{COLLECTORS_MAX, Registry};
+use crate::ingest::writer::{Job, Left, Writers};
+use crate::ops::node::Node;
+
+pub mod batch;
+pub mod budget;
+mod params;
+pub mod registry;
+mod report;
+mod socket;
+#[cfg(test)]
+mod testing;
+mod write;
+pub mod writer;
+
+/// Collector sockets open at once. Each may hold one message beyond the budget while it waits for room.
+pub const SOCKETS_MAX: usize = 10_000;
+
+/// After the drain's time is up, how long sockets have to notice, in addition.
+const SOCKETS_GRACE: Duration = Duration::from_secs(1);
+
+/// The ingest role of a node.
+pub struct Ingest {
+    node: Arc<Node>,
+    settings: CollectorSettings,
+    registry: Arc<Registry>,
+    writers: Writers,
+    /// Accepted bytes that the log has not acknowledged.
+    budget: Budget,
+    /// Bytes of HTTP bodies that are being received. Apart from `budget`, so that slow requests cannot starve sockets.
+    bodies: Budget,
+    /// Places for sockets.
+    places: Arc<Semaphore>,
+    sockets: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Ingest {
+    /// Takes metrics into `broker`'s log, and adds the collectors to the node's status.
+    pub fn new(node: Arc<Node>, broker: Arc<dyn Broker>, settings: CollectorSettings) -> Arc<Self> {
+        let registry = Registry::new(node.id.clone(), settings.on_conflict, COLLECTORS_MAX);
+        node.add_status(registry.clone());
+        Arc::new(Self {
+            registry,
+            writers: Writers::new(node.clone(), broker),
+            budget: Budget::new(settings.buffer_bytes_max, node.meters.collector_buffered_bytes.clone()),
+            bodies: Budget::new(settings.buffer_bytes_max, Gauge::noop()),
+            places: Arc::new(Semaphore::new(SOCKETS_MAX)),
+            sockets: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            settings,
+            node,
+        })
+    }
+
+    /// The routes of collectors. The listener should put `ConnectInfo<SocketAddr>` into the requests' extensions;
+    /// without it, remote addresses are unknown.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/ws/collector", any(socket::upgrade))
+            .route("/api/v1/write", any(write::write))
+            .route("/api/v2/write", any(write::write))
+            .route("/write", any(write::write))
+            .route("/ping", any(write::ping))
+            .with_state(self)
+    }
+
+    /// Accepts what a socket brought: waits for room, then queues each collector's batch.
+    async fn accept(&self, batches: Vec<CollectorBatch>, received_ns: i64) {
+        if batches.is_empty() {
+            return;
+        }
+        let total = batches.iter().map(|batch| budget::cost(batch.bytes())).sum();
+        let mut room = self.budget.grant(total).await;
+        for CollectorBatch { collector, drafts } in batches {
+            let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
+            let grant = room.split(budget::cost(bytes));
+            let job = Job { drafts, received_ns, idempotency_key: None, grant, done: None };
+            // Refused only when the node is out of time, and then counted where it is refused.
+            let _ = self.writers.submit(&collector, job);
+        }
+    }
+
+    /// Refuses new writes, sends collectors away (close 1012), and returns when every accepted batch is in the log or
+    /// `within` has passed; then says what was left.
+    pub async fn drain(&self, within: Duration) -> Left {
+        let deadline = Instant::now() + within;
+        self.stopping.cancel();
+        self.sockets.close();
+        // A socket that waits for room ends when the log takes something, or with the writers below.
+        let _ = tokio::time::timeout_at(deadline, self.sockets.wait()).await;
+        self.writers.finish(deadline.saturating_duration_since(Instant::now())).await;
+        let _ = tokio::time::timeout(SOCKETS_GRACE, self.sockets.wait()).await;
+        self.writers.left()
+    }
+}
+
+/// Now, in nanoseconds since 1970 (until 2262).
+fn unix_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn remote(request: &Request) -> Option<SocketAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0)
+}

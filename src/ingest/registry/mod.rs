@@ -1,0 +1,294 @@
+//! Who sends metrics to this node: one connection per collector id, and what each collector did lately.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::OnConflict;
+use crate::ingest::batch::BadLine;
+use crate::ingest::registry::rate::Rate;
+use crate::proto::channel::CollectorId;
+
+mod rate;
+mod status;
+#[cfg(test)]
+mod tests;
+
+/// Collectors that are remembered, connected or not: at about 1 KiB each, 10 MiB.
+pub const COLLECTORS_MAX: usize = 10_000;
+
+/// Bad lines remembered of each collector.
+pub const RECENT_ERRORS_MAX: usize = 5;
+
+/// A collector that sends bad lines is named in the log at most once in this time.
+pub const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Every collector this node knows.
+pub struct Registry {
+    node_id: String,
+    on_conflict: OnConflict,
+    collectors_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    collectors: HashMap<CollectorId, Collector>,
+    connections: u64,
+}
+
+/// What is known of one collector.
+struct Collector {
+    holder: Option<Holder>,
+    transport: Transport,
+    remote: Option<SocketAddr>,
+    seen: Instant,
+    lines_accepted: u64,
+    lines_rejected: u64,
+    bytes_received: u64,
+    rate: Rate,
+    recent_errors: VecDeque<(Timestamp, BadLine)>,
+    warned: Option<Instant>,
+}
+
+/// The connection that has a collector id.
+struct Holder {
+    connection: u64,
+    since: Timestamp,
+    remote: Option<SocketAddr>,
+    lost: CancellationToken,
+}
+
+/// How a collector's metrics came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Over a WebSocket.
+    WebSocket,
+    /// By HTTP writes.
+    Http,
+}
+
+/// Where a message came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// How.
+    pub transport: Transport,
+    /// From whom, where the listener says so.
+    pub remote: Option<SocketAddr>,
+}
+
+/// What one message did for one collector.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic<'a> {
+    /// Metrics accepted.
+    pub lines_accepted: u64,
+    /// Lines not accepted.
+    pub lines_rejected: u64,
+    /// Bytes as received.
+    pub bytes: u64,
+    /// The first of the bad lines.
+    pub errors: &'a [BadLine],
+}
+
+/// A collector's connection and the ids it has; they are free again when it is dropped.
+pub struct Connection {
+    registry: Arc<Registry>,
+    number: u64,
+    origin: Origin,
+    since: Timestamp,
+    lost: CancellationToken,
+    claimed: Mutex<Vec<CollectorId>>,
+}
+
+/// Why a connection does not get a collector id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// Another connection has it.
+    #[error(
+        "collector id in use: node {node} has a connection as '{collector}' since {since}{}",
+        remote.map(|remote| format!(" from {remote}")).unwrap_or_default()
+    )]
+    Held {
+        /// The id.
+        collector: CollectorId,
+        /// The node that has the other connection.
+        node: String,
+        /// Since when.
+        since: Timestamp,
+        /// From where.
+        remote: Option<SocketAddr>,
+    },
+    /// The node remembers as many collectors as it can, all of them connected.
+    #[error("this node has as many collectors as it can follow: use another node")]
+    Full,
+}
+
+impl Registry {
+    /// A registry of `node_id` that remembers at most `collectors_max`.
+    pub fn new(node_id: String, on_conflict: OnConflict, collectors_max: usize) -> Arc<Self> {
+        Arc::new(Self { node_id, on_conflict, collectors_max, state: Mutex::default() })
+    }
+
+    /// A connection that has no id yet.
+    pub fn connect(self: &Arc<Self>, origin: Origin) -> Connection {
+        let number = {
+            let mut state = self.state();
+            state.connections += 1;
+            state.connections
+        };
+        Connection {
+            registry: self.clone(),
+            number,
+            origin,
+            since: Timestamp::now(),
+            lost: CancellationToken::new(),
+            claimed: Mutex::default(),
+        }
+    }
+
+    /// Adds what a message did; says whether its bad lines are due a line in the log.
+    pub fn record(&self, id: &CollectorId, origin: Origin, traffic: Traffic<'_>, now: Instant) -> bool {
+        let mut state = self.state();
+        // More collectors than can be remembered still get their metrics through; they are only not listed.
+        let Some(collector) = state.remember(id, origin, now, self.collectors_max) else { return false };
+        collector.seen = now;
+        if collector.holder.is_none() {
+            collector.transport = origin.transport;
+            collector.remote = origin.remote;
+        }
+        collector.lines_accepted += traffic.lines_accepted;
+        collector.lines_rejected += traffic.lines_rejected;
+        collector.bytes_received += traffic.bytes;
+        collector.rate.add(traffic.lines_accepted, now);
+        for error in traffic.errors.iter().take(RECENT_ERRORS_MAX) {
+            if collector.recent_errors.len() == RECENT_ERRORS_MAX {
+                collector.recent_errors.pop_front();
+            }
+            collector.recent_errors.push_back((Timestamp::now(), error.clone()));
+        }
+        let due =
+            collector.warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_INTERVAL);
+        let warn = traffic.lines_rejected > 0 && due;
+        if warn {
+            collector.warned = Some(now);
+        }
+        warn
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remember(
+        &mut self,
+        id: &CollectorId,
+        origin: Origin,
+        now: Instant,
+        collectors_max: usize,
+    ) -> Option<&mut Collector> {
+        if !self.collectors.contains_key(id) && self.collectors.len() >= collectors_max {
+            self.forget_some(collectors_max);
+            if self.collectors.len() >= collectors_max {
+                return None;
+            }
+        }
+        Some(self.collectors.entry(id.clone()).or_insert_with(|| Collector {
+            holder: None,
+            transport: origin.transport,
+            remote: origin.remote,
+            seen: now,
+            lines_accepted: 0,
+            lines_rejected: 0,
+            bytes_received: 0,
+            rate: Rate::default(),
+            recent_errors: VecDeque::new(),
+            warned: None,
+        }))
+    }
+
+    /// Drops the disconnected collectors that were seen longest ago, a sixteenth of all at once: a flood of made-up host
+    /// names must not cost a search each.
+    fn forget_some(&mut self, collectors_max: usize) {
+        let idle = self.collectors.iter().filter(|(_, collector)| collector.holder.is_none());
+        let mut idle: Vec<(Instant, CollectorId)> =
+            idle.map(|(id, collector)| (collector.seen, id.clone())).collect();
+        let count = (collectors_max / 16).max(1).min(idle.len());
+        if count == 0 {
+            return;
+        }
+        idle.select_nth_unstable(count - 1);
+        for (_, id) in &idle[..count] {
+            self.collectors.remove(id);
+        }
+    }
+}
+
+impl Connection {
+    /// Gives the id to this connection, or says who has it. Asking for an id that it has costs a look-up.
+    pub fn claim(&self, id: &CollectorId, now: Instant) -> Result<(), ClaimError> {
+        let registry = &self.registry;
+        let mut state = registry.state();
+        let collector =
+            state.remember(id, self.origin, now, registry.collectors_max).ok_or(ClaimError::Full)?;
+        match &collector.holder {
+            Some(holder) if holder.connection == self.number => return Ok(()),
+            // A connection that lost an id is on its way out. It must not take the id back, or two agents with one
+            // name would throw each other out for ever.
+            Some(holder) if registry.on_conflict == OnConflict::Refuse || self.lost.is_cancelled() => {
+                return Err(ClaimError::Held {
+                    collector: id.clone(),
+                    node: registry.node_id.clone(),
+                    since: holder.since,
+                    remote: holder.remote,
+                });
+            }
+            Some(holder) => holder.lost.cancel(),
+            None => {}
+        }
+        collector.transport = self.origin.transport;
+        collector.remote = self.origin.remote;
+        collector.holder = Some(Holder {
+            connection: self.number,
+            since: self.since,
+            remote: self.origin.remote,
+            lost: self.lost.clone(),
+        });
+        self.claimed().push(id.clone());
+        Ok(())
+    }
+
+    /// Cancelled when another connection has taken one of its ids over.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, Vec<CollectorId>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let claimed = std::mem::take(&mut *self.claimed());
+        let mut state = self.registry.state();
+        for id in claimed {
+            if let Some(collector) = state.collectors.get_mut(&id)
+                && collector.holder.as_ref().is_some_and(|holder| holder.connection == self.number)
+            {
+                collector.holder = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+use super::*;
+use crate::ops::meters::LineRejection;
+use crate::ops::node::StatusSection;
+
+const SOCKET: Origin = Origin { transport: Transport::WebSocket, remote: None };
+
+fn id(text: &str) -> CollectorId {
+    CollectorId::new(text).unwrap()
+}
+
+fn traffic(accepted: u64) -> Traffic<'static> {
+    Traffic { lines_accepted: accepted, lines_rejected: 0, bytes: 10, errors: &[] }
+}
+
+fn status(registry: &Registry) -> serde_json::Value {
+    let mut status = serde_json::Map::new();
+    registry.describe(&mut status);
+    status.into()
+}
+
+#[test]
+fn a_second_connection_is_told_who_has_the_id_until_that_one_ends() {
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10);
+    let now = Instant::now();
+    let first = registry.connect(SOCKET);
+    first.claim(&id("web-01"), now).unwrap();
+    first.claim(&id("web-01"), now).unwrap();
+    let second = registry.connect(SOCKET);
+    let error = second.claim(&id("web-01"), now).unwrap_err();
+    assert!(error.to_string().contains("node ingest-1 has a connection as 'web-01' since 20"), "{error}");
+    assert!(!first.lost().is_cancelled());
+    drop(first);
+    second.claim(&id("web-01"), now).unwrap();
+}
+
+#[test]
+fn a_take_over_ends_the_older_connection_which_never_takes_the_id_back() {
+    let registry = Registry::new("ingest-1".into(), OnConflict::TakeOver, 10);
+    let now = Instant::now();
+    let first = registry.connect(SOCKET);
+    first.claim(&id("web-01"), now).unwrap();
+    let second = registry.connect(SOCKET);
+    second.claim(&id("web-01"), now).unwrap();
+    assert!(first.lost().is_cancelled());
+    assert!(matches!(first.claim(&id("web-01"), now), Err(ClaimError::Held { .. })));
+    drop(first);
+    assert_eq!(status(&registry)["collectors"][0]["connected"], true, "the newcomer keeps it");
+}
+
+#[test]
+fn the_oldest_disconnected_collectors_are_forgotten_first() {
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 32);
+    let start = Instant::now();
+    let connected = registry.connect(SOCKET);
+    connected.claim(&id("connected"), start).unwrap();
+    for n in 0..31 {
+        registry.record(&id(&format!("c-{n:02}")), SOCKET, traffic(1), start + Duration::from_secs(n));
+    }
+    registry.record(&id("new"), SOCKET, traffic(1), start + Duration::from_secs(99));
+    let status = status(&registry);
+    let ids: Vec<&str> =
+        status["collectors"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
+    assert!(ids.contains(&"connected") && ids.contains(&"new") && ids.contains(&"c-30"), "{ids:?}");
+    assert!(!ids.contains(&"c-00") && !ids.contains(&"c-01") && ids.contains(&"c-02"), "{ids:?}");
+}
+
+#[test]
+fn a_node_full_of_connected_collectors_refuses_another() {
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 1);
+    let now = Instant::now();
+    let first = registry.connect(SOCKET);
+    first.claim(&id("a"), now).unwrap();
+    assert_eq!(registry.connect(SOCKET).claim(&id("b"), now), Err(ClaimError::Full));
+    assert!(!registry.record(&id("b"), SOCKET, traffic(1), now));
+}
+
+#[test]
+fn the_status_lists_what_a_collector_did_and_its_last_five_errors() {
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10);
+    let now = Instant::now();
+    let errors: Vec<BadLine> = (1..=4)
+        .map(|line| BadLine { line, column: 2, kind: LineRejection::Syntax, message: format!("bad {line}") })
+        .collect();
+    let message = Traffic { lines_accepted: 3, lines_rejected: 4, bytes: 100, errors: &errors };
+    assert!(registry.record(&id("web-01"), SOCKET, message, now), "the first bad lines are logged");
+    assert!(!registry.record(&id("web-01"), SOCKET, message, now), "the next are not, for a while");
+    assert!(registry.record(&id("web-01"), SOCKET, message, now + WARN_INTERVAL));
+    let status = status(&registry);
+    assert_eq!(status["collector_connected"], false);
+    let collector = &status["collectors"][0];
+    assert_eq!(collector["lines_accepted"], 9);
+    assert_eq!(collector["lines_rejected"], 12);
+    assert_eq!(collector["bytes_received"], 300);
+    assert_eq!(collector["transport"], "websocket");
+    assert_eq!(collector["recent_errors"].as_array().unwrap().len(), RECENT_ERRORS_MAX);
+    assert_eq!(collector["recent_errors"][0]["message"], "bad 4");
+}

@@ -1,0 +1,91 @@
+//! What a message did, told to the meters, the registry and (rarely) the log.
+
+use tokio::time::Instant;
+
+use crate::ingest::Ingest;
+use crate::ingest::batch::{BadLine, Decoded, Rejected, UNKNOWN_COLLECTOR};
+use crate::ingest::registry::{Origin, Traffic};
+use crate::ops::meters::{Label, LineRejection};
+use crate::proto::channel::CollectorId;
+
+/// One message, once it is read.
+pub(super) struct Report {
+    shares: Vec<Share>,
+    rejected: Rejected,
+    first_errors: Vec<BadLine>,
+    /// Who is told about the bad lines, which do not say whose they are: the collector the sender named, else the first
+    /// one in the message.
+    blamed: Option<CollectorId>,
+}
+
+/// One collector's part of a message.
+struct Share {
+    collector: CollectorId,
+    metrics: u64,
+    bytes: usize,
+}
+
+impl Report {
+    /// Of a message of `bytes`, sent for `explicit` if the sender named a collector. Takes the errors.
+    pub(super) fn new(decoded: &mut Decoded, bytes: usize, explicit: Option<&CollectorId>) -> Self {
+        let alone = decoded.batches.len() == 1;
+        let shares: Vec<Share> = decoded
+            .batches
+            .iter()
+            .map(|batch| Share {
+                collector: batch.collector.clone(),
+                metrics: batch.metrics(),
+                bytes: if alone { bytes } else { batch.bytes() },
+            })
+            .collect();
+        let blamed = explicit.or(shares.first().map(|share| &share.collector)).cloned();
+        let blamed = blamed.or_else(|| CollectorId::new(UNKNOWN_COLLECTOR).ok());
+        Self {
+            shares,
+            rejected: decoded.rejected,
+            first_errors: std::mem::take(&mut decoded.first_errors),
+            blamed,
+        }
+    }
+
+    /// The first bad lines, as one text for people.
+    pub(super) fn errors(&self) -> String {
+        let described: Vec<String> = self.first_errors.iter().map(BadLine::to_string).collect();
+        let more = self.rejected.total().saturating_sub(described.len() as u64);
+        let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+        described.join("; ") + &tail
+    }
+}
+
+impl Ingest {
+    /// Counts a message; its metrics only if they were `accepted`.
+    pub(super) fn tell(&self, report: &Report, origin: Origin, accepted: bool) {
+        let now = Instant::now();
+        for share in report.shares.iter().filter(|_| accepted) {
+            let traffic = Traffic {
+                lines_accepted: share.metrics,
+                lines_rejected: 0,
+                bytes: share.bytes as u64,
+                errors: &[],
+            };
+            self.registry.record(&share.collector, origin, traffic, now);
+        }
+        let rejected = report.rejected.total();
+        let (Some(blamed), true) = (&report.blamed, rejected > 0) else { return };
+        for &kind in LineRejection::ALL {
+            self.node.meters.lines_rejected.of(kind).increment(report.rejected.of(kind));
+        }
+        let traffic =
+            Traffic { lines_accepted: 0, lines_rejected: rejected, bytes: 0, errors: &report.first_errors };
+        if self.registry.record(blamed, origin, traffic, now) {
+            tracing::warn!(
+                event = "bad_lines",
+                collector = %blamed,
+                remote = origin.remote.map(tracing::field::display),
+                rejected,
+                errors = report.errors(),
+                "lines were not accepted; the rest of the batch was"
+            );
+        }
+    }
+}

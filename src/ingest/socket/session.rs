@@ -1,0 +1,320 @@
+//! The life of one collector's socket.
+//!
+//! Two halves run side by side in one task: one reads, decodes and waits for room; the other writes pings and pongs.
+//! A collector that waits for room must still be pinged: Telegraf gives a connection up after 30 s without one.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use fastwebsockets::upgrade::UpgradeFut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::ingest::batch::{self, Options};
+use crate::ingest::params::Params;
+use crate::ingest::registry::{ClaimError, Connection};
+use crate::ingest::report::Report;
+use crate::ingest::socket::frames::{self, Decoder, Event, Fault};
+use crate::ingest::{Ingest, unix_ns};
+use crate::ops::meters::ConnectFailure;
+
+/// Bytes asked for in one read: 10,000 idle sockets hold 160 MiB at most, a flush of 1,000 metrics takes about ten.
+const READ_BYTES: usize = 16 * 1024;
+/// From our answer to the handshake until the socket is ours.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A ping that cannot be written for so long has nobody to read it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After our close frame: how long to go on reading what the peer had sent before it saw it.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Control frames waiting to be written; more pings than that need not all be answered (RFC 6455 §5.5.3).
+const CONTROLS_MAX: usize = 8;
+
+/// The close code of a connection whose collector id another one has.
+pub(super) const CLOSE_CONFLICT: u16 = 4009;
+
+/// One collector's socket.
+pub(super) struct Session {
+    ingest: Arc<Ingest>,
+    connection: Connection,
+    params: Params,
+}
+
+/// Why reading ended.
+enum End {
+    /// The peer is gone, or cannot be written to.
+    Gone(Cow<'static, str>),
+    /// The peer said goodbye, which is answered.
+    PeerClosed(Option<u16>),
+    /// This side says goodbye. What the peer sent before it knew is still taken.
+    Goodbye(u16, Cow<'static, str>),
+    /// This side ends it, and takes no more.
+    Refused(u16, Cow<'static, str>),
+}
+
+/// What the writing half is asked to do.
+enum Control {
+    Frame(Vec<u8>),
+    /// The last frame.
+    Close(Vec<u8>),
+}
+
+impl Session {
+    pub(super) fn new(ingest: Arc<Ingest>, connection: Connection, params: Params) -> Self {
+        Self { ingest, connection, params }
+    }
+
+    /// Runs until the socket is closed and what it brought is accepted.
+    pub(super) async fn run(self, upgraded: UpgradeFut) {
+        match timeout(HANDSHAKE_TIMEOUT, upgraded).await {
+            Ok(Ok(socket)) => self.serve(socket.into_inner()).await,
+            Ok(Err(_)) | Err(_) => {
+                self.ingest.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1)
+            }
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Send) {
+        let meters = &self.ingest.node.meters;
+        let remote = self.connection.origin().remote;
+        let collector = self.params.collector.as_ref().map(|id| id.as_str());
+        meters.collectors_connected.increment(1.0);
+        tracing::info!(
+            event = "collector_connected",
+            collector,
+            remote = remote.map(tracing::field::display)
+        );
+        let (read, write) = tokio::io::split(stream);
+        let (control, controls) = mpsc::channel(CONTROLS_MAX);
+        let broken = CancellationToken::new();
+        let reader = Reader {
+            session: &self,
+            stream: read,
+            input: BytesMut::new(),
+            decoder: Decoder::new(self.ingest.settings.message_bytes_max),
+            control,
+            broken: broken.clone(),
+        };
+        let writing = write_controls(write, controls, self.ingest.settings.ping_interval, &broken);
+        let (end, ()) = tokio::join!(reader.run(), writing);
+        meters.collectors_connected.decrement(1.0);
+        tracing::info!(
+            event = "collector_disconnected",
+            collector,
+            remote = remote.map(tracing::field::display),
+            reason = end.describe()
+        );
+    }
+}
+
+/// The reading half.
+struct Reader<'s, R> {
+    session: &'s Session,
+    stream: R,
+    input: BytesMut,
+    decoder: Decoder,
+    control: mpsc::Sender<Control>,
+    broken: CancellationToken,
+}
+
+impl<R: AsyncRead + Unpin> Reader<'_, R> {
+    async fn run(mut self) -> End {
+        let end = self.serve().await;
+        if let Some(frame) = end.close_frame() {
+            // Fails only when the writing half has given up, and then nobody would read it.
+            let _ = self.control.send(Control::Close(frame)).await;
+            self.farewell(&end, Instant::now() + FAREWELL).await;
+        }
+        end
+    }
+
+    async fn serve(&mut self) -> End {
+        let ingest = self.session.ingest.clone();
+        loop {
+            // Every branch may be cancelled at any point: `next` keeps all its state in the reader.
+            let event = tokio::select! {
+                biased;
+                () = ingest.stopping.cancelled() => {
+                    return End::Goodbye(1012, "this node is going away: reconnect".into());
+                }
+                () = self.session.connection.lost().cancelled() => {
+                    return End::Goodbye(CLOSE_CONFLICT, "another connection took this collector id over".into());
+                }
+                () = self.broken.cancelled() => return End::Gone("could not be written to".into()),
+                event = next(&mut self.stream, &mut self.input, &mut self.decoder, &self.session.ingest) => event,
+            };
+            match event {
+                Ok(Event::Message(message)) => {
+                    if let Err(end) = self.session.take(message, true).await {
+                        return end;
+                    }
+                }
+                Ok(Event::Ping(payload)) => {
+                    let _ = self.control.try_send(Control::Frame(frames::pong(&payload)));
+                }
+                Ok(Event::Pong) => {}
+                Ok(Event::Close(code)) => return End::PeerClosed(code),
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Reads on until the peer has seen our close frame: what is unread when a socket is closed makes the kernel reset
+    /// the connection, and the close frame could be lost with it. Messages on their way are taken if they are welcome.
+    /// Only reading is out of time at `deadline`; a message that was read still waits for its room.
+    async fn farewell(&mut self, end: &End, deadline: Instant) {
+        match end {
+            End::Goodbye(..) => loop {
+                let event = next(&mut self.stream, &mut self.input, &mut self.decoder, &self.session.ingest);
+                match timeout_at(deadline, event).await {
+                    Ok(Ok(Event::Message(message))) => {
+                        let _ = self.session.take(message, false).await;
+                    }
+                    Ok(Ok(Event::Ping(_) | Event::Pong)) => {}
+                    Ok(Ok(Event::Close(_)) | Err(_)) | Err(_) => return,
+                }
+            },
+            End::Refused(..) => loop {
+                self.input.clear();
+                self.input.reserve(READ_BYTES);
+                if !matches!(timeout_at(deadline, self.stream.read_buf(&mut self.input)).await, Ok(Ok(1..))) {
+                    return;
+                }
+            },
+            End::Gone(_) | End::PeerClosed(_) => {}
+        }
+    }
+}
+
+impl Session {
+    /// Accepts one message: decodes it, claims its collectors, and waits until there is room. Never cancelled half-way:
+    /// the collector believes the message sent.
+    async fn take(&self, message: Vec<u8>, claim: bool) -> Result<(), End> {
+        let ingest = &self.ingest;
+        ingest.node.meters.messages_received.increment(1);
+        let received_ns = unix_ns();
+        let options = Options {
+            precision: self.params.precision,
+            collector: self.params.collector.as_ref(),
+            received_ns,
+            envelope_bytes_max: ingest.settings.envelope_bytes_max,
+        };
+        let mut decoded = batch::decode(&message, &options);
+        let report = Report::new(&mut decoded, message.len(), self.params.collector.as_ref());
+        drop(message);
+        if claim {
+            let now = Instant::now();
+            let claims = decoded.batches.iter().map(|batch| self.connection.claim(&batch.collector, now));
+            // A connection that loses an id in this very moment says goodbye, but its message came before.
+            match claims.collect::<Result<(), _>>() {
+                Err(error) if !self.connection.lost().is_cancelled() => return Err(self.refuse(&error)),
+                _ => {}
+            }
+        }
+        ingest.tell(&report, self.connection.origin(), true);
+        ingest.accept(decoded.batches, received_ns).await;
+        Ok(())
+    }
+
+    fn refuse(&self, error: &ClaimError) -> End {
+        let (reason, code) = match error {
+            ClaimError::Held { .. } => (ConnectFailure::Conflict, CLOSE_CONFLICT),
+            ClaimError::Full => (ConnectFailure::Capacity, 1013),
+        };
+        self.ingest.node.meters.connections_failed.of(reason).increment(1);
+        End::Refused(code, error.to_string().into())
+    }
+}
+
+impl End {
+    fn close_frame(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Gone(_) => None,
+            Self::PeerClosed(None) => Some(frames::control_frame(8, &[])),
+            Self::PeerClosed(Some(code)) => Some(frames::close(*code, "")),
+            Self::Goodbye(code, reason) | Self::Refused(code, reason) => Some(frames::close(*code, reason)),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Gone(reason) => reason.to_string(),
+            Self::PeerClosed(None) => "closed by the collector".into(),
+            Self::PeerClosed(Some(code)) => format!("closed by the collector with {code}"),
+            Self::Goodbye(code, reason) | Self::Refused(code, reason) => {
+                format!("closed with {code}: {reason}")
+            }
+        }
+    }
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Refused(fault.close_code(), fault.to_string().into())
+    }
+}
+
+/// The next event. May be cancelled: a read that is cancelled has taken nothing.
+async fn next(
+    stream: &mut (impl AsyncRead + Unpin),
+    input: &mut BytesMut,
+    decoder: &mut Decoder,
+    ingest: &Ingest,
+) -> Result<Event, End> {
+    let idle = ingest.settings.idle_timeout;
+    loop {
+        if let Some(event) = decoder.next(input)? {
+            return Ok(event);
+        }
+        input.reserve(READ_BYTES);
+        match timeout(idle, stream.read_buf(input)).await {
+            Ok(Ok(0)) => return Err(End::Gone("the connection ended without a close frame".into())),
+            Ok(Ok(bytes)) => ingest.node.meters.bytes_received.increment(bytes as u64),
+            Ok(Err(error)) => return Err(End::Gone(error.to_string().into())),
+            Err(_) => {
+                let reason = format!("nothing came for {} s, not even a pong", idle.as_secs_f64());
+                return Err(End::Refused(1001, reason.into()));
+            }
+        }
+    }
+}
+
+/// The writing half: pings at their interval, and what the reader asks for. Ends with the close frame, with the reader, or
+/// (then `broken` is cancelled) when the peer takes nothing any more.
+async fn write_controls(
+    mut stream: impl AsyncWrite + Unpin,
+    mut controls: mpsc::Receiver<Control>,
+    ping_interval: Duration,
+    broken: &CancellationToken,
+) {
+    let mut pings = interval_at(Instant::now() + ping_interval, ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let control = tokio::select! {
+            control = controls.recv() => control,
+            _ = pings.tick() => Some(Control::Frame(frames::ping())),
+        };
+        let (frame, last) = match control {
+            Some(Control::Frame(frame)) => (frame, false),
+            Some(Control::Close(frame)) => (frame, true),
+            None => break,
+        };
+        // A write that is cut off half-way leaves a broken frame behind, so nothing may follow it.
+        let written = timeout(WRITE_TIMEOUT, async {
+            stream.write_all(&frame).await?;
+            stream.flush().await
+        });
+        if !matches!(written.await, Ok(Ok(()))) {
+            broken.cancel();
+            return;
+        }
+        if last {
+            break;
+        }
+    }
+    // The end of our side, after the close frame; the peer may have gone already.
+    let _ = timeout(WRITE_TIMEOUT, stream.shutdown()).await;
+}

@@ -1,0 +1,131 @@
+//! Why a write was not stored, in a shape that InfluxDB's clients read as well as ours.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::ops::meters::WriteFailure;
+use crate::ops::reply::ApiError;
+
+/// Seconds after which a write that found no room, or no log, may be tried again.
+const RETRY_AFTER_S: u32 = 2;
+
+/// Why a write was not stored.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// A parameter or header cannot be read.
+    BadRequest(ApiError),
+    /// Not one metric could be read; the first errors.
+    BadBody(String),
+    /// More than so many bytes.
+    TooLarge(usize),
+    /// An unknown content encoding.
+    Encoding(String),
+    /// The body did not come as a whole.
+    Incomplete(String),
+    /// No room until the log has taken more.
+    Buffer,
+    /// The log did not answer in time.
+    Timeout,
+    /// The log will never take it.
+    Refused(String),
+    /// The node is going away.
+    Draining,
+    /// The methods that are possible.
+    Method(&'static str),
+}
+
+impl WriteError {
+    pub(super) fn bad_request(code: &'static str, message: String) -> Self {
+        Self::BadRequest(ApiError::bad_request(code, message))
+    }
+
+    /// As it is counted.
+    pub(super) fn reason(&self) -> WriteFailure {
+        match self {
+            Self::BadRequest(_) => WriteFailure::BadRequest,
+            Self::BadBody(_) => WriteFailure::BadBody,
+            Self::TooLarge(_) => WriteFailure::TooLarge,
+            Self::Encoding(_) => WriteFailure::Encoding,
+            Self::Incomplete(_) => WriteFailure::Incomplete,
+            Self::Buffer => WriteFailure::Buffer,
+            Self::Timeout => WriteFailure::Timeout,
+            Self::Refused(_) => WriteFailure::Refused,
+            Self::Draining => WriteFailure::Draining,
+            Self::Method(_) => WriteFailure::Method,
+        }
+    }
+
+    /// InfluxDB's code (its API 2.x names a closed set), and ours.
+    fn into_parts(self) -> (&'static str, ApiError) {
+        match self {
+            Self::BadRequest(error) => ("invalid", error),
+            Self::BadBody(errors) => {
+                ("invalid", ApiError::bad_request("bad_lines", format!("no line could be read: {errors}")))
+            }
+            Self::TooLarge(bytes_max) => {
+                let message = format!(
+                    "a write has at most {bytes_max} bytes after decompression: send smaller batches"
+                );
+                ("request too large", ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message))
+            }
+            Self::Encoding(encoding) => {
+                let message = format!("Content-Encoding {encoding:?} is not known: use gzip or none");
+                ("invalid", ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_encoding", message))
+            }
+            Self::Incomplete(what) => (
+                "invalid",
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again")),
+            ),
+            Self::Buffer => {
+                let message = "the log is slow or away and this node's buffer is full: send it again later";
+                ("unavailable", ApiError::unavailable("buffer_full", message, RETRY_AFTER_S))
+            }
+            Self::Timeout => {
+                let message = "the log did not answer in time: send it again later";
+                ("unavailable", ApiError::unavailable("log_unavailable", message, RETRY_AFTER_S))
+            }
+            Self::Refused(reason) => {
+                let message = format!("the log does not take this: {reason}");
+                let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message);
+                ("unprocessable entity", error)
+            }
+            Self::Draining => {
+                let message = "this node is going away: send it to another one";
+                ("unavailable", ApiError::unavailable("draining", message, RETRY_AFTER_S))
+            }
+            Self::Method(allowed) => {
+                let message =
+                    format!("only {allowed} is possible here; to write, POST line protocol or Telegraf JSON");
+                let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+                ("method not allowed", error)
+            }
+        }
+    }
+}
+
+impl IntoResponse for WriteError {
+    fn into_response(self) -> Response {
+        let allowed = if let Self::Method(allowed) = self { Some(allowed) } else { None };
+        let encoding = matches!(self, Self::Encoding(_));
+        let (influx_code, error) = self.into_parts();
+        let body = json!({
+            "code": influx_code,
+            "message": error.message,
+            "error": {"code": error.code, "message": error.message},
+        });
+        let mut response = (error.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(allowed) = allowed {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        if encoding {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if let Some(seconds) = error.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

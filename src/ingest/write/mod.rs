@@ -1,0 +1,140 @@
+//! `POST /api/v1/write`, `/api/v2/write` and `/write`: a batch over HTTP, answered when the log has it.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::ingest::batch::{self, CollectorBatch, Options};
+use crate::ingest::params::Params;
+use crate::ingest::registry::{Origin, Transport};
+use crate::ingest::report::Report;
+use crate::ingest::write::error::WriteError;
+use crate::ingest::writer::{Job, Outcome, Ticket};
+use crate::ingest::{Ingest, budget, remote, unix_ns};
+
+mod body;
+mod error;
+#[cfg(test)]
+mod tests;
+
+/// Names a request, so that sending it again stores nothing twice.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Longest idempotency key, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// A batch on its way, and the news of its end.
+struct Waiting {
+    ticket: Ticket,
+    done: oneshot::Receiver<Outcome>,
+}
+
+/// The routes.
+pub(super) async fn write(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    match store(&ingest, request).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => {
+            ingest.node.meters.writes_failed.of(error.reason()).increment(1);
+            error.into_response()
+        }
+    }
+}
+
+/// `/ping`: InfluxDB's clients ask for it before they write, and read the version header.
+pub(super) async fn ping(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        ingest.node.meters.writes_failed.of(WriteError::Method("GET, HEAD").reason()).increment(1);
+        return WriteError::Method("GET, HEAD").into_response();
+    }
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let version = HeaderValue::from_static(concat!("telecast-", env!("CARGO_PKG_VERSION")));
+    response.headers_mut().insert("x-influxdb-version", version);
+    response
+}
+
+async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
+    if request.method() != Method::POST {
+        return Err(WriteError::Method("POST"));
+    }
+    if ingest.stopping.is_cancelled() {
+        return Err(WriteError::Draining);
+    }
+    let deadline = Instant::now() + ingest.settings.write_timeout;
+    let params = Params::parse(request.uri(), request.headers()).map_err(WriteError::BadRequest)?;
+    let key = idempotency_key(request.headers())?;
+    let origin = Origin { transport: Transport::Http, remote: remote(&request) };
+    let body = body::read(ingest, request, deadline).await?;
+    let received_ns = unix_ns();
+    let options = Options {
+        precision: params.precision,
+        collector: params.collector.as_ref(),
+        received_ns,
+        envelope_bytes_max: ingest.settings.envelope_bytes_max,
+    };
+    let mut decoded = batch::decode(&body, &options);
+    let report = Report::new(&mut decoded, body.len(), params.collector.as_ref());
+    drop(body);
+    let stored = if decoded.batches.is_empty() {
+        if decoded.rejected.total() == 0 { Ok(()) } else { Err(WriteError::BadBody(report.errors())) }
+    } else {
+        submit(ingest, decoded.batches, received_ns, key, deadline).await
+    };
+    ingest.tell(&report, origin, stored.is_ok());
+    stored
+}
+
+/// Hands the batches to their writers and waits for all of them. Out of time, what was not begun is taken back, so that
+/// the caller's next attempt does not find its last one still in the way.
+async fn submit(
+    ingest: &Ingest,
+    batches: Vec<CollectorBatch>,
+    received_ns: i64,
+    key: Option<Arc<str>>,
+    deadline: Instant,
+) -> Result<(), WriteError> {
+    let total = batches.iter().map(|batch| budget::cost(batch.bytes())).sum();
+    let mut room = ingest.budget.try_grant(total).ok_or(WriteError::Buffer)?;
+    let mut waiting = Vec::with_capacity(batches.len());
+    for CollectorBatch { collector, drafts } in batches {
+        let (tell, done) = oneshot::channel();
+        let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
+        let grant = room.split(budget::cost(bytes));
+        let job = Job { drafts, received_ns, idempotency_key: key.clone(), grant, done: Some(tell) };
+        let ticket = ingest.writers.submit(&collector, job).map_err(|_| WriteError::Draining)?;
+        waiting.push(Waiting { ticket, done });
+    }
+    let mut refused = None;
+    for at in 0..waiting.len() {
+        match timeout_at(deadline, &mut waiting[at].done).await {
+            Ok(Ok(Outcome::Stored)) => {}
+            Ok(Ok(Outcome::Refused(reason))) => refused = Some(reason),
+            // The writer ended with the node.
+            Ok(Err(_)) => return Err(WriteError::Draining),
+            Err(_) => {
+                waiting[at..].iter().for_each(|one| _ = one.ticket.withdraw());
+                return Err(WriteError::Timeout);
+            }
+        }
+    }
+    refused.map_or(Ok(()), |reason| Err(WriteError::Refused(reason)))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, WriteError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()) => Ok(Some(Arc::from(text))),
+        _ => Err(WriteError::bad_request(
+            "bad_idempotency_key",
+            format!("the header Idempotency-Key holds 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable characters"),
+        )),
+    }
+}
+
+/// `Content-Length`, where there is one.
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

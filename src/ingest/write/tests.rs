@@ -1,0 +1,217 @@
+use std::io::Write as _;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::config::CollectorSettings;
+use crate::ingest::budget::BLOCK_BYTES;
+use crate::ingest::testing::{Bench, Mood, bench, settings};
+
+/// What came back: status, headers and (if there is one) the JSON body.
+struct Reply {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    json: Value,
+}
+
+async fn send(bench: &Bench, request: Request<Body>) -> Reply {
+    let response: Response<Body> = bench.ingest.clone().router().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    Reply { status: parts.status, headers: parts.headers, json }
+}
+
+async fn post(bench: &Bench, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
+    let mut request = Request::post(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    send(bench, request.body(body.into()).unwrap()).await
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_write_is_answered_when_the_log_has_it_on_every_path() {
+    let bench = bench(settings());
+    for (at, uri) in ["/api/v1/write", "/api/v2/write?org=o&bucket=b&precision=ns", "/write?db=d&u=me&p=x"]
+        .iter()
+        .enumerate()
+    {
+        let line = format!("cpu,host=a u=1 {at}");
+        let reply = post(&bench, uri, &[], line.clone()).await;
+        assert_eq!(reply.status, StatusCode::NO_CONTENT, "{uri}: {}", reply.json);
+        assert_eq!(bench.broker.lines().await[at], line);
+    }
+    let collector = &bench.status()["collectors"][0];
+    assert_eq!((&collector["id"], &collector["transport"]), (&"a".into(), &"http".into()));
+    assert_eq!(collector["lines_accepted"], 3);
+    assert_eq!(bench.status()["collector_connected"], false, "writes are no connection");
+}
+
+#[tokio::test]
+async fn gzip_is_undone_and_other_encodings_are_refused() {
+    let bench = bench(settings());
+    let body = gzip(b"cpu u=1 1");
+    assert_eq!(post(&bench, "/write", &[("content-encoding", "gzip")], body.clone()).await.status, 204);
+    assert_eq!(bench.broker.lines().await, ["cpu u=1 1"]);
+    let cut = post(&bench, "/write", &[("content-encoding", "gzip")], body[..12].to_vec()).await;
+    assert_eq!((cut.status.as_u16(), &cut.json["error"]["code"]), (400, &"bad_gzip".into()));
+    let zstd = post(&bench, "/write", &[("content-encoding", "zstd")], body).await;
+    assert_eq!((zstd.status.as_u16(), &zstd.headers["accept-encoding"]), (415, &"gzip".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_plain_chunked_or_inflated() {
+    let bench = bench(settings());
+    let large = vec![b'#'; 64 * 1024 + 1];
+    assert_eq!(post(&bench, "/write", &[], large.clone()).await.status, 413);
+    let chunks = futures_util::stream::iter(
+        large.chunks(1000).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>(),
+    );
+    let chunked = post(&bench, "/write", &[], Body::from_stream(chunks)).await;
+    assert_eq!(chunked.status, 413);
+    let bomb = post(&bench, "/write", &[("content-encoding", "gzip")], gzip(&vec![b'\n'; 4 << 20])).await;
+    assert_eq!(bomb.status, 413);
+    assert_eq!(bomb.json["code"], "request too large");
+    assert_eq!(bench.metric("ws_writes_failed_total{reason=\"too_large\"}"), 3.0);
+}
+
+#[tokio::test]
+async fn a_partly_bad_batch_is_stored_and_reported_and_an_entirely_bad_one_refused() {
+    let bench = bench(settings());
+    let partly = post(&bench, "/write", &[], "cpu,host=a u=1 1\nnonsense\ncpu,host=a u=2 2").await;
+    assert_eq!(partly.status, 204);
+    assert_eq!(bench.broker.lines().await, ["cpu,host=a u=1 1\ncpu,host=a u=2 2"]);
+    assert_eq!(bench.metric("ws_lines_rejected_total{kind=\"syntax\"}"), 1.0);
+    let collector = &bench.status()["collectors"][0];
+    assert_eq!(
+        (&collector["lines_rejected"], &collector["recent_errors"][0]["line"]),
+        (&1.into(), &2.into())
+    );
+
+    let entirely = post(&bench, "/write", &[], "nonsense\nmore nonsense").await;
+    assert_eq!(entirely.status, 400);
+    assert_eq!(entirely.json["code"], "invalid");
+    assert_eq!(entirely.json["error"]["code"], "bad_lines");
+    assert!(entirely.json["message"].as_str().unwrap().contains("line 1, column "), "{}", entirely.json);
+    assert_eq!(entirely.json["message"], entirely.json["error"]["message"]);
+}
+
+#[tokio::test]
+async fn an_empty_write_is_fine() {
+    let bench = bench(settings());
+    assert_eq!(post(&bench, "/api/v2/write", &[], "").await.status, 204);
+    assert_eq!(post(&bench, "/api/v2/write", &[], "# nothing\n\n").await.status, 204);
+}
+
+#[tokio::test]
+async fn bad_parameters_and_methods_say_what_to_do() {
+    let bench = bench(settings());
+    let precision = post(&bench, "/write?precision=x", &[], "cpu u=1").await;
+    assert_eq!((precision.status.as_u16(), &precision.json["error"]["code"]), (400, &"bad_precision".into()));
+    let key = post(&bench, "/write", &[("idempotency-key", "")], "cpu u=1").await;
+    assert_eq!((key.status.as_u16(), &key.json["error"]["code"]), (400, &"bad_idempotency_key".into()));
+    let get = send(&bench, Request::get("/write").body(Body::empty()).unwrap()).await;
+    assert_eq!((get.status.as_u16(), &get.headers["allow"]), (405, &"POST".parse().unwrap()));
+    assert_eq!(get.json["error"]["code"], "method_not_allowed");
+}
+
+#[tokio::test]
+async fn minutes_of_influxdb_1_are_a_precision() {
+    let bench = bench(settings());
+    assert_eq!(post(&bench, "/write?db=x&precision=m", &[], "cpu u=1 2").await.status, 204);
+    assert_eq!(bench.broker.lines().await, ["cpu u=1 120000000000"]);
+}
+
+#[tokio::test]
+async fn a_repeated_write_is_stored_once_if_it_can_be_recognised() {
+    let bench = bench(settings());
+    for _ in 0..2 {
+        post(&bench, "/write", &[], "cpu u=1 1").await;
+        post(&bench, "/write", &[("idempotency-key", "flush-17")], "mem u=2").await;
+        post(&bench, "/write", &[], "disk u=3").await;
+    }
+    let stored = bench.broker.stored().await;
+    let names: Vec<&str> = stored.iter().map(|one| &*one.envelope.channel.measurement).collect();
+    assert_eq!(names, ["cpu", "mem", "disk", "disk"], "lines without time and key are new measurements");
+    assert_eq!(bench.metric("ws_envelopes_duplicate_total"), 2.0);
+}
+
+#[tokio::test]
+async fn no_room_is_503_at_once_and_there_is_room_again_when_the_log_answers() {
+    let bench = bench(CollectorSettings { buffer_bytes_max: 4 * BLOCK_BYTES, ..settings() });
+    bench.broker.set(Mood::Silent);
+    let large = format!("cpu s=\"{}\" 1", "x".repeat(4 * BLOCK_BYTES - 60));
+    let (first, ()) = tokio::join!(post(&bench, "/write?collector=a", &[], large), async {
+        bench.broker.begun(1).await;
+        let refused = post(&bench, "/write?collector=b", &[], "cpu u=1 1").await;
+        assert_eq!((refused.status.as_u16(), &refused.json["error"]["code"]), (503, &"buffer_full".into()));
+        assert!(refused.headers.contains_key("retry-after"));
+        assert_eq!(bench.metric("ws_collector_buffered_bytes"), (4 * BLOCK_BYTES) as f64);
+        bench.broker.set(Mood::Well);
+    });
+    assert_eq!(first.status, 204);
+    assert_eq!(post(&bench, "/write?collector=b", &[], "cpu u=1 1").await.status, 204);
+    assert_eq!(bench.metric("ws_collector_buffered_bytes"), 0.0);
+    assert_eq!(bench.metric("ws_writes_failed_total{reason=\"buffer\"}"), 1.0);
+}
+
+/// Without the withdrawal, an agent that repeats its write would fill the buffer with its own abandoned attempts.
+#[tokio::test(start_paused = true)]
+async fn a_write_out_of_time_is_503_and_leaves_nothing_behind_but_what_was_begun() {
+    let bench = bench(settings());
+    bench.broker.set(Mood::Away);
+    for attempt in 0..5 {
+        let reply = post(&bench, "/write?collector=a", &[], "cpu u=1").await;
+        assert_eq!(
+            (reply.status.as_u16(), &reply.json["error"]["code"]),
+            (503, &"log_unavailable".into()),
+            "{attempt}"
+        );
+    }
+    assert_eq!(bench.metric("ws_collector_buffered_bytes"), BLOCK_BYTES as f64);
+    bench.broker.set(Mood::Well);
+    assert_eq!(post(&bench, "/write?collector=a", &[], "mem u=2").await.status, 204);
+    let stored = bench.broker.stored().await;
+    let names: Vec<&str> = stored.iter().map(|one| &*one.envelope.channel.measurement).collect();
+    assert_eq!(names, ["cpu", "mem"]);
+}
+
+#[tokio::test]
+async fn what_the_log_refuses_is_the_callers_to_know() {
+    let bench = bench(settings());
+    bench.broker.set(Mood::Refuses("bad"));
+    let reply = post(&bench, "/write", &[], "bad u=1 1\ngood u=1 1").await;
+    assert_eq!((reply.status.as_u16(), &reply.json["error"]["code"]), (422, &"refused".into()));
+    assert_eq!(bench.broker.lines().await, ["good u=1 1"]);
+}
+
+#[tokio::test]
+async fn a_draining_node_takes_no_writes() {
+    let bench = bench(settings());
+    bench.ingest.drain(Duration::from_secs(1)).await;
+    let reply = post(&bench, "/write", &[], "cpu u=1").await;
+    assert_eq!((reply.status.as_u16(), &reply.json["error"]["code"]), (503, &"draining".into()));
+    assert!(reply.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn influxdb_clients_find_a_ping() {
+    let bench = bench(settings());
+    for method in ["GET", "HEAD"] {
+        let request = Request::builder().method(method).uri("/ping").body(Body::empty()).unwrap();
+        let reply = send(&bench, request).await;
+        assert_eq!(reply.status, 204);
+        assert!(reply.headers["x-influxdb-version"].to_str().unwrap().starts_with("telecast-"));
+    }
+}

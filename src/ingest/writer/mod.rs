@@ -1,0 +1,229 @@
+//! One writer per collector: the only way from ingest into the log.
+//!
+//! A writer is a task with a queue. It stamps batches in the order in which they came, has one of them in flight, and
+//! repeats it under the same message ids until the log has it. Queues are bounded by bytes and not by length: every job
+//! holds its [`Grant`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::ingest::batch::Draft;
+use crate::ingest::budget::Grant;
+use crate::ingest::writer::publish::Writer;
+use crate::ingest::writer::queue::Queue;
+use crate::ops::meters::DropReason;
+use crate::ops::node::Node;
+use crate::proto::channel::CollectorId;
+
+pub use crate::ingest::writer::queue::Ticket;
+
+mod ids;
+mod publish;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+/// A writer without work for so long ends; the next batch makes another, with a larger revision. Longer than any
+/// flush interval in use, so that a collector normally keeps one writer.
+pub const WRITER_IDLE: Duration = Duration::from_secs(300);
+
+/// With more writers than this, idle ones end at once: made-up collector names cost memory only while their batches
+/// wait, and those are bounded by the budget. At about 2 KiB each, 20 MiB.
+pub const WRITERS_IDLE_MAX: usize = 10_000;
+
+/// All writers of this node.
+pub struct Writers {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+}
+
+/// A batch of one collector, and who waits for it.
+pub struct Job {
+    /// What to store, in order.
+    pub drafts: Vec<Draft>,
+    /// When the batch was received, in nanoseconds since 1970.
+    pub received_ns: i64,
+    /// Names the request, so that sending it again stores nothing twice even where lines have no time of their own.
+    pub idempotency_key: Option<Arc<str>>,
+    /// The bytes' place in the budget, kept until the log has them.
+    pub grant: Grant,
+    /// Told how it ended.
+    pub done: Option<oneshot::Sender<Outcome>>,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The log has all of it.
+    Stored,
+    /// The log refuses some of it for ever; the rest is stored.
+    Refused(String),
+}
+
+/// The node has stopped writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this node has stopped writing")]
+pub struct Stopped;
+
+/// What a node that was out of time left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Accepted batches that the log never acknowledged.
+    pub batches: usize,
+    /// Their lines, in bytes.
+    pub bytes: usize,
+}
+
+/// What writers have in common.
+struct Shared {
+    node: Arc<Node>,
+    broker: Arc<dyn Broker>,
+    state: Mutex<State>,
+    /// No new jobs; writers end when their queues are empty.
+    finishing: CancellationToken,
+    /// Time is up: writers end now.
+    abandoned: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    queues: HashMap<CollectorId, Arc<Queue>>,
+    last_revision: u64,
+    left: Left,
+}
+
+impl Writers {
+    /// Writers to this log.
+    pub fn new(node: Arc<Node>, broker: Arc<dyn Broker>) -> Self {
+        let shared = Shared {
+            node,
+            broker,
+            state: Mutex::default(),
+            finishing: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+        };
+        Self { shared: Arc::new(shared), tasks: TaskTracker::new() }
+    }
+
+    /// Puts a job at the end of its collector's queue. A job that comes too late and that nobody waits for is counted as
+    /// lost.
+    pub fn submit(&self, collector: &CollectorId, job: Job) -> Result<Ticket, Stopped> {
+        // Both the end of an idle writer and this happen under the same lock, so no job meets a writer that has gone.
+        let mut state = self.shared.state();
+        if self.shared.finishing.is_cancelled() {
+            drop(state);
+            if job.done.is_none() {
+                self.shared.lose(
+                    collector,
+                    job.drafts.len(),
+                    job.drafts.iter().map(|draft| draft.lines.len()).sum(),
+                );
+            }
+            return Err(Stopped);
+        }
+        if let Some(queue) = state.queues.get(collector) {
+            return Ok(queue.push(job));
+        }
+        let queue = Arc::new(Queue::default());
+        let ticket = queue.push(job);
+        state.queues.insert(collector.clone(), queue.clone());
+        let revision = state.next_revision(unix_us());
+        self.tasks.spawn(Writer::new(self.shared.clone(), collector.clone(), queue, revision).run());
+        Ok(ticket)
+    }
+
+    /// Takes no more jobs and returns when every accepted batch is in the log, or `within` has passed.
+    pub async fn finish(&self, within: Duration) {
+        {
+            let _submitting = self.shared.state();
+            self.shared.finishing.cancel();
+        }
+        self.tasks.close();
+        if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
+            self.shared.abandoned.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    /// What was lost because the node had to stop.
+    pub fn left(&self) -> Left {
+        self.shared.state().left
+    }
+
+    /// How many collectors have a writer now.
+    pub fn len(&self) -> usize {
+        self.shared.state().queues.len()
+    }
+
+    /// Whether no collector has a writer.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one door through which accepted envelopes leave without being stored.
+    fn discard(
+        &self,
+        collector: &CollectorId,
+        reason: DropReason,
+        envelopes: usize,
+        bytes: usize,
+        why: &str,
+    ) {
+        self.node.meters.envelopes_dropped.of(reason).increment(envelopes as u64);
+        tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "accepted metrics were lost");
+    }
+
+    /// A batch for which there is no time left.
+    fn lose(&self, collector: &CollectorId, envelopes: usize, bytes: usize) {
+        self.discard(
+            collector,
+            DropReason::Shutdown,
+            envelopes,
+            bytes,
+            "the node stopped before the log answered",
+        );
+        let mut state = self.state();
+        state.left.batches += 1;
+        state.left.bytes += bytes;
+    }
+
+    /// Whether there are so many writers that idle ones end at once.
+    fn is_crowded(&self) -> bool {
+        self.state().queues.len() > WRITERS_IDLE_MAX
+    }
+
+    /// Ends the writer of `queue` unless a job has come in.
+    fn retire(&self, collector: &CollectorId, queue: &Queue) -> bool {
+        let mut state = self.state();
+        let idle = queue.is_empty();
+        if idle {
+            state.queues.remove(collector);
+        }
+        idle
+    }
+}
+
+impl State {
+    /// A writer's revision is the microsecond it was made in: larger than any before it on this node, and, with
+    /// clocks that roughly agree, larger than that of a node which had the collector before.
+    fn next_revision(&mut self, unix_us: u64) -> u64 {
+        self.last_revision = unix_us.max(self.last_revision + 1);
+        self.last_revision
+    }
+}
+
+fn unix_us() -> u64 {
+    u64::try_from(crate::ingest::unix_ns() / 1_000).unwrap_or(0)
+}
