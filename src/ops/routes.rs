@@ -27,6 +27,12 @@ struct Operations {
 
 /// Everything for operators. Merged with the roles' routers; [`with_fallbacks`] comes last.
 pub fn router(node: Arc<Node>, exporter: Exporter) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics));
+    public_router(node.clone(), exporter.clone()).merge(metrics.with_state(Operations { node, exporter }))
+}
+
+/// The same without what has its own listener when `server.metrics_listen` is set.
+pub fn public_router(node: Arc<Node>, exporter: Exporter) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/health", get(health))
@@ -34,7 +40,6 @@ pub fn router(node: Arc<Node>, exporter: Exporter) -> Router {
         .route("/api/health", get(health_summary))
         .route("/livez", get(alive))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
         .route("/api/metrics/status", get(metrics_status))
         .with_state(Operations { node, exporter })
 }
