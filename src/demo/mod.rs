@@ -2,10 +2,10 @@
 //!
 //! Once a second, on the second, it measures the host under Telegraf's measurement and field names and sends the lines as
 //! one binary WebSocket message, as Telegraf's `outputs.websocket` does. It is a client of the public ingest path and
-//! knows nothing else of this process. [`host`] measures; [`link`] is the connection.
+//! knows nothing else of this process. `host` measures; `link` is the connection.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -35,8 +35,13 @@ pub async fn run(url: String, shutdown: CancellationToken) {
         let ended = match connected {
             Ok(link) => {
                 tracing::info!(url, "the demo collector is connected");
-                pause_ms = PAUSE_MS_MIN;
-                link.serve(&sampler, &shutdown).await
+                let since = Instant::now();
+                let ended = link.serve(&sampler, &shutdown).await;
+                // A server that accepts and closes at once (the id has another writer) is no success.
+                if since.elapsed() >= Duration::from_millis(PAUSE_MS_MAX) {
+                    pause_ms = PAUSE_MS_MIN;
+                }
+                ended
             }
             Err(error) => Err(error),
         };
