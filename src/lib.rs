@@ -1,7 +1,10 @@
 //! Telecast: live metrics, relayed.
 
+pub mod app;
 pub mod broker;
+pub mod cli;
 pub mod config;
+pub mod edge;
 pub mod ingest;
 pub mod ops;
 pub mod proto;

@@ -1,3 +1,57 @@
-//! Arguments to exit code.
+//! Arguments → configuration → work → exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use telecast::app::{self, Options};
+use telecast::cli::{self, Arguments, EXIT_USAGE, Serving, Verb};
+use telecast::config::{self, Loaded, Role};
+use telecast::ops::{process, telemetry};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, not errors; a closed pipe behind them is nobody's problem.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match arguments.verb {
+        Verb::Standalone { demo, serving } => serve(Role::Standalone, serving, Options { demo }),
+        Verb::Ingest { serving } => serve(Role::Ingest, serving, Options::default()),
+        Verb::Edge { serving } => serve(Role::Edge, serving, Options::default()),
+        Verb::Config { role, serving } => print_configuration(role.into(), serving),
+    }
+}
+
+fn serve(role: Role, serving: Serving, options: Options) -> ExitCode {
+    let Loaded { settings, notes, .. } = match configuration(role, serving) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    telemetry::init(&settings.telemetry);
+    for note in notes {
+        tracing::warn!(event = "configuration_adjusted", "{note}");
+    }
+    app::run(settings, options)
+}
+
+fn print_configuration(role: Role, serving: Serving) -> ExitCode {
+    use std::io::Write as _;
+    match configuration(role, serving) {
+        Ok(loaded) => match std::io::stdout().write_all(loaded.to_toml().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(code) => code,
+    }
+}
+
+/// The configuration, or the exit code after its error has been told: one line, before any log format is known.
+fn configuration(role: Role, serving: Serving) -> Result<Loaded, ExitCode> {
+    config::load(&serving.inputs(role, cli::environment(), process::machine())).map_err(|error| {
+        eprintln!("telecast: configuration: {error}");
+        ExitCode::from(EXIT_USAGE)
+    })
+}

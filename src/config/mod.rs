@@ -1,7 +1,27 @@
 //! The effective configuration: typed, bounded, complete. What is in here needs no further checks.
+//!
+//! [`load`] reads the layers, each above the one before: built-in values ([`keys`]), `config/default.toml`,
+//! `config/<role>.toml`, the `--config` file, the environment, flags. Every value is parsed when it is read and remembers
+//! its layer ([`layers`]), so an error says where to look; what the values mean together is decided once
+//! ([`resolve`]). Nothing here starts, connects or logs anything.
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use env::SHORT_NAMES;
+pub use error::ConfigError;
+pub use log_filter::normalise as normalise_log_filter;
+pub use resolve::{Inputs, Loaded, Machine, load};
+
+mod env;
+mod error;
+pub mod keys;
+mod layers;
+mod listing;
+mod log_filter;
+mod resolve;
+#[cfg(test)]
+mod tests;
 
 /// Everything a process needs to know to start.
 #[derive(Clone, Debug)]
@@ -79,7 +99,7 @@ pub struct ServerSettings {
 }
 
 /// How to reach NATS.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsSettings {
     /// Comma-separated server addresses.
     pub url: String,
@@ -93,6 +113,31 @@ pub struct NatsSettings {
     pub token: Option<Secret>,
     /// A publish or a read without an answer for so long has failed.
     pub request_timeout: Duration,
+}
+
+impl std::fmt::Debug for NatsSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsSettings")
+            .field("url", &mask_url(&self.url))
+            .field("credentials_file", &self.credentials_file)
+            .field("user", &self.user)
+            .field("password", &self.password)
+            .field("token", &self.token)
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
+}
+
+/// The same addresses without what stands before an `@`: a NATS URL may carry a password or a token there.
+pub fn mask_url(url: &str) -> String {
+    let mask_one = |address: &str| match address.rsplit_once('@') {
+        Some((before, host)) => match before.split_once("://") {
+            Some((scheme, _)) => format!("{scheme}://***@{host}"),
+            None => format!("***@{host}"),
+        },
+        None => address.to_owned(),
+    };
+    url.split(',').map(mask_one).collect::<Vec<_>>().join(",")
 }
 
 /// A text that never appears in logs or listings.

@@ -3,7 +3,7 @@
 //! Names are verbatim from the dashboards and alerts people already have (`ws_…`). Label values come from closed enums:
 //! no client, channel or collector id ever becomes one.
 
-use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics::{Counter, Gauge, Unit};
 
 /// A closed set of values of one label.
 pub trait Label: Copy + 'static {
@@ -65,6 +65,8 @@ label! {
         BadRequest = "bad_request",
         /// Not a WebSocket handshake.
         NotWebSocket = "not_websocket",
+        /// The log has not been reached yet.
+        NotReady = "not_ready",
         /// The handshake began and did not finish.
         Handshake = "handshake",
         /// The collector id is in use.
@@ -148,6 +150,18 @@ label! {
     }
 }
 
+impl From<crate::proto::message::GapReason> for GapReason {
+    fn from(reason: crate::proto::message::GapReason) -> Self {
+        use crate::proto::message::GapReason as Announced;
+        match reason {
+            Announced::Retention => Self::Retention,
+            Announced::Slow => Self::Slow,
+            Announced::Reset => Self::Reset,
+            Announced::Source => Self::Source,
+        }
+    }
+}
+
 macro_rules! meters {
     ($($(#[$doc:meta])* $field:ident: $kind:ident $name:literal, $unit:ident, $help:literal;)+) => {
         /// Handles of every metric.
@@ -167,7 +181,7 @@ macro_rules! meters {
     };
     (@type counter) => { Counter };
     (@type gauge) => { Gauge };
-    (@type histogram) => { Histogram };
+    (@type histogram) => { metrics::Histogram };
     (@type failures) => { CounterBy<ConnectFailure> };
     (@type rejections) => { CounterBy<LineRejection> };
     (@type drops) => { CounterBy<DropReason> };

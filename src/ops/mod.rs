@@ -4,4 +4,6 @@
 
 pub mod meters;
 pub mod node;
+pub mod process;
 pub mod reply;
+pub mod telemetry;

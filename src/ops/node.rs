@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::broker::Connection;
 use crate::config::Role;
 use crate::ops::meters::Meters;
+use crate::ops::process::Usage;
 
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Node {
     pub log: watch::Receiver<Connection>,
     /// Clients it may have at most.
     pub clients_max: usize,
+    /// Memory and CPU it uses, kept current by [`crate::ops::process::sampler`].
+    pub usage: Usage,
     clients: AtomicUsize,
     lifecycle: watch::Sender<Lifecycle>,
     gates: Mutex<Vec<Arc<Gate>>>,
@@ -97,6 +100,7 @@ impl Node {
             started: Instant::now(),
             log,
             clients_max,
+            usage: Usage::default(),
             clients: AtomicUsize::new(0),
             lifecycle: watch::Sender::new(Lifecycle::Starting),
             gates: Mutex::default(),

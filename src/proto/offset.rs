@@ -18,6 +18,18 @@ pub type Sequence = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// The epoch of a whole log, from the epochs of its shards in order: a log is another one as soon as any of its
+    /// shards is, or there are more or fewer of them.
+    pub fn combine(shards: &[Self]) -> Self {
+        if let [only] = shards {
+            return *only;
+        }
+        let bytes: Vec<u8> = shards.iter().flat_map(|epoch| epoch.0.to_be_bytes()).collect();
+        Self(xxhash_rust::xxh3::xxh3_64(&bytes))
+    }
+}
+
 /// Most shards a log may have. A token then has at most (14 + 64 × 10) × 4/3 = 872 characters, in practice below 400.
 pub const SHARDS_MAX: u16 = 64;
 
@@ -62,6 +74,13 @@ impl Offset {
             *slot = sequence;
         }
         moved
+    }
+
+    /// Whether nothing lies between this place and `other`, on any shard, that this place has and `other` has not.
+    pub fn is_at_or_before(&self, other: &Self) -> bool {
+        self.epoch == other.epoch
+            && self.sequences.len() == other.sequences.len()
+            && self.sequences.iter().zip(&other.sequences).all(|(mine, theirs)| mine <= theirs)
     }
 
     /// The opaque, URL-safe token: version, epoch, shard count, sequences (LEB128), and a checksum so that a damaged

@@ -1,0 +1,32 @@
+//! Any bytes as line protocol: nothing panics, an accepted line reads the same alone, and its metric survives writing and
+//! reading, and is JSON that an independent parser accepts.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use telecast_fuzz::proto::json::write_metrics;
+use telecast_fuzz::proto::line::{Line, Precision, lines, write_metric};
+
+fuzz_target!(|input: &[u8]| {
+    for line in lines(input).flatten() {
+        assert!(lines(line.text().as_bytes()).eq([Ok(line)]), "a line depends on its neighbours");
+        check_round_trip(&line);
+        let mut json = Vec::new();
+        write_metrics(&mut json, std::iter::once(line), 0);
+        let parsed: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(parsed[0]["name"], *line.measurement());
+    }
+});
+
+fn check_round_trip(line: &Line<'_>) {
+    let metric = line.to_metric(Precision::Nanoseconds).expect("nanoseconds are always in range");
+    let mut written = Vec::new();
+    write_metric(&mut written, &metric).expect("what was a line has a line");
+    let mut all = lines(&written);
+    let again = all.next().expect("a line").expect("a valid line");
+    assert!(all.next().is_none());
+    // Control characters are accepted in names and written as two characters, like Telegraf does.
+    let series_is_plain = !line.series().bytes().any(|byte| byte.is_ascii_control());
+    if series_is_plain && line.fields().all(|(key, _)| !key.bytes().any(|byte| byte.is_ascii_control())) {
+        assert_eq!(again.to_metric(Precision::Nanoseconds), Ok(metric));
+    }
+}

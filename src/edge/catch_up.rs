@@ -1,0 +1,297 @@
+//! Feeds a session that cannot join its view yet: from the ring where it reaches, else from the log by bounded reads.
+//!
+//! It walks shard by shard up to the head it saw, and joins the view exactly there, so that nothing is sent twice and
+//! nothing is left out. While it walks, it holds a bounded number of frames: the session's writer takes a batch when the
+//! socket has taken the one before.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::broker::{BrokerError, ReadLimits, Stored};
+use crate::edge::Shared;
+use crate::edge::doorbell::{Doorbell, SessionKey};
+use crate::edge::encode;
+use crate::edge::hub::{Head, Hub};
+use crate::edge::ring::{Entry, Index, Item};
+use crate::edge::view::{Batch, Cursor, Frame, View};
+use crate::ops::meters::ReplayOutcome;
+use crate::proto::filter::Match;
+use crate::proto::message::GapReason;
+use crate::proto::offset::{Offset, Sequence, Shard};
+
+/// Envelopes fetched at a time.
+const CHUNK_ENVELOPES_MAX: usize = 128;
+/// Bytes of lines fetched at a time. A session that catches up holds at most three chunks: 768 kB.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Between two attempts to read the log while it does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+/// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a session's writer is given.
+pub(crate) enum Fed {
+    /// The next frames.
+    Frames(Arc<Batch>),
+    /// Nothing is missing any more: the session goes on with its view.
+    Joined { cursor: Cursor, index: Index, at: Arc<Offset> },
+    /// The log refuses to be read.
+    Failed(String),
+}
+
+/// One session's way to its view.
+pub(crate) struct CatchUp {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) view: Arc<View>,
+    /// What the session has got so far.
+    pub(crate) at: Offset,
+    /// The first hole is no loss: the session asked for whatever there is.
+    pub(crate) quiet: bool,
+    /// How the resume is counted when it ends.
+    pub(crate) outcome: Option<ReplayOutcome>,
+    pub(crate) feed: mpsc::Sender<Fed>,
+    pub(crate) doorbell: Arc<Doorbell>,
+    pub(crate) session: SessionKey,
+}
+
+/// The session is gone, or was told that it cannot go on.
+struct Over;
+
+impl CatchUp {
+    /// Runs until the session has joined its view or is gone.
+    pub(crate) fn spawn(self) {
+        let tracker = self.shared.tasks.clone();
+        tracker.spawn(async move {
+            let feed = self.feed.clone();
+            // A session that leaves ends whatever this waits for.
+            tokio::select! {
+                () = feed.closed() => {}
+                _ = self.run() => {}
+            }
+        });
+    }
+
+    async fn run(mut self) -> Result<(), Over> {
+        let mut heads = self.hub.watch_head();
+        loop {
+            let head = heads.borrow_and_update().clone();
+            if head.offset.epoch != self.at.epoch || head.offset.sequences.len() != self.at.sequences.len() {
+                let start = Offset::start(head.offset.epoch, head.offset.sequences.len() as u16);
+                self.announce(start, GapReason::Reset).await?;
+                self.quiet = true;
+                continue;
+            }
+            if self.at == *head.offset {
+                if let Some(cursor) = self.view.join(head.index) {
+                    return self.join(cursor, &head).await;
+                }
+            } else if self.advance_to(&head).await? {
+                continue;
+            }
+            self.wait_for_head(&mut heads).await?;
+        }
+    }
+
+    async fn join(self, cursor: Cursor, head: &Head) -> Result<(), Over> {
+        if let Some(outcome) = self.outcome {
+            self.shared.node.meters.replay_requests.of(outcome).increment(1);
+        }
+        self.send(Fed::Joined { cursor, index: head.index, at: head.offset.clone() }).await
+    }
+
+    /// Waits until this edge is where the session is. A log that has gone backwards will never be: that is a reset.
+    async fn wait_for_head(&mut self, heads: &mut watch::Receiver<Head>) -> Result<(), Over> {
+        if let Ok(changed) = tokio::time::timeout(AHEAD_PATIENCE, heads.changed()).await {
+            return changed.map_err(|_| Over);
+        }
+        for shard in self.shards() {
+            let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
+            if bounds.last < self.at.sequence(shard) {
+                let head = (*heads.borrow().offset).clone();
+                return self.announce(head, GapReason::Reset).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends everything between the session's place and `head`. False when the session is ahead of it.
+    async fn advance_to(&mut self, head: &Head) -> Result<bool, Over> {
+        let mut advanced = false;
+        for shard in self.shards() {
+            let last = head.offset.sequence(shard);
+            while self.at.sequence(shard) < last {
+                advanced = true;
+                let after = self.at.sequence(shard);
+                match self.hub.entries(self.at.epoch, shard, after, CHUNK_ENVELOPES_MAX) {
+                    Some(entries) if !entries.is_empty() => self.send_entries(shard, &entries, last).await?,
+                    _ => {
+                        if self.send_from_log(shard, last).await?.is_break() {
+                            // The log is another one now; the hub will say so.
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(advanced)
+    }
+
+    async fn send_entries(
+        &mut self,
+        shard: Shard,
+        entries: &[Arc<Entry>],
+        last: Sequence,
+    ) -> Result<(), Over> {
+        let mut frames = Vec::new();
+        for entry in entries.iter().take_while(|entry| entry.sequence() <= last) {
+            let from = self.at.clone();
+            self.at = self.at.with(shard, entry.sequence());
+            let bytes = match &entry.item {
+                Item::Gap { reason, .. } => Some(encode::gap(&from, &self.at, *reason)),
+                // The same place as in the ring's order: the ring's own frame will do.
+                Item::Envelope(stored) if self.at == *entry.offset => {
+                    let key = self.view.key();
+                    match key.filters.matches_channel(&stored.envelope.channel) {
+                        Match::No => None,
+                        Match::Whole => entry.frame(key.format, |entry| encode::whole(entry, key.format)),
+                        Match::Lines => encode::part(entry, &key.filters, key.format),
+                    }
+                }
+                Item::Envelope(stored) => self.encode(stored),
+            };
+            frames.extend(bytes.map(|bytes| self.frame(bytes)));
+        }
+        self.send_frames(frames).await
+    }
+
+    /// One bounded read. Breaks off when the log does not hold what it should: it has been replaced.
+    async fn send_from_log(&mut self, shard: Shard, last: Sequence) -> Result<ControlFlow<()>, Over> {
+        let from = self.at.sequence(shard) + 1;
+        let answer = {
+            // Few sessions read the log at a time, so that a crowd of old offsets cannot starve the live flow.
+            let _permit = self.shared.replays.acquire().await.map_err(|_| Over)?;
+            self.shared
+                .broker
+                .read(
+                    shard,
+                    from,
+                    ReadLimits { envelopes_max: CHUNK_ENVELOPES_MAX, bytes_max: CHUNK_BYTES_MAX },
+                )
+                .await
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(BrokerError::Unavailable(_)) => {
+                tokio::time::sleep(RETRY).await;
+                return Ok(ControlFlow::Continue(()));
+            }
+            Err(refused) => {
+                self.send(Fed::Failed(refused.to_string())).await?;
+                return Err(Over);
+            }
+        };
+        let first = answer.first().map(|stored| stored.sequence);
+        if first.is_none_or(|first| first > from) {
+            return self.hole(shard, from, first, last).await;
+        }
+        self.send_stored(shard, &answer, last).await?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// What lies between `from` and `first` is gone, if the log's bounds say so too.
+    async fn hole(
+        &mut self,
+        shard: Shard,
+        from: Sequence,
+        first: Option<Sequence>,
+        last: Sequence,
+    ) -> Result<ControlFlow<()>, Over> {
+        let Ok(bounds) = self.shared.broker.bounds(shard).await else {
+            tokio::time::sleep(RETRY).await;
+            return Ok(ControlFlow::Continue(()));
+        };
+        if bounds.last < last {
+            tokio::time::sleep(RETRY).await;
+            return Ok(ControlFlow::Break(()));
+        }
+        let next = first.unwrap_or(bounds.first).min(last + 1);
+        if next <= from {
+            // A replica that lags answers with nothing; the next read will be answered by another, or later.
+            tokio::time::sleep(RETRY).await;
+            return Ok(ControlFlow::Continue(()));
+        }
+        let to = self.at.with(shard, next - 1);
+        if std::mem::take(&mut self.quiet) {
+            self.at = to;
+        } else {
+            self.announce(to, GapReason::Retention).await?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn send_stored(&mut self, shard: Shard, answer: &[Stored], last: Sequence) -> Result<(), Over> {
+        self.quiet = false;
+        let mut frames = Vec::new();
+        for stored in answer.iter().take_while(|stored| stored.sequence <= last) {
+            if stored.sequence > self.at.sequence(shard) + 1 {
+                let from = self.at.clone();
+                self.at = self.at.with(shard, stored.sequence - 1);
+                let gap = encode::gap(&from, &self.at, GapReason::Retention);
+                self.count(GapReason::Retention);
+                frames.push(self.frame(gap));
+            }
+            self.at = self.at.with(shard, stored.sequence);
+            frames.extend(self.encode(stored).map(|bytes| self.frame(bytes)));
+        }
+        self.send_frames(frames).await
+    }
+
+    fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
+        let key = self.view.key();
+        encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
+    }
+
+    /// A frame at the session's place. Its index says nothing: it is not part of the view's run.
+    fn frame(&self, bytes: bytes::Bytes) -> Frame {
+        Frame { index: 0, offset: Arc::new(self.at.clone()), bytes }
+    }
+
+    /// Tells the session what it will not get, and moves it behind that.
+    async fn announce(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
+        let gap = encode::gap(&self.at, &to, reason);
+        self.at = to;
+        self.count(reason);
+        self.send_frames(vec![self.frame(gap)]).await
+    }
+
+    fn count(&mut self, reason: GapReason) {
+        self.shared.node.meters.gaps.of(reason.into()).increment(1);
+        if let Some(outcome) = &mut self.outcome {
+            *outcome = match reason {
+                GapReason::Reset => ReplayOutcome::Reset,
+                _ if *outcome == ReplayOutcome::Recovered => ReplayOutcome::Gap,
+                _ => *outcome,
+            };
+        }
+    }
+
+    async fn send_frames(&mut self, frames: Vec<Frame>) -> Result<(), Over> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        self.send(Fed::Frames(Arc::new(Batch { frames }))).await
+    }
+
+    async fn send(&self, fed: Fed) -> Result<(), Over> {
+        self.feed.send(fed).await.map_err(|_| Over)?;
+        self.doorbell.ready(self.session);
+        Ok(())
+    }
+
+    fn shards(&self) -> impl Iterator<Item = Shard> + use<> {
+        (0..self.at.sequences.len() as u16).map(Shard)
+    }
+}

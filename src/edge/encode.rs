@@ -1,0 +1,130 @@
+//! From an envelope to a ready WebSocket frame, once per format. Pure.
+
+use bytes::Bytes;
+
+use crate::edge::ring::{Entry, Item};
+use crate::proto::envelope::Envelope;
+use crate::proto::filter::{FilterSet, Match};
+use crate::proto::frame::{self, Opcode};
+use crate::proto::json;
+use crate::proto::line::{self, Line};
+use crate::proto::message::{self, Format, GapReason, ServerMessage};
+use crate::proto::offset::Offset;
+
+/// The entry as it is for everybody whose filters take all of it.
+pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
+    match &entry.item {
+        Item::Envelope(stored) => {
+            envelope(&stored.envelope, stored.stored_ns, &entry.offset, format, |_| true)
+        }
+        Item::Gap { from, reason } => Some(gap(from, &entry.offset, *reason)),
+    }
+}
+
+/// The part of an entry that `filters` let through, at `offset`, if there is any.
+pub(crate) fn part(entry: &Entry, filters: &FilterSet, format: Format) -> Option<Bytes> {
+    match &entry.item {
+        Item::Envelope(stored) => {
+            filtered(&stored.envelope, stored.stored_ns, &entry.offset, filters, format)
+        }
+        Item::Gap { from, reason } => Some(gap(from, &entry.offset, *reason)),
+    }
+}
+
+/// The lines of an envelope that `filters` let through, at an offset that is the session's own.
+pub(crate) fn filtered(
+    envelope_: &Envelope,
+    stored_ns: i64,
+    offset: &Offset,
+    filters: &FilterSet,
+    format: Format,
+) -> Option<Bytes> {
+    match filters.matches_channel(&envelope_.channel) {
+        Match::No => None,
+        Match::Whole => envelope(envelope_, stored_ns, offset, format, |_| true),
+        Match::Lines => envelope(envelope_, stored_ns, offset, format, |line| {
+            filters.matches_line(&envelope_.channel, |key| line.tag(key))
+        }),
+    }
+}
+
+/// A gap announcement as a frame.
+pub(crate) fn gap(from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
+    server(&ServerMessage::Gap { from: &from.token(), to: &to.token(), reason })
+}
+
+/// Any message without metrics as a frame.
+pub(crate) fn server(message: &ServerMessage<'_>) -> Bytes {
+    let mut draft = Draft::new(256);
+    message.write(&mut draft.0);
+    draft.finish()
+}
+
+/// A ping, pong or close.
+pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + payload.len());
+    frame::encode(&mut bytes, opcode, payload);
+    Bytes::from(bytes)
+}
+
+/// A frame in the making: room for the longest header before the payload, so that nothing is copied once the payload's
+/// length is known.
+struct Draft(Vec<u8>);
+
+impl Draft {
+    fn new(capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + capacity);
+        bytes.resize(frame::HEADER_BYTES_MAX, 0);
+        Self(bytes)
+    }
+
+    fn finish(mut self) -> Bytes {
+        let payload = self.0.len() - frame::HEADER_BYTES_MAX;
+        let header = frame::header(Opcode::Text, payload);
+        let start = frame::HEADER_BYTES_MAX - header.len();
+        self.0[start..frame::HEADER_BYTES_MAX].copy_from_slice(&header);
+        Bytes::from(self.0).slice(start..)
+    }
+}
+
+fn envelope(
+    envelope: &Envelope,
+    stored_ns: i64,
+    offset: &Offset,
+    format: Format,
+    keep: impl Fn(&Line<'_>) -> bool,
+) -> Option<Bytes> {
+    // Lines that others wrote to the bus may be bad; ours never are. Ingest has counted its own bad lines.
+    let mut lines = line::lines(&envelope.lines).filter_map(Result::ok).filter(keep).peekable();
+    lines.peek()?;
+    let received_ns = envelope.stamp.map_or(stored_ns, |stamp| stamp.received_ns);
+    let token = offset.token();
+    let frame = match format {
+        Format::Json => {
+            let mut draft = Draft::new(envelope.lines.len() * 2 + 128);
+            message::write_metrics_open(&mut draft.0, &token, envelope.channel.collector.as_str());
+            json::write_metrics(&mut draft.0, lines, received_ns);
+            draft.0.push(b'}');
+            draft.finish()
+        }
+        Format::Influx => {
+            let mut draft = Draft::new(envelope.lines.len() + 64);
+            message::write_influx_head(&mut draft.0, &token);
+            for line in lines {
+                write_line(&mut draft.0, &line, received_ns);
+            }
+            draft.finish()
+        }
+    };
+    Some(frame)
+}
+
+/// A line with its timestamp, or with the time of its arrival when others published it without one.
+fn write_line(out: &mut Vec<u8>, line: &Line<'_>, received_ns: i64) {
+    out.extend_from_slice(line.text().as_bytes());
+    if line.timestamp().is_none() {
+        out.push(b' ');
+        out.extend_from_slice(itoa::Buffer::new().format(received_ns).as_bytes());
+    }
+    out.push(b'\n');
+}

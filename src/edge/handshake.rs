@@ -1,0 +1,113 @@
+//! The server's side of the WebSocket handshake (RFC 6455 section 4.2), with answers that help.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest, Sha1};
+
+use crate::ops::reply::ApiError;
+
+/// RFC 6455 section 1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The key of a well-formed request.
+pub(crate) struct Key(HeaderValue);
+
+/// Checks that a request asks for a WebSocket, in a way this server speaks.
+pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<Key, ApiError> {
+    if !lists(headers, &header::UPGRADE, "websocket") || !lists(headers, &header::CONNECTION, "upgrade") {
+        let hint = format!(
+            "{path} is a WebSocket: connect with a WebSocket client, such as `websocat ws://HOST:PORT{path}` or a \
+             browser's `new WebSocket(\"ws://HOST:PORT{path}\")`"
+        );
+        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", hint));
+    }
+    if method != Method::GET {
+        let message = "a WebSocket handshake is a GET request (RFC 6455 section 4.1)";
+        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "bad_handshake", message));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let message = "this server speaks WebSocket version 13: send `Sec-WebSocket-Version: 13`";
+        return Err(ApiError::bad_request("bad_handshake", message));
+    }
+    match headers.get(header::SEC_WEBSOCKET_KEY) {
+        Some(key) if STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) => {
+            Ok(Key(key.clone()))
+        }
+        _ => {
+            let message = "`Sec-WebSocket-Key` is not a nonce of 16 bytes in base64 (RFC 6455 section 4.1)";
+            Err(ApiError::bad_request("bad_handshake", message))
+        }
+    }
+}
+
+impl Key {
+    /// The answer that turns the connection into a WebSocket.
+    pub(crate) fn accept(&self) -> Response {
+        let digest = Sha1::new().chain_update(self.0.as_bytes()).chain_update(GUID).finalize();
+        let accept = HeaderValue::from_str(&STANDARD.encode(digest)).unwrap_or(HeaderValue::from_static(""));
+        let headers: [(HeaderName, HeaderValue); 3] = [
+            (header::CONNECTION, HeaderValue::from_static("upgrade")),
+            (header::UPGRADE, HeaderValue::from_static("websocket")),
+            (header::SEC_WEBSOCKET_ACCEPT, accept),
+        ];
+        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    }
+}
+
+/// The error as the answer to a request that should have been a handshake.
+pub(crate) fn refuse(error: ApiError) -> Response {
+    let upgrade = error.status == StatusCode::UPGRADE_REQUIRED;
+    let mut response = error.into_response();
+    if upgrade {
+        // RFC 9110 section 15.5.22: the answer names the protocol.
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    response
+}
+
+/// Whether a comma-separated header holds `token`, in any case.
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        pairs.collect()
+    }
+
+    const GOOD: [(&str, &str); 4] = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        let key = check(&Method::GET, &headers(&GOOD), "/ws").map_err(|error| error.message).unwrap();
+        let response = key.accept();
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_request_that_is_none_is_told_what_to_do() {
+        for (left_out, status) in [(0, 426), (1, 426), (2, 400), (3, 400)] {
+            let mut pairs = GOOD.to_vec();
+            pairs.remove(left_out);
+            let error = check(&Method::GET, &headers(&pairs), "/ws").err().unwrap();
+            assert_eq!(error.status.as_u16(), status, "{}", error.message);
+        }
+        assert_eq!(check(&Method::POST, &headers(&GOOD), "/ws").err().unwrap().status.as_u16(), 405);
+    }
+}

@@ -1,0 +1,256 @@
+//! The middle of an edge: one ring, all views, and how a session finds its place in them.
+//!
+//! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
+//! held while entries are encoded, so followers wait for each other here and for nobody else; writers and readers of
+//! frames only ever take a view's own lock.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::edge::doorbell::Doorbell;
+use crate::edge::encode;
+use crate::edge::ring::{Entry, Index, Item, Ring};
+use crate::edge::sequencer::Ordered;
+use crate::edge::view::{Cursor, Frame, Seat, View, ViewKey};
+use crate::ops::meters::Meters;
+use crate::proto::channel::Channel;
+use crate::proto::filter::Match;
+use crate::proto::message::GapReason;
+use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
+
+/// Channels whose routes are remembered. Above it all are forgotten and found again: a log with more channels than
+/// this costs one match per view and envelope, not memory.
+const ROUTES_MAX: usize = 100_000;
+
+/// The newest place of the log on this edge.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    /// Its index in the ring.
+    pub(crate) index: Index,
+    /// Its offset.
+    pub(crate) offset: Arc<Offset>,
+}
+
+/// Where a session begins.
+pub(crate) struct Attachment {
+    /// The frames it shares.
+    pub(crate) view: Seat,
+    /// What it has seen: everything up to here.
+    pub(crate) at: Arc<Offset>,
+    /// How it goes on.
+    pub(crate) start: Start,
+}
+
+/// How a session goes on from its place.
+pub(crate) enum Start {
+    /// On the view, from this cursor.
+    Live(Cursor, Index),
+    /// It has to be fed until it can join the view.
+    CatchUp,
+}
+
+/// One ring, all views.
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    head: watch::Sender<Head>,
+    doorbells: Vec<Arc<Doorbell>>,
+    view_bytes_max: usize,
+}
+
+struct State {
+    ring: Ring,
+    epochs: Vec<Epoch>,
+    views: HashMap<ViewKey, Arc<View>>,
+    routes: HashMap<Channel, Arc<[Route]>>,
+}
+
+#[derive(Clone)]
+struct Route {
+    view: Arc<View>,
+    whole: bool,
+}
+
+impl Hub {
+    /// A hub whose log begins behind `sequences`, one per shard with the shard's epoch.
+    pub(crate) fn new(
+        start: &[(Epoch, Sequence)],
+        ring_bytes_max: usize,
+        view_bytes_max: usize,
+        doorbells: Vec<Arc<Doorbell>>,
+    ) -> Arc<Self> {
+        let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
+        let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
+        let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
+        let ring = Ring::new(offset, ring_bytes_max);
+        let head = Head { index: 0, offset: ring.head().clone() };
+        let state = State { ring, epochs, views: HashMap::new(), routes: HashMap::new() };
+        Arc::new(Self { state: Mutex::new(state), head: watch::Sender::new(head), doorbells, view_bytes_max })
+    }
+
+    /// Adds what comes next on a shard.
+    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
+        let mut state = self.lock();
+        for arrival in arrivals {
+            let entry = match arrival {
+                Ordered::Envelope(stored) => state.ring.push(shard, stored),
+                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+            };
+            state.dispatch(&entry, meters);
+        }
+        self.publish(state);
+    }
+
+    /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
+    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence, meters: &Meters) {
+        let mut state = self.lock();
+        if let Some(slot) = state.epochs.get_mut(usize::from(shard.0)) {
+            *slot = epoch;
+        }
+        let epoch = Epoch::combine(&state.epochs);
+        let entry = state.ring.push_reset(epoch, shard, last);
+        state.dispatch(&entry, meters);
+        self.publish(state);
+    }
+
+    /// Makes the ring's head known, then wakes the writers: whoever sees a head also sees the frames up to it.
+    fn publish(&self, state: MutexGuard<'_, State>) {
+        let head = Head { index: state.ring.head_index(), offset: state.ring.head().clone() };
+        self.head.send_replace(head);
+        drop(state);
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring());
+    }
+
+    /// The newest place.
+    pub(crate) fn head(&self) -> Head {
+        self.head.borrow().clone()
+    }
+
+    /// The newest place, as it moves on.
+    pub(crate) fn watch_head(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// Gives a session the view it asks for, beginning after `at`, or after the newest place.
+    pub(crate) fn attach(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
+        let mut state = self.lock();
+        let view = Seat::take(state.view(key, self.view_bytes_max));
+        let (index, at) = match at {
+            None => (Some(state.ring.head_index()), state.ring.head().clone()),
+            Some(offset) => (state.ring.locate(&offset), Arc::new(offset)),
+        };
+        let start = index
+            .and_then(|index| Some(Start::Live(view.view().join(index)?, index)))
+            .unwrap_or(Start::CatchUp);
+        Attachment { view, at, start }
+    }
+
+    /// Up to `max` entries of a shard that follow `after`, if the ring reaches back that far in `epoch`.
+    pub(crate) fn entries(
+        &self,
+        epoch: Epoch,
+        shard: Shard,
+        after: Sequence,
+        max: usize,
+    ) -> Option<Vec<Arc<Entry>>> {
+        let state = self.lock();
+        if state.ring.head().epoch != epoch {
+            return None;
+        }
+        state.ring.shard_entries(shard, after, max)
+    }
+
+    /// Whether `offset` is a place the ring can go on from, in whatever epoch.
+    pub(crate) fn holds(&self, offset: &Offset) -> bool {
+        self.lock().ring.locate(offset).is_some()
+    }
+
+    /// The place before everything that was stored at or after `stored_ns`, if the ring reaches back that far.
+    pub(crate) fn since(&self, stored_ns: i64) -> Option<Arc<Offset>> {
+        self.lock().ring.since(stored_ns)
+    }
+
+    /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
+    pub(crate) fn tidy(&self, meters: &Meters) {
+        let mut state = self.lock();
+        let first = state.ring.first_index();
+        let State { views, routes, ring, .. } = &mut *state;
+        let before = views.len();
+        views.retain(|_, view| view.sessions() > 0);
+        if before != views.len() {
+            routes.clear();
+        }
+        views.values().for_each(|view| view.trim(first));
+        meters.views.set(views.len() as f64);
+        meters.ring_bytes.set(ring.bytes() as f64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn view(&mut self, key: &ViewKey, bytes_max: usize) -> Arc<View> {
+        if let Some(view) = self.views.get(key) {
+            return view.clone();
+        }
+        let view =
+            Arc::new(View::new(key.clone(), self.ring.head_index(), self.ring.head().clone(), bytes_max));
+        self.views.insert(key.clone(), view.clone());
+        self.routes.clear();
+        view
+    }
+
+    /// Gives an entry's frame to every view that wants it.
+    fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
+        match &entry.item {
+            Item::Gap { reason, .. } => {
+                for view in self.views.values() {
+                    push(view, entry, true);
+                    meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
+                }
+            }
+            Item::Envelope(stored) => {
+                for route in self.routes_of(&stored.envelope.channel).iter() {
+                    push(&route.view, entry, route.whole);
+                }
+            }
+        }
+    }
+
+    /// The views that want a channel: found once per channel, so that a view that wants nothing of an envelope costs
+    /// nothing when it comes.
+    fn routes_of(&mut self, channel: &Channel) -> Arc<[Route]> {
+        if let Some(routes) = self.routes.get(channel) {
+            return routes.clone();
+        }
+        let route = |view: &Arc<View>| {
+            let whole = match view.key().filters.matches_channel(channel) {
+                Match::No => return None,
+                Match::Whole => true,
+                Match::Lines => false,
+            };
+            Some(Route { view: view.clone(), whole })
+        };
+        let routes: Arc<[Route]> = self.views.values().filter_map(route).collect();
+        if self.routes.len() >= ROUTES_MAX {
+            self.routes.clear();
+        }
+        self.routes.insert(channel.clone(), routes.clone());
+        routes
+    }
+}
+
+fn push(view: &View, entry: &Entry, whole: bool) {
+    let ViewKey { filters, format } = view.key();
+    let bytes = if whole {
+        entry.frame(*format, |entry| encode::whole(entry, *format))
+    } else {
+        encode::part(entry, filters, *format)
+    };
+    if let Some(bytes) = bytes {
+        view.push(Frame { index: entry.index, offset: entry.offset.clone(), bytes });
+    }
+}

@@ -1,0 +1,246 @@
+//! Follows the log and pushes it to clients.
+//!
+//! In reading order: [`sequencer`] puts a shard in order, [`follow`] feeds it; [`ring`] keeps the newest part of the log,
+//! [`encode`] makes frames of it, [`view`] shares them, [`hub`] ties these together; [`resolve`] finds a client's place,
+//! [`catch_up`] brings it to its view, [`outbox`] and [`session`] are what a client is to its [`writer`]; [`handshake`] and
+//! [`socket`] are the door. Nothing here knows ingest; the log comes through the broker's port only.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{Bounds, Broker};
+use crate::config::EdgeSettings;
+use crate::edge::doorbell::Doorbell;
+use crate::edge::follow::Follower;
+use crate::edge::hub::Hub;
+use crate::edge::writer::{Command, Writer};
+use crate::ops::node::{Gate, Node};
+use crate::proto::message::ServerMessage;
+use crate::proto::offset::{Sequence, Shard};
+
+mod catch_up;
+mod doorbell;
+mod encode;
+mod follow;
+mod handshake;
+mod hub;
+mod outbox;
+mod resolve;
+mod ring;
+mod sequencer;
+mod session;
+mod socket;
+mod status;
+mod view;
+mod writer;
+
+/// Envelopes read at the start at most, per shard; the ring's bytes bound them as well. At 512 bytes each: 64 MB.
+const WARM_ENVELOPES_MAX: u64 = 131_072;
+/// Commands a writer may have waiting before those who send them wait too.
+const COMMANDS_MAX: usize = 1024;
+/// Clients are told that the log is silent after this time (they are promised ten seconds).
+const STALE_AFTER: Duration = Duration::from_secs(6);
+/// Between two attempts to reach the log at the start.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What all parts of an edge share.
+pub(crate) struct Shared {
+    node: Arc<Node>,
+    broker: Arc<dyn Broker>,
+    settings: EdgeSettings,
+    /// Reads of old parts of the log that may go on at a time.
+    replays: Semaphore,
+    tasks: TaskTracker,
+    started: Instant,
+    heard_ms: AtomicU64,
+    lags: Mutex<Vec<u64>>,
+    collectors: status::Collectors,
+}
+
+impl Shared {
+    /// The log answered or sent something.
+    fn note_heard(&self) {
+        self.heard_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn log_silence(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
+    /// How far a writer's slowest live session is behind; the gauge shows the worst of all writers.
+    fn note_lag(&self, writer: usize, lag: u64) {
+        let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        if lags.len() <= writer {
+            lags.resize(writer + 1, 0);
+        }
+        lags[writer] = lag;
+        self.node.meters.message_queue_size.set(lags.iter().copied().max().unwrap_or(0) as f64);
+    }
+}
+
+/// The edge of one process.
+pub struct Edge {
+    shared: Arc<Shared>,
+    /// There is none until the log has been reached for the first time.
+    hub: OnceLock<Arc<Hub>>,
+    doorbells: Vec<Arc<Doorbell>>,
+    writers: Vec<mpsc::Sender<Command>>,
+    inboxes: Mutex<Vec<mpsc::Receiver<Command>>>,
+    gates: Vec<Arc<Gate>>,
+    shutdown: CancellationToken,
+}
+
+impl Edge {
+    /// An edge with `writers` writer tasks; it begins to work with [`Edge::start`].
+    pub fn new(
+        node: Arc<Node>,
+        broker: Arc<dyn Broker>,
+        settings: EdgeSettings,
+        writers: usize,
+    ) -> Arc<Self> {
+        let gates = (0..broker.shards()).map(|_| node.add_gate("log_followed")).collect();
+        let doorbells = (0..writers.max(1)).map(Doorbell::new).collect();
+        let (writers, inboxes) = (0..writers.max(1)).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
+        let shared = Arc::new(Shared {
+            node: node.clone(),
+            broker,
+            replays: Semaphore::new(settings.replay_concurrency_max),
+            settings,
+            tasks: TaskTracker::new(),
+            started: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            lags: Mutex::default(),
+            collectors: status::Collectors::default(),
+        });
+        let edge = Arc::new(Self {
+            shared,
+            hub: OnceLock::new(),
+            doorbells,
+            writers,
+            inboxes: Mutex::new(inboxes),
+            gates,
+            shutdown: CancellationToken::new(),
+        });
+        node.add_status(Arc::new(status::Section(edge.clone())));
+        edge
+    }
+
+    /// Follows the log and serves sessions, in tasks of its own, until [`Edge::stop`].
+    pub fn start(self: &Arc<Self>) {
+        let edge = self.clone();
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                () = edge.shutdown.cancelled() => {}
+                () = edge.open() => {}
+            }
+        });
+    }
+
+    /// Waits for the log, then starts followers, writers and the clock.
+    async fn open(self: &Arc<Self>) {
+        let mut bounds = Vec::new();
+        for shard in (0..self.shared.broker.shards()).map(Shard) {
+            bounds.push(self.reach(shard).await);
+        }
+        let warm = |bounds: &Bounds| -> Sequence {
+            let first = bounds.first.max((bounds.last + 1).saturating_sub(WARM_ENVELOPES_MAX));
+            first.saturating_sub(1)
+        };
+        let start: Vec<_> = bounds.iter().map(|bounds| (bounds.epoch, warm(bounds))).collect();
+        let settings = &self.shared.settings;
+        let hub = Hub::new(&start, settings.ring_bytes_max, settings.view_bytes_max, self.doorbells.clone());
+        for (number, (bounds, gate)) in bounds.iter().zip(&self.gates).enumerate() {
+            let shard = Shard(number as u16);
+            let follower =
+                Follower::new(self.shared.clone(), hub.clone(), shard, warm(bounds), *bounds, gate.clone());
+            self.shared.tasks.spawn(follower.run(self.shutdown.clone()));
+        }
+        let inboxes = std::mem::take(&mut *self.inboxes.lock().unwrap_or_else(PoisonError::into_inner));
+        for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
+            let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
+            self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));
+        }
+        // Nobody else sets it.
+        let _ = self.hub.set(hub);
+        self.tick().await;
+    }
+
+    async fn reach(&self, shard: Shard) -> Bounds {
+        loop {
+            match self.shared.broker.bounds(shard).await {
+                Ok(bounds) => {
+                    self.shared.note_heard();
+                    return bounds;
+                }
+                Err(error) => {
+                    tracing::debug!(event = "log_awaited", shard = shard.0, %error, "the log is not there yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Once a second: tidies the hub, and tells clients when the log falls silent and when it is back.
+    async fn tick(&self) {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut stale = false;
+        loop {
+            second.tick().await;
+            if let Some(hub) = self.hub.get() {
+                hub.tidy(&self.shared.node.meters);
+            }
+            let silence = self.shared.log_silence();
+            if silence >= STALE_AFTER && !stale {
+                stale = true;
+                tracing::warn!(
+                    event = "log_silent",
+                    silence_ms = silence.as_millis() as u64,
+                    "clients are told"
+                );
+                self.broadcast(&ServerMessage::Stale { since_ms: silence.as_millis() as u64 }).await;
+            } else if silence < STALE_AFTER && stale {
+                stale = false;
+                tracing::info!(event = "log_back", "the log answers again");
+                self.broadcast(&ServerMessage::Live).await;
+            }
+        }
+    }
+
+    async fn broadcast(&self, message: &ServerMessage<'_>) {
+        let frame = encode::server(message);
+        for writer in &self.writers {
+            // A writer that is gone has no sessions to tell.
+            let _ = writer.send(Command::Broadcast(frame.clone())).await;
+        }
+    }
+
+    /// Sends all clients away in waves and returns when they are gone, or after twice the time they were given.
+    pub async fn drain(&self) {
+        let over = self.shared.settings.drain_waves;
+        for writer in &self.writers {
+            let _ = writer.send(Command::Drain(over)).await;
+        }
+        let gone = async {
+            while self.shared.node.clients() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(over * 2 + Duration::from_secs(1), gone).await.is_err() {
+            let left = self.shared.node.clients();
+            tracing::warn!(event = "drain_incomplete", left, "clients that did not leave are disconnected");
+        }
+    }
+
+    /// Ends all tasks and returns when they have ended.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}

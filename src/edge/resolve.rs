@@ -1,0 +1,115 @@
+//! From what a client asks for (`from`) to a place in this edge's log.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::broker::{Broker, BrokerError, ReadLimits};
+use crate::edge::Shared;
+use crate::edge::hub::Hub;
+use crate::ops::meters::ReplayOutcome;
+use crate::proto::message::{From, GapReason};
+use crate::proto::offset::{Offset, Sequence, Shard};
+
+/// Where a session begins, and what it has to be told first.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// After everything up to here; after the newest, if nothing is said.
+    pub(crate) at: Option<Offset>,
+    /// What the client asked for and will not get, from there to `at`.
+    pub(crate) gap: Option<(Offset, GapReason)>,
+    /// The client asked for whatever there is: what the log no longer holds is no loss.
+    pub(crate) quiet: bool,
+    /// How this is counted, if it is a resume.
+    pub(crate) replay: Option<ReplayOutcome>,
+}
+
+impl Place {
+    /// After the newest.
+    pub(crate) fn newest() -> Self {
+        Self { at: None, gap: None, quiet: false, replay: None }
+    }
+
+    /// After `offset`, which this session has been at.
+    pub(crate) fn at(offset: Offset) -> Self {
+        Self { at: Some(offset), ..Self::newest() }
+    }
+
+    fn quietly_at(offset: Offset) -> Self {
+        Self { quiet: true, replay: Some(ReplayOutcome::Recovered), ..Self::at(offset) }
+    }
+}
+
+/// Finds the place.
+///
+/// # Errors
+/// When only the log could tell, and it does not answer.
+pub(crate) async fn resolve(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, BrokerError> {
+    let head = hub.head();
+    match from {
+        None | Some(From::Latest) => Ok(Place::newest()),
+        Some(From::Earliest) => {
+            Ok(Place::quietly_at(Offset::start(head.offset.epoch, head.offset.sequences.len() as u16)))
+        }
+        Some(From::Ago(span)) => {
+            let since_ns = now_ns().saturating_sub(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX));
+            if let Some(offset) = hub.since(since_ns) {
+                return Ok(Place::quietly_at((*offset).clone()));
+            }
+            let mut offset = (*head.offset).clone();
+            for (shard, sequence) in offset.sequences.iter_mut().enumerate() {
+                *sequence = last_before(&*shared.broker, Shard(shard as u16), since_ns).await?;
+            }
+            Ok(Place::quietly_at(offset))
+        }
+        Some(From::Offset(offset)) => resume(shared, hub, offset).await,
+    }
+}
+
+async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, BrokerError> {
+    let head = hub.head().offset;
+    let recovered = |offset| Place { replay: Some(ReplayOutcome::Recovered), ..Place::at(offset) };
+    if hub.holds(&offset) {
+        return Ok(recovered(offset));
+    }
+    let reset = |to| Place {
+        at: Some(to),
+        gap: Some((offset.clone(), GapReason::Reset)),
+        quiet: true,
+        replay: Some(ReplayOutcome::Reset),
+    };
+    if offset.epoch != head.epoch || offset.sequences.len() != head.sequences.len() {
+        // Another log: all of this one is new to the client.
+        return Ok(reset(Offset::start(head.epoch, head.sequences.len() as u16)));
+    }
+    for shard in 0..head.sequences.len() as u16 {
+        let seen = offset.sequence(Shard(shard));
+        if seen <= head.sequence(Shard(shard)) {
+            continue;
+        }
+        // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
+        let bounds = shared.broker.bounds(Shard(shard)).await?;
+        if bounds.last < seen {
+            return Ok(reset((*head).clone()));
+        }
+    }
+    Ok(recovered(offset))
+}
+
+/// The last sequence of a shard that was stored before `stored_ns`, by binary search: some twenty reads of one envelope.
+async fn last_before(broker: &dyn Broker, shard: Shard, stored_ns: i64) -> Result<Sequence, BrokerError> {
+    let bounds = broker.bounds(shard).await?;
+    let (mut low, mut high) = (bounds.first, bounds.last + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let one = ReadLimits { envelopes_max: 1, bytes_max: 1 };
+        match broker.read(shard, middle, one).await?.first() {
+            Some(stored) if stored.stored_ns < stored_ns => low = stored.sequence + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low - 1)
+}
+
+fn now_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,82 @@
+//! What an edge adds to its node's status: the collectors whose envelopes it sees, and where it is in the log.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::edge::Edge;
+use crate::edge::sequencer::Ordered;
+use crate::ops::node::StatusSection;
+use crate::proto::channel::CollectorId;
+
+/// Collectors remembered; the one that was silent longest makes room.
+const COLLECTORS_MAX: usize = 10_000;
+/// A collector that wrote nothing for so long counts as gone. Telegraf's default flush is every ten seconds.
+const PRESENT: Duration = Duration::from_secs(30);
+
+/// Collectors, as seen through the log.
+#[derive(Default)]
+pub(crate) struct Collectors(Mutex<HashMap<CollectorId, Seen>>);
+
+struct Seen {
+    last: Instant,
+    envelopes: u64,
+}
+
+impl Collectors {
+    /// These came.
+    pub(crate) fn note(&self, arrivals: &[Ordered]) {
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for arrival in arrivals {
+            let Ordered::Envelope(stored) = arrival else { continue };
+            let collector = &stored.envelope.channel.collector;
+            if let Some(seen) = seen.get_mut(collector) {
+                seen.last = now;
+                seen.envelopes += 1;
+                continue;
+            }
+            if seen.len() >= COLLECTORS_MAX {
+                let oldest = seen.iter().min_by_key(|(_, seen)| seen.last).map(|(id, _)| id.clone());
+                oldest.and_then(|id| seen.remove(&id));
+            }
+            seen.insert(collector.clone(), Seen { last: now, envelopes: 1 });
+        }
+    }
+
+    fn describe(&self) -> (bool, Value) {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows: Vec<_> = seen.iter().collect();
+        rows.sort_by(|a, b| a.0.cmp(b.0));
+        let present = rows.iter().any(|(_, seen)| seen.last.elapsed() < PRESENT);
+        let row = |(id, seen): (&CollectorId, &Seen)| {
+            json!({
+                "id": id.as_str(),
+                "connected": seen.last.elapsed() < PRESENT,
+                "transport": "log",
+                "last_frame_age_ms": seen.last.elapsed().as_millis() as u64,
+                "envelopes": seen.envelopes,
+            })
+        };
+        (present, rows.into_iter().map(row).collect())
+    }
+}
+
+/// The section of an edge.
+pub(crate) struct Section(pub(crate) Arc<Edge>);
+
+impl StatusSection for Section {
+    fn describe(&self, status: &mut Map<String, Value>) {
+        let (present, collectors) = self.0.shared.collectors.describe();
+        // An ingest in the same process knows its collectors better.
+        if !status.contains_key("collectors") {
+            status.insert("collector_connected".to_owned(), present.into());
+            status.insert("collectors".to_owned(), collectors);
+        }
+        let offset = self.0.hub.get().map(|hub| hub.head().offset.token());
+        status.insert("offset".to_owned(), offset.into());
+    }
+}

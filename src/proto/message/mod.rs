@@ -1,0 +1,100 @@
+//! What clients and servers say to each other, byte for byte.
+//!
+//! [`subscription`] is what a session gets, also as the parameters of its first request; [`client`] reads clients'
+//! messages; [`server`] writes the answers; [`close`] is the table of close codes. An error names what was wrong and what
+//! would have been right.
+
+pub mod client;
+pub mod close;
+pub mod server;
+pub mod subscription;
+
+pub use client::{ClientMessage, Id};
+pub use close::{CloseCode, Reconnect};
+pub use server::{GapReason, GoodbyeReason, ServerMessage, write_influx_head, write_metrics_open};
+pub use subscription::{Format, From, Subscription, SubscriptionChange};
+
+/// Version of the protocol, as `welcome` announces it.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// What kind of mistake an error is about; stable, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// A filter cannot be read.
+    BadFilter,
+    /// `from` is no offset, word or time span.
+    BadFrom,
+    /// `format` is unknown.
+    BadFormat,
+    /// `interval` is no number of milliseconds.
+    BadInterval,
+    /// `snapshot` is neither true nor false.
+    BadSnapshot,
+    /// A parameter of the request is unknown or given twice.
+    BadParameter,
+    /// A message is no JSON object, or has an unknown type or member.
+    BadMessage,
+    /// Understood, but not served by this node.
+    Unsupported,
+    /// A message is larger than the node reads.
+    TooLarge,
+    /// Messages come too fast.
+    RateLimited,
+    /// The token is missing, wrong or expired.
+    Unauthorized,
+    /// The log cannot be reached; the same request may succeed later.
+    Unavailable,
+}
+
+impl ErrorCode {
+    /// As messages carry it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadFilter => "bad_filter",
+            Self::BadFrom => "bad_from",
+            Self::BadFormat => "bad_format",
+            Self::BadInterval => "bad_interval",
+            Self::BadSnapshot => "bad_snapshot",
+            Self::BadParameter => "bad_parameter",
+            Self::BadMessage => "bad_message",
+            Self::Unsupported => "unsupported",
+            Self::TooLarge => "too_large",
+            Self::RateLimited => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Why a message or a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct MessageError {
+    /// The refused message's id, if it could be read.
+    pub id: Option<Id>,
+    /// For programs.
+    pub code: ErrorCode,
+    /// What is wrong and what would be right, for people.
+    pub message: String,
+}
+
+impl MessageError {
+    /// An error that belongs to no message in particular.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { id: None, code, message: message.into() }
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What a client wrote, repeated in an error: shortened, and without control characters.
+fn quoted(text: &str) -> String {
+    const SHOWN_CHARACTERS_MAX: usize = 40;
+    let shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
+    format!("`{shown}{}`", if text.chars().nth(SHOWN_CHARACTERS_MAX).is_some() { "…" } else { "" })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! What servers say. Offsets come as text: an edge spells each once, for all its sessions.
+
+use std::io::Write as _;
+
+use super::client::Id;
+use super::{ErrorCode, PROTOCOL_VERSION};
+
+/// One message to a client, except those that carry metrics: see [`write_metrics_open`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerMessage<'a> {
+    /// The first message of a session.
+    Welcome {
+        /// The edge's node id.
+        node: &'a str,
+        /// The session's own id.
+        session: &'a str,
+        /// Where the session begins.
+        offset: &'a str,
+        /// A heartbeat comes at least this often.
+        heartbeat_ms: u64,
+    },
+    /// Everything up to `offset` has been sent or filtered out.
+    Heartbeat {
+        /// How far the session is.
+        offset: &'a str,
+    },
+    /// The metrics after `from`, up to and including `to`, will not come.
+    Gap {
+        /// The last offset before the gap.
+        from: &'a str,
+        /// The last offset inside the gap; what follows it comes.
+        to: &'a str,
+        /// Why.
+        reason: GapReason,
+    },
+    /// The log cannot be reached: silence does not mean that nothing happens.
+    Stale {
+        /// For how long already.
+        since_ms: u64,
+    },
+    /// The log is reached again, or a replay has caught up.
+    Live,
+    /// Something the client asked for was refused.
+    Error {
+        /// The refused message's id.
+        id: Option<&'a Id>,
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: &'a str,
+    },
+    /// A message was accepted.
+    Ack {
+        /// Its id.
+        id: Option<&'a Id>,
+    },
+    /// The answer to `ping`.
+    Pong {
+        /// The ping's id.
+        id: Option<&'a Id>,
+    },
+    /// The connection is about to be closed by the server.
+    Goodbye {
+        /// Why.
+        reason: GoodbyeReason,
+        /// Where to resume, on any node.
+        offset: &'a str,
+        /// When to come back.
+        reconnect_after_ms: u64,
+    },
+}
+
+/// Why a part of the log does not reach a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// The log no longer holds it.
+    Retention,
+    /// The client was too slow.
+    Slow,
+    /// The log was created anew or went backwards.
+    Reset,
+    /// Lost before or inside the log.
+    Source,
+}
+
+impl GapReason {
+    /// As messages carry it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Slow => "slow",
+            Self::Reset => "reset",
+            Self::Source => "source",
+        }
+    }
+}
+
+/// Why a server sends a client away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GoodbyeReason {
+    /// The node is going down.
+    Draining,
+    /// Other nodes have more room.
+    Rebalance,
+    /// The client takes too little for too long.
+    Slow,
+}
+
+impl GoodbyeReason {
+    /// As messages carry it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Rebalance => "rebalance",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+impl ServerMessage<'_> {
+    /// Appends the message as one JSON object.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Welcome { node, session, offset, heartbeat_ms } => Object::open(out, "welcome")
+                .number("protocol", u64::from(PROTOCOL_VERSION))
+                .text("node", node)
+                .text("session", session)
+                .text("offset", offset)
+                .number("heartbeat_ms", *heartbeat_ms)
+                .close(),
+            Self::Heartbeat { offset } => Object::open(out, "heartbeat").text("offset", offset).close(),
+            Self::Gap { from, to, reason } => Object::open(out, "gap")
+                .text("from", from)
+                .text("to", to)
+                .text("reason", reason.as_str())
+                .close(),
+            Self::Stale { since_ms } => Object::open(out, "stale").number("since_ms", *since_ms).close(),
+            Self::Live => Object::open(out, "live").close(),
+            Self::Error { id, code, message } => Object::open(out, "error")
+                .id(*id)
+                .text("code", code.as_str())
+                .text("message", message)
+                .close(),
+            Self::Ack { id } => Object::open(out, "ack").id(*id).close(),
+            Self::Pong { id } => Object::open(out, "pong").id(*id).close(),
+            Self::Goodbye { reason, offset, reconnect_after_ms } => Object::open(out, "goodbye")
+                .text("reason", reason.as_str())
+                .text("offset", offset)
+                .number("reconnect_after_ms", *reconnect_after_ms)
+                .close(),
+        }
+    }
+
+    /// The message as one JSON object.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        self.write(&mut out);
+        out
+    }
+}
+
+/// Appends a `metrics` message up to its array; the array and `}` have to follow.
+pub fn write_metrics_open(out: &mut Vec<u8>, offset: &str, collector: &str) {
+    Object::open(out, "metrics").text("offset", offset).text("collector", collector).name("metrics");
+}
+
+/// Appends the comment line before the lines of a data frame in line protocol.
+pub fn write_influx_head(out: &mut Vec<u8>, offset: &str) {
+    out.extend_from_slice(b"# offset ");
+    out.extend_from_slice(offset.as_bytes());
+    out.push(b'\n');
+}
+
+/// A JSON object in the making, members in the order of the calls.
+struct Object<'a>(&'a mut Vec<u8>);
+
+impl<'a> Object<'a> {
+    fn open(out: &'a mut Vec<u8>, kind: &str) -> Self {
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.push(b'"');
+        Self(out)
+    }
+
+    fn name(self, name: &str) -> Self {
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        self
+    }
+
+    fn text(self, name: &str, text: &str) -> Self {
+        let object = self.name(name);
+        // Writing text into memory cannot fail.
+        let _ = serde_json::to_writer(&mut *object.0, text);
+        object
+    }
+
+    fn number(self, name: &str, number: u64) -> Self {
+        let object = self.name(name);
+        object.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        object
+    }
+
+    fn id(self, id: Option<&Id>) -> Self {
+        match id {
+            None => self,
+            Some(id) => {
+                let object = self.name("id");
+                // Writing text into memory cannot fail.
+                let _ = write!(object.0, "{id}");
+                object
+            }
+        }
+    }
+
+    fn close(self) {
+        self.0.push(b'}');
+    }
+}

@@ -1,0 +1,319 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proto::filter::FilterSet;
+use crate::proto::offset::{Epoch, Offset};
+
+fn offset() -> Offset {
+    Offset { epoch: Epoch(7), sequences: [42].into_iter().collect() }
+}
+
+fn parse(text: &str) -> Result<ClientMessage, MessageError> {
+    ClientMessage::parse(text.as_bytes())
+}
+
+fn query(parameters: &[(&str, &str)]) -> Result<Subscription, MessageError> {
+    let owned: Vec<_> =
+        parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    Subscription::from_query(&owned)
+}
+
+#[track_caller]
+fn check_refused(text: &str, code: ErrorCode, said: &str) {
+    let error = parse(text).expect_err(text);
+    assert_eq!(error.code, code, "{text}: {error}");
+    assert!(error.message.contains(said), "{text}: {error}");
+}
+
+#[test]
+fn server_messages_are_written_exactly() {
+    let id = Id::Number(1);
+    let text_id = Id::Text("a\"b".into());
+    for (message, expected) in [
+        (
+            ServerMessage::Welcome { node: "edge-1", session: "s\n", offset: "AQ", heartbeat_ms: 15_000 },
+            r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s\n","offset":"AQ","heartbeat_ms":15000}"#,
+        ),
+        (ServerMessage::Heartbeat { offset: "AQ" }, r#"{"type":"heartbeat","offset":"AQ"}"#),
+        (
+            ServerMessage::Gap { from: "A", to: "B", reason: GapReason::Slow },
+            r#"{"type":"gap","from":"A","to":"B","reason":"slow"}"#,
+        ),
+        (ServerMessage::Stale { since_ms: 10_500 }, r#"{"type":"stale","since_ms":10500}"#),
+        (ServerMessage::Live, r#"{"type":"live"}"#),
+        (
+            ServerMessage::Error { id: Some(&id), code: ErrorCode::BadFilter, message: "say \"x\"" },
+            r#"{"type":"error","id":1,"code":"bad_filter","message":"say \"x\""}"#,
+        ),
+        (
+            ServerMessage::Error { id: None, code: ErrorCode::TooLarge, message: "m" },
+            r#"{"type":"error","code":"too_large","message":"m"}"#,
+        ),
+        (ServerMessage::Ack { id: Some(&id) }, r#"{"type":"ack","id":1}"#),
+        (ServerMessage::Ack { id: None }, r#"{"type":"ack"}"#),
+        (ServerMessage::Pong { id: Some(&text_id) }, r#"{"type":"pong","id":"a\"b"}"#),
+        (
+            ServerMessage::Goodbye {
+                reason: GoodbyeReason::Draining,
+                offset: "AQ",
+                reconnect_after_ms: 4200,
+            },
+            r#"{"type":"goodbye","reason":"draining","offset":"AQ","reconnect_after_ms":4200}"#,
+        ),
+    ] {
+        assert_eq!(String::from_utf8(message.to_json()).unwrap(), expected);
+    }
+}
+
+#[test]
+fn data_frames_begin_with_their_offset() {
+    let mut out = Vec::new();
+    write_metrics_open(&mut out, "AQ", "rack \"7\"");
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        r#"{"type":"metrics","offset":"AQ","collector":"rack \"7\"","metrics":"#
+    );
+    let mut out = Vec::new();
+    write_influx_head(&mut out, "AQ");
+    assert_eq!(out, b"# offset AQ\n");
+}
+
+#[test]
+fn subscribe_says_what_is_to_change() {
+    let filters = FilterSet::parse(["*.cpu", "web-01.>"]).unwrap();
+    assert_eq!(
+        parse(
+            r#"{"type":"subscribe","id":"x","filter":["web-01.>","*.cpu"],"from":"-30s","format":"influx"}"#
+        ),
+        Ok(ClientMessage::Subscribe {
+            id: Some(Id::Text("x".into())),
+            change: SubscriptionChange {
+                filters: Some(filters.clone()),
+                from: Some(From::Ago(Duration::from_secs(30))),
+                format: Some(Format::Influx),
+                ..Default::default()
+            },
+        })
+    );
+    let ClientMessage::Subscribe { id: None, change } =
+        parse(r#"{"type":"subscribe","filter":"*.cpu"}"#).unwrap()
+    else {
+        panic!("no id was sent");
+    };
+    let before =
+        Subscription { format: Format::Influx, from: Some(From::Earliest), filters, ..Default::default() };
+    let after = change.apply(&before);
+    assert_eq!(after.filters.to_string(), "*.cpu");
+    assert_eq!(
+        (after.format, after.from),
+        (Format::Influx, None),
+        "what is left out stays; a place does not"
+    );
+    assert_eq!(SubscriptionChange::default().apply(&before).filters, before.filters);
+}
+
+#[test]
+fn null_members_are_left_out() {
+    let text = r#"{"type":"subscribe","id":null,"filter":null,"from":null,"snapshot":false,"interval":0,"format":null}"#;
+    let change = SubscriptionChange { snapshot: Some(false), interval_ms: Some(0), ..Default::default() };
+    assert_eq!(change.clone().apply(&Subscription::default()), Subscription::default());
+    assert_eq!(parse(text), Ok(ClientMessage::Subscribe { id: None, change }));
+}
+
+#[test]
+fn replay_and_ping_carry_their_id() {
+    let text = format!(r#"{{"type":"replay","id":7,"from":"{}"}}"#, offset());
+    assert_eq!(
+        parse(&text),
+        Ok(ClientMessage::Replay { id: Some(Id::Number(7)), from: From::Offset(offset()) })
+    );
+    assert_eq!(parse(r#"{"type":"ping","id":-1}"#), Ok(ClientMessage::Ping { id: Some(Id::Number(-1)) }));
+    assert_eq!(parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping { id: None }));
+}
+
+#[test]
+fn a_bad_message_is_told_what_is_known() {
+    use ErrorCode::*;
+    let long_id = format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(65));
+    for (text, code, said) in [
+        ("hello", BadMessage, "not JSON"),
+        ("[1]", BadMessage, "a message is a JSON object, this is an array"),
+        ("{}", BadMessage, "`type` is missing"),
+        (r#"{"type":1}"#, BadMessage, "`type` is a string, this is a number"),
+        (
+            r#"{"type":"unsubscribe"}"#,
+            BadMessage,
+            "`unsubscribe` is unknown: a client sends `subscribe`, `replay` or `ping`",
+        ),
+        (
+            r#"{"type":"subscribe","filters":"*.cpu"}"#,
+            BadMessage,
+            "no member `filters`: it has `type`, `id`, `filter`, `from`",
+        ),
+        (r#"{"type":"ping","from":"latest"}"#, BadMessage, "`ping` has no member `from`"),
+        (r#"{"type":"ping","id":1.5}"#, BadMessage, "`id` is a whole number or a string of at most 64 bytes"),
+        (r#"{"type":"ping","id":{}}"#, BadMessage, "`id` is a whole number"),
+        (&long_id, BadMessage, "at most 64 bytes"),
+        (r#"{"type":"subscribe","filter":7}"#, BadFilter, "a string or an array of strings, not a number"),
+        (r#"{"type":"subscribe","filter":["a.b",null]}"#, BadFilter, "not null"),
+        (r#"{"type":"subscribe","filter":"cpu"}"#, BadFilter, "filter `cpu`: column 1: a filter is"),
+        (r#"{"type":"subscribe","from":3}"#, BadFrom, "`from` is a string, not a number"),
+        (r#"{"type":"replay"}"#, BadFrom, "`replay` needs `from`"),
+        (
+            r#"{"type":"subscribe","format":"xml"}"#,
+            BadFormat,
+            "`xml` is unknown: there are `json` and `influx`",
+        ),
+        (
+            r#"{"type":"subscribe","interval":-1}"#,
+            BadInterval,
+            "whole number of milliseconds up to 3600000, not `-1`",
+        ),
+        (r#"{"type":"subscribe","interval":1.5}"#, BadInterval, "not `1.5`"),
+        (r#"{"type":"subscribe","snapshot":"yes"}"#, BadSnapshot, "true or false, not `yes`"),
+        (r#"{"type":"subscribe","snapshot":true}"#, Unsupported, "does not serve `snapshot`"),
+        (r#"{"type":"subscribe","interval":1000}"#, Unsupported, "does not serve `interval`"),
+    ] {
+        check_refused(text, code, said);
+    }
+}
+
+#[test]
+fn an_error_carries_the_id_whenever_it_can_be_read() {
+    for (text, id) in [
+        (r#"{"id":5,"type":"nope"}"#, Some(Id::Number(5))),
+        (r#"{"type":"subscribe","filter":"cpu","id":"q"}"#, Some(Id::Text("q".into()))),
+        (r#"{"type":"subscribe","snapshot":true,"id":3}"#, Some(Id::Number(3))),
+        (r#"{"id":5}"#, Some(Id::Number(5))),
+        (r#"{"id":5"#, None),
+    ] {
+        assert_eq!(parse(text).unwrap_err().id, id, "{text}");
+    }
+}
+
+#[test]
+fn a_session_begins_where_from_says() {
+    for (text, expected) in [
+        ("latest", From::Latest),
+        ("earliest", From::Earliest),
+        ("-30s", From::Ago(Duration::from_secs(30))),
+        ("-5m", From::Ago(Duration::from_secs(300))),
+        ("-500ms", From::Ago(Duration::from_millis(500))),
+        ("-1h", From::Ago(Duration::from_secs(3600))),
+        ("-0s", From::Ago(Duration::ZERO)),
+    ] {
+        assert_eq!(text.parse(), Ok(expected));
+    }
+    assert_eq!(offset().token().parse(), Ok(From::Offset(offset())));
+    for text in [
+        "",
+        "now",
+        "-",
+        "-s",
+        "-30",
+        "-3d",
+        "-1.5s",
+        "--1s",
+        "30s",
+        "-99999999999999999999s",
+        "-9999999999999999h",
+    ] {
+        let error = text.parse::<From>().expect_err(text);
+        assert_eq!(error.code, ErrorCode::BadFrom);
+        assert!(
+            error.message.contains("`latest`, `earliest`, or a time span like `-30s`"),
+            "{text}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_request_may_say_it_all_in_its_parameters() {
+    assert_eq!(query(&[]), Ok(Subscription::default()));
+    let token = offset().token();
+    let asked = query(&[
+        ("filter", "*.cpu"),
+        ("token", "secret"),
+        ("filter", "web-01.>"),
+        ("from", &token),
+        ("format", "influx"),
+        ("snapshot", "false"),
+        ("interval", "0"),
+    ]);
+    assert_eq!(
+        asked,
+        Ok(Subscription {
+            filters: FilterSet::parse(["web-01.>", "*.cpu"]).unwrap(),
+            from: Some(From::Offset(offset())),
+            snapshot: false,
+            interval_ms: None,
+            format: Format::Influx,
+        })
+    );
+}
+
+#[test]
+fn a_bad_parameter_is_named() {
+    use ErrorCode::*;
+    for (parameters, code, said) in [
+        (
+            &[("filters", "x")][..],
+            BadParameter,
+            "`filters` is unknown: there are `filter`, `from`, `snapshot`",
+        ),
+        (&[("from", "latest"), ("from", "latest")], BadParameter, "`from` is given twice"),
+        (&[("filter", "cpu")], BadFilter, "write `*.cpu`"),
+        (&[("from", "yesterday")], BadFrom, "`yesterday` is no offset"),
+        (&[("format", "")], BadFormat, "there are `json` and `influx`"),
+        (&[("interval", "1s")], BadInterval, "not `1s`"),
+        (&[("interval", "1000")], Unsupported, "`interval`"),
+        (&[("snapshot", "1")], BadSnapshot, "true or false"),
+        (&[("snapshot", "true")], Unsupported, "`snapshot`"),
+        (&[("a\u{1b}[31m", "")], BadParameter, r"`a\u{1b}[31m` is unknown"),
+    ] {
+        let error = query(parameters).unwrap_err();
+        assert_eq!(error.code, code, "{parameters:?}: {error}");
+        assert!(error.message.contains(said), "{parameters:?}: {error}");
+    }
+}
+
+#[test]
+fn close_codes_are_distinct_and_may_be_sent() {
+    let numbers: Vec<u16> = CloseCode::ALL.iter().map(|code| code.number()).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    for code in CloseCode::ALL {
+        assert_eq!(CloseCode::from_number(code.number()), Some(code));
+        assert!(code.meaning().len() <= crate::proto::frame::CLOSE_REASON_BYTES_MAX);
+    }
+    assert_eq!(CloseCode::from_number(1005), None);
+    assert_eq!(CloseCode::Draining.reconnect(), Reconnect::Resume);
+    assert_eq!(CloseCode::Policy.reconnect(), Reconnect::No);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered_with_a_short_error(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        if let Err(error) = ClientMessage::parse(&bytes) {
+            prop_assert!(error.message.len() < 600, "{}", error);
+        }
+    }
+
+    #[test]
+    fn ids_come_back_as_they_were(number: i64, text in ".{0,16}") {
+        for id in [Id::Number(number), Id::Text(text)] {
+            let ping = format!(r#"{{"type":"ping","id":{id}}}"#);
+            prop_assert_eq!(parse(&ping), Ok(ClientMessage::Ping { id: Some(id.clone()) }));
+        }
+    }
+
+    #[test]
+    fn server_messages_are_json_whatever_they_quote(text in ".{0,40}") {
+        let id = Id::Text(text.clone());
+        let message = ServerMessage::Error { id: Some(&id), code: ErrorCode::BadMessage, message: &text };
+        let value: serde_json::Value = serde_json::from_slice(&message.to_json()).unwrap();
+        prop_assert_eq!(value["message"].as_str(), Some(text.as_str()));
+        prop_assert_eq!(value["id"].as_str(), Some(text.as_str()));
+    }
+}
