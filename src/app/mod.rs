@@ -113,9 +113,9 @@ impl Process {
             Node::new(settings.node.id.clone(), role, Meters::register(), broker.connection(), clients_max);
         let ingest =
             role.ingests().then(|| Ingest::new(node.clone(), broker.clone(), settings.collector.clone()));
-        let edge = role.serves_clients().then(|| {
-            Edge::new(node.clone(), broker, settings.edge.clone(), settings.server.worker_threads)
-        });
+        let edge = role
+            .serves_clients()
+            .then(|| Edge::new(node.clone(), broker, settings.edge.clone(), settings.server.worker_threads));
         let process = Self {
             node,
             ingest,
@@ -147,7 +147,11 @@ impl Process {
         let server = &self.settings.server;
         let operations = routes::router(self.node.clone(), exporter.clone());
         let apart = server.metrics_listen.is_some();
-        let mut public = if apart { routes::public_router(self.node.clone(), exporter.clone()) } else { operations.clone() };
+        let mut public = if apart {
+            routes::public_router(self.node.clone(), exporter.clone())
+        } else {
+            operations.clone()
+        };
         if let Some(ingest) = &self.ingest {
             public = public.merge(ingest.clone().router());
         }
@@ -188,7 +192,11 @@ impl Process {
     async fn drain(&self) {
         let grace = self.settings.edge.drain_grace;
         self.node.set_lifecycle(Lifecycle::Draining);
-        tracing::info!(event = "draining", grace_ms = grace.as_millis() as u64, "no longer ready; serving on for the grace");
+        tracing::info!(
+            event = "draining",
+            grace_ms = grace.as_millis() as u64,
+            "no longer ready; serving on for the grace"
+        );
         self.feeding.cancel();
         tokio::time::sleep(grace).await;
         if let Some(ingest) = &self.ingest {

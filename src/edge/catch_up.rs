@@ -36,11 +36,7 @@ pub(crate) enum Fed {
     /// The next frames.
     Frames(Arc<Batch>),
     /// Nothing is missing any more: the session goes on with its view.
-    Joined {
-        cursor: Cursor,
-        index: Index,
-        at: Arc<Offset>,
-    },
+    Joined { cursor: Cursor, index: Index, at: Arc<Offset> },
     /// The log refuses to be read.
     Failed(String),
 }
@@ -143,7 +139,12 @@ impl CatchUp {
         Ok(advanced)
     }
 
-    async fn send_entries(&mut self, shard: Shard, entries: &[Arc<Entry>], last: Sequence) -> Result<(), Over> {
+    async fn send_entries(
+        &mut self,
+        shard: Shard,
+        entries: &[Arc<Entry>],
+        last: Sequence,
+    ) -> Result<(), Over> {
         let mut frames = Vec::new();
         for entry in entries.iter().take_while(|entry| entry.sequence() <= last) {
             let from = self.at.clone();
@@ -172,11 +173,14 @@ impl CatchUp {
         let answer = {
             // Few sessions read the log at a time, so that a crowd of old offsets cannot starve the live flow.
             let _permit = self.shared.replays.acquire().await.map_err(|_| Over)?;
-            self.shared.broker.read(shard, from, ReadLimits {
-                envelopes_max: CHUNK_ENVELOPES_MAX,
-                bytes_max: CHUNK_BYTES_MAX,
-            })
-            .await
+            self.shared
+                .broker
+                .read(
+                    shard,
+                    from,
+                    ReadLimits { envelopes_max: CHUNK_ENVELOPES_MAX, bytes_max: CHUNK_BYTES_MAX },
+                )
+                .await
         };
         let answer = match answer {
             Ok(answer) => answer,

@@ -6,15 +6,17 @@ use crate::edge::ring::{Entry, Item};
 use crate::proto::envelope::Envelope;
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
-use crate::proto::line::{self, Line};
 use crate::proto::json;
+use crate::proto::line::{self, Line};
 use crate::proto::message::{self, Format, GapReason, ServerMessage};
 use crate::proto::offset::Offset;
 
 /// The entry as it is for everybody whose filters take all of it.
 pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
     match &entry.item {
-        Item::Envelope(stored) => envelope(&stored.envelope, stored.stored_ns, &entry.offset, format, |_| true),
+        Item::Envelope(stored) => {
+            envelope(&stored.envelope, stored.stored_ns, &entry.offset, format, |_| true)
+        }
         Item::Gap { from, reason } => Some(gap(from, &entry.offset, *reason)),
     }
 }
@@ -22,7 +24,9 @@ pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
 /// The part of an entry that `filters` let through, at `offset`, if there is any.
 pub(crate) fn part(entry: &Entry, filters: &FilterSet, format: Format) -> Option<Bytes> {
     match &entry.item {
-        Item::Envelope(stored) => filtered(&stored.envelope, stored.stored_ns, &entry.offset, filters, format),
+        Item::Envelope(stored) => {
+            filtered(&stored.envelope, stored.stored_ns, &entry.offset, filters, format)
+        }
         Item::Gap { from, reason } => Some(gap(from, &entry.offset, *reason)),
     }
 }

@@ -137,7 +137,12 @@ impl Follower {
         }
         if !self.caught_up.is_open() && self.sequencer.next() > self.caught_up_at {
             self.caught_up.set(true);
-            tracing::info!(event = "log_followed", shard = self.shard.0, sequence = self.caught_up_at, "ring is warm");
+            tracing::info!(
+                event = "log_followed",
+                shard = self.shard.0,
+                sequence = self.caught_up_at,
+                "ring is warm"
+            );
         }
     }
 
@@ -178,7 +183,9 @@ impl Follower {
                 self.shared.note_heard();
                 self.sequencer.learn_last(bounds.last);
             }
-            Err(error) => tracing::debug!(event = "log_not_reached", shard = self.shard.0, %error, "bounds unknown"),
+            Err(error) => {
+                tracing::debug!(event = "log_not_reached", shard = self.shard.0, %error, "bounds unknown")
+            }
         }
     }
 

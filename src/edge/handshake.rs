@@ -32,7 +32,9 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<
         return Err(ApiError::bad_request("bad_handshake", message));
     }
     match headers.get(header::SEC_WEBSOCKET_KEY) {
-        Some(key) if STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) => Ok(Key(key.clone())),
+        Some(key) if STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) => {
+            Ok(Key(key.clone()))
+        }
         _ => {
             let message = "`Sec-WebSocket-Key` is not a nonce of 16 bytes in base64 (RFC 6455 section 4.1)";
             Err(ApiError::bad_request("bad_handshake", message))
@@ -77,7 +79,9 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pairs = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         pairs.collect()
     }
 

@@ -147,7 +147,13 @@ impl Hub {
     }
 
     /// Up to `max` entries of a shard that follow `after`, if the ring reaches back that far in `epoch`.
-    pub(crate) fn entries(&self, epoch: Epoch, shard: Shard, after: Sequence, max: usize) -> Option<Vec<Arc<Entry>>> {
+    pub(crate) fn entries(
+        &self,
+        epoch: Epoch,
+        shard: Shard,
+        after: Sequence,
+        max: usize,
+    ) -> Option<Vec<Arc<Entry>>> {
         let state = self.lock();
         if state.ring.head().epoch != epoch {
             return None;
@@ -190,7 +196,8 @@ impl State {
         if let Some(view) = self.views.get(key) {
             return view.clone();
         }
-        let view = Arc::new(View::new(key.clone(), self.ring.head_index(), self.ring.head().clone(), bytes_max));
+        let view =
+            Arc::new(View::new(key.clone(), self.ring.head_index(), self.ring.head().clone(), bytes_max));
         self.views.insert(key.clone(), view.clone());
         self.routes.clear();
         view

@@ -100,7 +100,12 @@ pub struct Edge {
 
 impl Edge {
     /// An edge with `writers` writer tasks; it begins to work with [`Edge::start`].
-    pub fn new(node: Arc<Node>, broker: Arc<dyn Broker>, settings: EdgeSettings, writers: usize) -> Arc<Self> {
+    pub fn new(
+        node: Arc<Node>,
+        broker: Arc<dyn Broker>,
+        settings: EdgeSettings,
+        writers: usize,
+    ) -> Arc<Self> {
         let gates = (0..broker.shards()).map(|_| node.add_gate("log_followed")).collect();
         let doorbells = (0..writers.max(1)).map(Doorbell::new).collect();
         let (writers, inboxes) = (0..writers.max(1)).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
@@ -196,7 +201,11 @@ impl Edge {
             let silence = self.shared.log_silence();
             if silence >= STALE_AFTER && !stale {
                 stale = true;
-                tracing::warn!(event = "log_silent", silence_ms = silence.as_millis() as u64, "clients are told");
+                tracing::warn!(
+                    event = "log_silent",
+                    silence_ms = silence.as_millis() as u64,
+                    "clients are told"
+                );
                 self.broadcast(&ServerMessage::Stale { since_ms: silence.as_millis() as u64 }).await;
             } else if silence < STALE_AFTER && stale {
                 stale = false;

@@ -57,9 +57,9 @@ const EVICTED: usize = usize::MAX;
 
 impl Charge {
     fn add(&self, more: usize) {
-        let charged = self
-            .bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| (bytes != EVICTED).then(|| bytes + more));
+        let charged = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
+            (bytes != EVICTED).then(|| bytes + more)
+        });
         if charged.is_ok() {
             self.account.fetch_add(more, Ordering::Relaxed);
         }
@@ -138,7 +138,8 @@ impl Ring {
     pub(crate) fn push_reset(&mut self, epoch: Epoch, shard: Shard, last: Sequence) -> Arc<Entry> {
         let mut offset = self.head.with(shard, last);
         offset.epoch = epoch;
-        let entry = self.append(shard, offset, Item::Gap { from: self.head.clone(), reason: GapReason::Reset });
+        let entry =
+            self.append(shard, offset, Item::Gap { from: self.head.clone(), reason: GapReason::Reset });
         self.epoch_index = self.head_index + 1;
         entry
     }
@@ -330,7 +331,10 @@ mod tests {
         assert_eq!(ring.locate(&offset(Epoch(2), &[1, 1])), Some(5));
         let entries = ring.shard_entries(Shard(0), 0, 10).unwrap();
         assert_eq!(entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [5]);
-        assert!(ring.shard_entries(Shard(1), 0, 10).is_none(), "what shard 1 had before the reset is not in this epoch");
+        assert!(
+            ring.shard_entries(Shard(1), 0, 10).is_none(),
+            "what shard 1 had before the reset is not in this epoch"
+        );
     }
 
     #[test]

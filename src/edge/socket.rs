@@ -27,7 +27,9 @@ use crate::ops::meters::ConnectFailure;
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
 use crate::proto::frame::{Decoder, Event, Opcode, Peer};
-use crate::proto::message::{ClientMessage, CloseCode, ErrorCode, From, Id, MessageError, ServerMessage, Subscription};
+use crate::proto::message::{
+    ClientMessage, CloseCode, ErrorCode, From, Id, MessageError, ServerMessage, Subscription,
+};
 
 /// Messages a client may send per second, and at once. People and dashboards send a handful per minute.
 const MESSAGES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
@@ -89,7 +91,8 @@ async fn accept(
         let not_websocket = error.status == StatusCode::UPGRADE_REQUIRED;
         (if not_websocket { ConnectFailure::NotWebSocket } else { ConnectFailure::BadRequest }, error)
     })?;
-    let bad_request = |code: &'static str, message| (ConnectFailure::BadRequest, ApiError::bad_request(code, message));
+    let bad_request =
+        |code: &'static str, message| (ConnectFailure::BadRequest, ApiError::bad_request(code, message));
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| bad_request("bad_parameter", error.body_text()))?;
     let subscription = Subscription::from_query(&parameters.0)
@@ -100,13 +103,16 @@ async fn accept(
         return Err((ConnectFailure::Draining, ApiError::unavailable("draining", message, 1)));
     }
     let away = |why: String| {
-        let message = format!("the log cannot be reached, so there is nothing to show yet: try again ({why})");
+        let message =
+            format!("the log cannot be reached, so there is nothing to show yet: try again ({why})");
         (ConnectFailure::NotReady, ApiError::unavailable("log_unavailable", message, 2))
     };
     let hub = edge.hub.get().ok_or_else(|| away("never since this node started".to_owned()))?;
-    let place = resolve(&edge.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
+    let place =
+        resolve(&edge.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
     let admission = node.admit().ok_or_else(|| {
-        let message = format!("this node has its maximum of {} clients: try again, or another node", node.clients_max);
+        let message =
+            format!("this node has its maximum of {} clients: try again, or another node", node.clients_max);
         (ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 5))
     })?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
@@ -249,7 +255,12 @@ impl Receiver {
                 false
             }
             Event::Binary(_) => {
-                self.refuse(None, ErrorCode::BadMessage, "messages are JSON in text frames, this was a binary one").await;
+                self.refuse(
+                    None,
+                    ErrorCode::BadMessage,
+                    "messages are JSON in text frames, this was a binary one",
+                )
+                .await;
                 true
             }
             Event::Text(text) => {
@@ -265,9 +276,11 @@ impl Receiver {
         if self.limiter.check().is_err() {
             self.shared.node.meters.rate_limited_messages.increment(1);
             let id = match &message {
-                Ok(ClientMessage::Subscribe { id, .. } | ClientMessage::Replay { id, .. } | ClientMessage::Ping { id }) => {
-                    id.clone()
-                }
+                Ok(
+                    ClientMessage::Subscribe { id, .. }
+                    | ClientMessage::Replay { id, .. }
+                    | ClientMessage::Ping { id },
+                ) => id.clone(),
                 Err(error) => error.id.clone(),
             };
             let limit = format!("more than {MESSAGES_PER_SECOND} messages per second: this one was not read");

@@ -88,7 +88,9 @@ impl Table {
 
     /// The session is swept no more.
     pub(super) fn leave_group(&mut self, key: SessionKey) {
-        let Some((address, position)) = self.get(key).and_then(|session| session.member.take()) else { return };
+        let Some((address, position)) = self.get(key).and_then(|session| session.member.take()) else {
+            return;
+        };
         let Some(group) = self.groups.get_mut(&address) else { return };
         group.members.swap_remove(position);
         match group.members.get(position).copied() {

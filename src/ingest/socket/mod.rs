@@ -1,6 +1,6 @@
 //! `GET /ws/collector`: a collector's WebSocket, from the handshake to the goodbye.
 //!
-//! [`frames`] is the pure part, [`session`] the life of one socket.
+//! [`session`] is the life of one socket; frames are read and written by `proto::frame`.
 
 use std::sync::Arc;
 
@@ -17,7 +17,6 @@ use crate::ingest::{Ingest, remote};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 
-mod frames;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use fastwebsockets::upgrade::UpgradeFut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -18,9 +18,10 @@ use crate::ingest::batch::{self, Options};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
-use crate::ingest::socket::frames::{self, Decoder, Event, Fault};
 use crate::ingest::{Ingest, unix_ns};
 use crate::ops::meters::ConnectFailure;
+use crate::proto::frame::{self, Decoder, Event, FrameError, Opcode, Peer};
+use crate::proto::message::CloseCode;
 
 /// Bytes asked for in one read: 10,000 idle sockets hold 160 MiB at most, a flush of 1,000 metrics takes about ten.
 const READ_BYTES: usize = 16 * 1024;
@@ -32,9 +33,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Control frames waiting to be written; more pings than that need not all be answered (RFC 6455 §5.5.3).
 const CONTROLS_MAX: usize = 8;
-
-/// The close code of a connection whose collector id another one has.
-pub(super) const CLOSE_CONFLICT: u16 = 4009;
 
 /// One collector's socket.
 pub(super) struct Session {
@@ -50,9 +48,9 @@ enum End {
     /// The peer said goodbye, which is answered.
     PeerClosed(Option<u16>),
     /// This side says goodbye. What the peer sent before it knew is still taken.
-    Goodbye(u16, Cow<'static, str>),
+    Goodbye(CloseCode, Cow<'static, str>),
     /// This side ends it, and takes no more.
-    Refused(u16, Cow<'static, str>),
+    Refused(CloseCode, Cow<'static, str>),
 }
 
 /// What the writing half is asked to do.
@@ -94,7 +92,7 @@ impl Session {
             session: &self,
             stream: read,
             input: BytesMut::new(),
-            decoder: Decoder::new(self.ingest.settings.message_bytes_max),
+            decoder: Decoder::new(Peer::Client, self.ingest.settings.message_bytes_max).text_as_bytes(),
             control,
             broken: broken.clone(),
         };
@@ -138,26 +136,27 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
             let event = tokio::select! {
                 biased;
                 () = ingest.stopping.cancelled() => {
-                    return End::Goodbye(1012, "this node is going away: reconnect".into());
+                    return End::Goodbye(CloseCode::Draining, "this node is going away: reconnect".into());
                 }
                 () = self.session.connection.lost().cancelled() => {
-                    return End::Goodbye(CLOSE_CONFLICT, "another connection took this collector id over".into());
+                    return End::Goodbye(CloseCode::CollectorConflict, "another connection took this collector id over".into());
                 }
                 () = self.broken.cancelled() => return End::Gone("could not be written to".into()),
                 event = next(&mut self.stream, &mut self.input, &mut self.decoder, &self.session.ingest) => event,
             };
-            match event {
-                Ok(Event::Message(message)) => {
-                    if let Err(end) = self.session.take(message, true).await {
-                        return end;
-                    }
-                }
+            let message = match event {
+                Ok(Event::Binary(message)) => message,
+                Ok(Event::Text(text)) => text.into_bytes(),
                 Ok(Event::Ping(payload)) => {
-                    let _ = self.control.try_send(Control::Frame(frames::pong(&payload)));
+                    let _ = self.control.try_send(Control::Frame(control_frame(Opcode::Pong, &payload)));
+                    continue;
                 }
-                Ok(Event::Pong) => {}
-                Ok(Event::Close(code)) => return End::PeerClosed(code),
+                Ok(Event::Pong(_)) => continue,
+                Ok(Event::Close { code, .. }) => return End::PeerClosed(code),
                 Err(end) => return end,
+            };
+            if let Err(end) = self.session.take(message, true).await {
+                return end;
             }
         }
     }
@@ -169,13 +168,13 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         match end {
             End::Goodbye(..) => loop {
                 let event = next(&mut self.stream, &mut self.input, &mut self.decoder, &self.session.ingest);
-                match timeout_at(deadline, event).await {
-                    Ok(Ok(Event::Message(message))) => {
-                        let _ = self.session.take(message, false).await;
-                    }
-                    Ok(Ok(Event::Ping(_) | Event::Pong)) => {}
-                    Ok(Ok(Event::Close(_)) | Err(_)) | Err(_) => return,
-                }
+                let message = match timeout_at(deadline, event).await {
+                    Ok(Ok(Event::Binary(message))) => message,
+                    Ok(Ok(Event::Text(text))) => text.into_bytes(),
+                    Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
+                    Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
+                };
+                let _ = self.session.take(message, false).await;
             },
             End::Refused(..) => loop {
                 self.input.clear();
@@ -221,8 +220,8 @@ impl Session {
 
     fn refuse(&self, error: &ClaimError) -> End {
         let (reason, code) = match error {
-            ClaimError::Held { .. } => (ConnectFailure::Conflict, CLOSE_CONFLICT),
-            ClaimError::Full => (ConnectFailure::Capacity, 1013),
+            ClaimError::Held { .. } => (ConnectFailure::Conflict, CloseCode::CollectorConflict),
+            ClaimError::Full => (ConnectFailure::Capacity, CloseCode::TryLater),
         };
         self.ingest.node.meters.connections_failed.of(reason).increment(1);
         End::Refused(code, error.to_string().into())
@@ -231,12 +230,15 @@ impl Session {
 
 impl End {
     fn close_frame(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Gone(_) => None,
-            Self::PeerClosed(None) => Some(frames::control_frame(8, &[])),
-            Self::PeerClosed(Some(code)) => Some(frames::close(*code, "")),
-            Self::Goodbye(code, reason) | Self::Refused(code, reason) => Some(frames::close(*code, reason)),
-        }
+        let payload = match self {
+            Self::Gone(_) => return None,
+            Self::PeerClosed(None) => Vec::new(),
+            Self::PeerClosed(Some(code)) => frame::close_payload(*code, ""),
+            Self::Goodbye(code, reason) | Self::Refused(code, reason) => {
+                frame::close_payload(code.number(), reason)
+            }
+        };
+        Some(control_frame(Opcode::Close, &payload))
     }
 
     fn describe(&self) -> String {
@@ -245,16 +247,22 @@ impl End {
             Self::PeerClosed(None) => "closed by the collector".into(),
             Self::PeerClosed(Some(code)) => format!("closed by the collector with {code}"),
             Self::Goodbye(code, reason) | Self::Refused(code, reason) => {
-                format!("closed with {code}: {reason}")
+                format!("closed with {}: {reason}", code.number())
             }
         }
     }
 }
 
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        Self::Refused(fault.close_code(), fault.to_string().into())
+impl From<FrameError> for End {
+    fn from(error: FrameError) -> Self {
+        Self::Refused(error.close_code(), error.to_string().into())
     }
+}
+
+fn control_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(&mut bytes, opcode, payload);
+    bytes
 }
 
 /// The next event. May be cancelled: a read that is cancelled has taken nothing.
@@ -266,7 +274,11 @@ async fn next(
 ) -> Result<Event, End> {
     let idle = ingest.settings.idle_timeout;
     loop {
-        if let Some(event) = decoder.next(input)? {
+        let mut rest = &input[..];
+        let event = decoder.decode(&mut rest)?;
+        let left = rest.len();
+        input.advance(input.len() - left);
+        if let Some(event) = event {
             return Ok(event);
         }
         input.reserve(READ_BYTES);
@@ -276,7 +288,7 @@ async fn next(
             Ok(Err(error)) => return Err(End::Gone(error.to_string().into())),
             Err(_) => {
                 let reason = format!("nothing came for {} s, not even a pong", idle.as_secs_f64());
-                return Err(End::Refused(1001, reason.into()));
+                return Err(End::Refused(CloseCode::Idle, reason.into()));
             }
         }
     }
@@ -295,7 +307,7 @@ async fn write_controls(
     loop {
         let control = tokio::select! {
             control = controls.recv() => control,
-            _ = pings.tick() => Some(Control::Frame(frames::ping())),
+            _ = pings.tick() => Some(Control::Frame(control_frame(Opcode::Ping, &[]))),
         };
         let (frame, last) = match control {
             Some(Control::Frame(frame)) => (frame, false),

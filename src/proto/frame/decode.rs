@@ -100,6 +100,7 @@ impl FrameError {
 #[derive(Debug)]
 pub struct Decoder {
     peer: Peer,
+    text_as_bytes: bool,
     message_bytes_max: usize,
     /// The unfinished message, over all its fragments.
     message: Vec<u8>,
@@ -131,6 +132,7 @@ impl Decoder {
     pub fn new(peer: Peer, message_bytes_max: usize) -> Self {
         Self {
             peer,
+            text_as_bytes: false,
             message_bytes_max,
             message: Vec::new(),
             valid_bytes: 0,
@@ -138,6 +140,12 @@ impl Decoder {
             control: Vec::new(),
             state: State::START,
         }
+    }
+
+    /// Hands text messages over as [`Event::Binary`], unchecked. Against the letter of RFC 6455, for a reader that checks
+    /// the parts of a message for itself and would rather lose one part than the connection.
+    pub fn text_as_bytes(self) -> Self {
+        Self { text_as_bytes: true, ..self }
     }
 
     /// Takes bytes from the front of `input` until an event is complete; `None` means that all were taken and more are
@@ -259,7 +267,7 @@ impl Decoder {
             .filter(|claimed| *claimed <= room)
             .ok_or(FrameError::TooLarge(self.message_bytes_max))?;
         if matches!(opcode, Opcode::Text | Opcode::Binary) {
-            self.message_kind = Some(opcode);
+            self.message_kind = Some(if self.text_as_bytes { Opcode::Binary } else { opcode });
         }
         self.state = State::Payload { fin: header[0] & 0x80 != 0, opcode, mask, remaining };
         Ok(())

@@ -147,6 +147,13 @@ fn nonsense_in_a_text_ends_it_before_its_last_byte() {
 }
 
 #[test]
+fn text_for_a_reader_that_checks_for_itself_is_bytes() {
+    let mut decoder = Decoder::new(Peer::Client, MESSAGE_BYTES_MAX).text_as_bytes();
+    let bytes = [raw(0x01, b"good\n"), raw(0x80, b"bad \xff")].concat();
+    assert_eq!(decoder.decode(&mut &bytes[..]), Ok(Some(Event::Binary(b"good\nbad \xff".to_vec()))));
+}
+
+#[test]
 fn fragments_together_stay_below_the_bound() {
     let mut decoder = Decoder::new(Peer::Client, 10);
     let bytes = [raw(0x02, &[0; 6]), raw(0x00, &[0; 4]), raw(0x80, &[0; 1])].concat();

@@ -247,7 +247,7 @@ async fn what_a_closed_socket_brought_is_still_stored_when_the_log_is_back() {
 async fn a_silent_peer_is_closed_after_the_idle_time() {
     let mut bench = bench(CollectorSettings { idle_timeout: Duration::from_millis(20), ..settings() });
     let mut stream = raw(bench.listen().await).await;
-    assert_eq!(raw_close_code(&mut stream).await, 1001);
+    assert_eq!(raw_close_code(&mut stream).await, 4010);
 }
 
 /// Messages that were on their way when the drain began are stored as well: the agent believes them sent.

@@ -1,3 +1,2 @@
 mod conversation;
-mod frames;
 mod handshake;
