@@ -1,0 +1,124 @@
+//! Whatever dies, and however: clients end with every metric exactly once.
+
+use crate::stage::Stage;
+use crate::support::client::{Client, Event};
+use crate::support::collector::Collector;
+use crate::support::telecast;
+
+/// A collector that dies within a frame has sent nothing of it, and its successor is not kept out by what is left of it.
+#[tokio::test]
+async fn a_collector_killed_in_the_middle_of_a_flush_costs_nothing_but_that_flush() {
+    let stage = Stage::new().await;
+    let mut client = Client::connect(stage.edge(0), "").await;
+    let mut collector = stage.collector("web-01");
+    for _ in 0..10 {
+        collector.flush(5).await;
+    }
+    let next = collector.die_in_the_middle(5).await;
+    let mut successor = Collector::reborn("web-01", &[stage.ingest.address()], next);
+    for _ in 0..10 {
+        successor.flush(5).await;
+    }
+    client.all_of(&successor).await;
+    assert!(client.ledger.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn clients_of_a_killed_edge_go_on_at_the_other_one_without_loss_or_repetition() {
+    let stage = Stage::new().await;
+    let mut everything = Client::connect(stage.edge(0), "").await;
+    let mut some = Client::connect(stage.edge(0), "filter=*.cpu%7Bcpu=cpu1%7D").await;
+    let mut collector = stage.collector("web-01");
+    for round in 0..40 {
+        collector.flush(2).await;
+        if round == 15 {
+            // Somewhere in the stream: some messages were read, some are on their way.
+            everything.until("a part", |ledger| ledger.metrics() > 30).await;
+            stage.edges[0].kill();
+        }
+    }
+    for client in [&mut everything, &mut some] {
+        while client.next().await != Event::Lost {}
+        client.resume(stage.edge(1)).await;
+        assert!(client.ledger.gaps.is_empty());
+    }
+    everything.all_of(&collector).await;
+    let wanted: Vec<i64> = collector.flushed().into_iter().filter(|number| number % 4 == 1).collect();
+    let all_came = |ledger: &crate::support::ledger::Ledger| ledger.metrics() >= wanted.len();
+    some.until("its part", all_came).await;
+    assert_eq!(some.ledger.numbers("web-01", "cpu"), wanted);
+    assert_eq!(some.ledger.channels(), [("web-01", "cpu")]);
+}
+
+#[tokio::test]
+async fn a_nats_server_killed_and_started_again_costs_nobody_anything() {
+    let stage = Stage::new().await;
+    let mut clients = [Client::connect(stage.edge(0), "").await, Client::connect(stage.edge(1), "").await];
+    let mut collector = stage.collector("web-01");
+    for round in 0..60 {
+        collector.flush(2).await;
+        match round {
+            20 => stage.nats.kill(),
+            // While it is away, ingest keeps what comes.
+            40 => stage.nats.restart(),
+            _ => {}
+        }
+    }
+    for client in &mut clients {
+        // The same connection all the time: `all_of` fails when it ends.
+        client.all_of(&collector).await;
+        assert!(client.ledger.gaps.is_empty());
+    }
+    assert_eq!(clients[0].ledger.data, clients[1].ledger.data);
+}
+
+/// Killed in the middle of a burst, the server may have stored what it did not acknowledge: sent again, that must not be
+/// stored twice.
+#[tokio::test]
+async fn what_was_stored_but_not_acknowledged_is_not_stored_again() {
+    let stage = Stage::new().await;
+    let mut client = Client::connect(stage.edge(0), "").await;
+    let mut collectors: Vec<Collector> =
+        (0..8).map(|number| stage.collector(&format!("web-{number}"))).collect();
+    for _ in 0..5 {
+        for collector in &mut collectors {
+            for _ in 0..20 {
+                collector.flush(1).await;
+            }
+        }
+        stage.nats.restart();
+    }
+    for collector in &collectors {
+        client.all_of(collector).await;
+    }
+    assert!(client.ledger.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted() {
+    let stage = Stage::with(1, |launch| launch.set("edge.drain_grace_ms", 300)).await;
+    let other = telecast::ingest(&stage.nats.url()).start().await;
+    let mut client = Client::connect(stage.edge(0), "").await;
+    let targets = [stage.ingest.address(), other.address()];
+    let mut collectors: Vec<Collector> =
+        (0..4).map(|number| Collector::new(&format!("web-{number}"), &targets)).collect();
+    let mut rounds = 0;
+    // Until the old one is gone and some rounds more, so that every step of its drain happens under traffic.
+    while rounds < 20
+        || !stage.ingest.logged("stopped")
+        || other.metric("ws_collectors_connected").await < 4.0
+    {
+        for collector in &mut collectors {
+            collector.flush(2).await;
+        }
+        rounds += 1;
+        if rounds == 10 {
+            stage.ingest.terminate();
+        }
+    }
+    assert_eq!(stage.ingest.ended().await, Some(0));
+    for collector in &collectors {
+        client.all_of(collector).await;
+    }
+    assert!(client.ledger.gaps.is_empty());
+}
