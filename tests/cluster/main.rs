@@ -5,7 +5,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod absence;
 mod crashes;
 mod drain;
+mod mixed;
+mod protocol;
 mod relay;
+mod resume;
+mod shards;
 mod stage;

@@ -16,6 +16,7 @@ const SHOWN_LINES_MAX: usize = 80;
 /// What a process is started with.
 pub struct Launch {
     arguments: Vec<String>,
+    node: String,
     variables: Vec<(String, String)>,
 }
 
@@ -53,12 +54,12 @@ pub fn edge(nats: &str) -> Launch {
 impl Launch {
     fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { arguments, variables: Vec::new() }.node(&format!("test-{:08x}", fastrand::u32(..)))
+        Self { arguments, node: format!("test-{:08x}", fastrand::u32(..)), variables: Vec::new() }
     }
 
     /// The node's name.
     pub fn node(mut self, id: &str) -> Self {
-        self.arguments.extend(["--node".to_owned(), id.to_owned()]);
+        self.node = id.to_owned();
         self
     }
 
@@ -78,16 +79,15 @@ impl Launch {
 
     /// Starts it and waits until it listens.
     pub async fn start_unready(self) -> Telecast {
-        let name = self.arguments[0].clone();
+        let name = format!("{} {}", self.arguments[0], self.node);
         // Nothing of the surroundings may decide what is tested: neither variables nor files.
         let mut process = Command::new(env!("CARGO_BIN_EXE_telecast"))
             .args(&self.arguments)
-            .args(["--listen", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0", "--node", &self.node])
             .env_clear()
             .env("TELECAST_CONFIG_DIR", "/nonexistent")
             .env("LOG_FORMAT", "json")
             .env("LOG_LEVEL", "debug")
-            .env("RUST_BACKTRACE", "1")
             .envs(self.variables)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -97,8 +97,9 @@ impl Launch {
         let (log, mut addresses) = follow_log(&mut process);
         let mut telecast =
             Telecast { name, address: SocketAddr::from(([0; 4], 0)), process: Mutex::new(process), log };
-        let address = super::patiently("the listener", addresses.wait_for(Option::is_some)).await;
-        telecast.address = address.expect("it ended before it listened").expect("an address, as waited for");
+        let listens = super::patiently("the listener", addresses.wait_for(Option::is_some)).await;
+        let listens = listens.expect("a process that lives until it listens: see its log below");
+        telecast.address = listens.expect("an address, as waited for");
         telecast
     }
 }
