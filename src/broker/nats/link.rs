@@ -129,7 +129,8 @@ impl Link {
         let mut retry = Retry::default();
         let mut updates = Updates::Apply;
         for server in servers.iter().cycle() {
-            match self.dial(server).await {
+            // Boxed: dialling holds 20 kB of options, and this task lives as long as the process.
+            match Box::pin(self.dial(server)).await {
                 Ok((live, acks)) => {
                     retry = Retry::default();
                     self.serve(Arc::new(live), acks, &mut updates).await;
