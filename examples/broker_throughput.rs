@@ -70,13 +70,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let (began, cpu) = (Instant::now(), cpu_time());
     let limits = ReadLimits { envelopes_max: 4096, bytes_max: 4 << 20 };
-    let mut next = 1;
+    let (mut next, mut read) = (1, 0);
     loop {
         let part = broker.read(SHARD, next, limits).await?;
         let Some(last) = part.last() else { break };
         next = last.sequence + 1;
+        read += part.len() as u64;
     }
-    report("read", next - 1, began, cpu);
+    report("read", read, began, cpu);
     stop.cancel();
     tasks.close();
     tasks.wait().await;

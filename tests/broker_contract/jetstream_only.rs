@@ -176,6 +176,31 @@ async fn state_survives_a_restart_and_a_watch_catches_up() {
 }
 
 #[tokio::test]
+async fn a_watch_survives_that_the_state_is_deleted() {
+    let it = JetStream::begin(log()).await;
+    let state = it.broker().state();
+    let put = async |key: &str| state.put(key, Bytes::from_static(b"x"), Expected::Any, None).await;
+    for _ in 0..10 {
+        put("old").await.unwrap();
+    }
+    let mut watch = state.watch("").await.unwrap();
+    assert!(matches!(watch.recv().await, Some(StateEvent::Put { .. })));
+    assert_eq!(watch.recv().await, Some(StateEvent::Synced));
+    admin(&it.server).await.delete_stream(format!("KV_{}-state", it.settings.name)).await.unwrap();
+    // Its revisions are smaller than those of the deleted one.
+    eventually("the state is there again", async || put("new").await.is_ok()).await;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        match tokio::time::timeout(PATIENCE, watch.recv()).await.unwrap().unwrap() {
+            StateEvent::Put { key, .. } | StateEvent::Removed { key } => seen.push(key),
+            StateEvent::Synced => panic!("a watch is synced once"),
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, ["new", "old"]);
+}
+
+#[tokio::test]
 async fn an_incompatible_stream_is_refused_and_stays_as_it_is() {
     let server = NatsServer::shared();
     let js = admin(&server).await;

@@ -145,32 +145,36 @@ impl Link {
     async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
         tracing::info!(server = live.address, "connected to NATS");
         self.live.send_replace(Some(live.clone()));
-        tokio::select! {
-            () = live.acks.hand_out(acks) => {}
-            () = self.look_after_streams(&live, updates) => {}
-        }
+        let end = tokio::select! {
+            () = live.acks.hand_out(acks) => format!("the connection to {} was lost", live.address),
+            () = self.look_after_streams(&live, updates) => "the state was deleted and created again".to_owned(),
+        };
         // Readiness first: whoever sees the cancellation must not find the lost connection ready.
-        self.report(Err(BrokerError::Unavailable(format!(
-            "the connection to {} was lost{}",
-            live.address,
-            live.complaint()
-        ))));
+        self.report(Err(BrokerError::Unavailable(format!("{end}{}", live.complaint()))));
         live.closed.cancel();
     }
 
-    /// Never ends by itself.
+    /// Ends when the state's stream is another one: the connection is then given up, so that every watcher begins anew
+    /// with the next one instead of comparing revisions of two streams.
     async fn look_after_streams(&self, live: &Arc<Live>, updates: &mut Updates) {
         let mut retry = Retry::default();
+        let mut seen = None;
         loop {
-            let outcome = reconcile::streams(self, live, *updates).await;
-            let wait = if outcome.is_ok() {
-                *updates = Updates::Leave;
-                retry = Retry::default();
-                RECHECK_INTERVAL
-            } else {
-                retry.next()
+            let wait = match reconcile::streams(self, live, *updates).await {
+                Ok(state) => {
+                    if *seen.get_or_insert_with(|| state.clone()) != state {
+                        return;
+                    }
+                    *updates = Updates::Leave;
+                    retry = Retry::default();
+                    self.report(Ok(()));
+                    RECHECK_INTERVAL
+                }
+                Err(obstacle) => {
+                    self.report(Err(obstacle));
+                    retry.next()
+                }
             };
-            self.report(outcome);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.recheck.notified() => tokio::time::sleep(RECHECK_PAUSE).await,

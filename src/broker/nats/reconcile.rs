@@ -22,17 +22,27 @@ pub(super) enum Updates {
 #[derive(Deserialize)]
 struct StreamInfo {
     config: Value,
+    created: String,
 }
 
+/// When the state's stream was created: with another one, all revisions begin again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StateIncarnation(String);
+
 /// Every shard's stream and the state's. Writes nothing when they match: a user who may only read can connect.
-pub(super) async fn streams(link: &Link, live: &Live, updates: Updates) -> Result<(), BrokerError> {
+pub(super) async fn streams(
+    link: &Link,
+    live: &Live,
+    updates: Updates,
+) -> Result<StateIncarnation, BrokerError> {
     for shard in (0..link.log.shards).map(Shard) {
         stream(live, &stream::log_stream(&link.log, shard), updates).await?;
     }
-    stream(live, &stream::state_stream(&link.log), updates).await
+    stream(live, &stream::state_stream(&link.log), updates).await.map(StateIncarnation)
 }
 
-async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<(), BrokerError> {
+/// Returns when it was created.
+async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<String, BrokerError> {
     let name = wanted["name"].as_str().unwrap_or_default();
     let found = match info(live, name).await {
         Err(failure) if failure.is(code::STREAM_NOT_FOUND) => create(live, name, wanted).await,
@@ -40,13 +50,13 @@ async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<(), Bro
     };
     let found = found.map_err(|failure| explain(name, failure))?;
     match stream::judge(&found.config, wanted) {
-        Verdict::Matches => Ok(()),
-        Verdict::Update(_) if updates == Updates::Leave => Ok(()),
+        Verdict::Matches => Ok(found.created),
+        Verdict::Update(_) if updates == Updates::Leave => Ok(found.created),
         Verdict::Update(config) => {
             let updated: Result<StreamInfo, _> = live.api(&format!("STREAM.UPDATE.{name}"), &config).await;
             updated.map_err(|failure| explain(name, failure))?;
             tracing::info!(stream = name, "changed a stream's limits to the configured ones");
-            Ok(())
+            Ok(found.created)
         }
         Verdict::Incompatible(reason) => Err(BrokerError::Incompatible(reason)),
     }
