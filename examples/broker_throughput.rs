@@ -1,6 +1,6 @@
 //! How fast the broker stores and reads, and what a message costs: `cargo run --release --example broker_throughput`.
 //!
-//! Without an address in `NATS_URL` it measures the embedded log. Runs for a bounded time and number of envelopes:
+//! Without an address in `NATS_URL` it measures the embedded log; `REPLICAS` is for a cluster. Runs for a bounded time and number of envelopes:
 //! eight writers with one batch in flight each, as eight collectors are, while one reader follows.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let log = LogSettings {
         name: format!("throughput{}", std::process::id()),
         shards: 1,
-        replicas: 1,
+        replicas: std::env::var("REPLICAS").map_or(Ok(1), |replicas| replicas.parse())?,
         storage: Storage::File,
         max_age: Duration::from_secs(600),
         max_bytes: 1 << 30,
@@ -92,7 +92,12 @@ async fn write(broker: Arc<dyn Broker>, writer: usize) -> (u64, Duration) {
         let sent = Instant::now();
         match broker.publish(SHARD, &batch).await {
             Ok(published) => stored += published.len() as u64,
-            Err(error) => println!("writer {writer}: {error}"),
+            Err(error) => {
+                println!("writer {writer}: {error}");
+                let mut connection = broker.connection();
+                // An error here says that the broker is gone, and then the measurement is over.
+                let _ = connection.wait_for(|connection| connection.is_connected()).await;
+            }
         }
         worst = worst.max(sent.elapsed());
     }

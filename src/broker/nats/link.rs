@@ -144,6 +144,8 @@ impl Link {
     /// One connection's life: answers are handed out and streams looked after, until it is lost.
     async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
         tracing::info!(server = live.address, "connected to NATS");
+        let reason = format!("connected to {}, and waiting for its streams", live.address);
+        self.report(Err(BrokerError::Unavailable(reason)));
         self.live.send_replace(Some(live.clone()));
         let end = tokio::select! {
             () = live.acks.hand_out(acks) => format!("the connection to {} was lost", live.address),

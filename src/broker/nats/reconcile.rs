@@ -1,5 +1,7 @@
 //! Makes the streams be as the configuration wants them, or says why they cannot.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -8,6 +10,9 @@ use crate::broker::nats::api::{Failure, code};
 use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::stream::{self, Verdict};
 use crate::proto::offset::Shard;
+
+/// A question that arrives while servers elect a leader is never answered, so it is asked again soon.
+const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether an existing stream's limits may be changed. Only until they are in place once: two nodes with different
 /// limits would otherwise change them back and forth for ever.
@@ -63,7 +68,9 @@ async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<String,
 }
 
 async fn info(live: &Live, name: &str) -> Result<StreamInfo, Failure> {
-    live.api(&format!("STREAM.INFO.{name}"), &json!({})).await
+    let verb = format!("STREAM.INFO.{name}");
+    let answer = tokio::time::timeout(INFO_TIMEOUT, live.api(&verb, &json!({}))).await;
+    answer.unwrap_or_else(|_| Err(live.no_answer(&verb)))
 }
 
 /// Another node may be doing the same: to the server, equal configurations are one creation, and a different one is
