@@ -4,6 +4,10 @@
 
 #[path = "broker_contract/claims.rs"]
 mod claims;
+#[path = "broker_contract/jetstream.rs"]
+mod jetstream;
+#[path = "support/nats.rs"]
+mod nats_server;
 #[path = "broker_contract/state.rs"]
 mod state;
 #[path = "broker_contract/under_test.rs"]
@@ -15,6 +19,12 @@ macro_rules! contract {
             #[tokio::test]
             async fn $claim() {
                 crate::$area::$claim::<crate::under_test::Embedded>().await;
+            }
+        )+)+ }
+        mod nats { $($(
+            #[tokio::test]
+            async fn $claim() {
+                crate::$area::$claim::<crate::jetstream::JetStream>().await;
             }
         )+)+ }
     };

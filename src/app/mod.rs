@@ -1,8 +1,35 @@
-//! The composition root: builds a role from its settings, owns its tasks, drains it.
+//! The composition root: builds a role from its settings, owns its tasks, and drains it.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Settings;
+use axum::Router;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::listen::Listener;
+use crate::broker::Broker;
+use crate::broker::memory::MemoryBroker;
+use crate::broker::nats::NatsBroker;
+use crate::config::{Role, Settings};
+use crate::demo;
+use crate::edge::Edge;
+use crate::ingest::Ingest;
+use crate::ops::meters::Meters;
+use crate::ops::node::{Lifecycle, Node};
+use crate::ops::prometheus::Exporter;
+use crate::ops::{process, prometheus, routes};
+
+pub mod listen;
+
+/// What is still running after the drain ends by itself within this time, or is left behind.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Exit code of a process that was told twice to stop: 128 + SIGINT, as shells count.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone, Copy, Default)]
@@ -11,7 +38,258 @@ pub struct Options {
     pub demo: bool,
 }
 
+/// Why a process ends before it is asked to.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot listen on {address}: {error}; choose another with --listen HOST:PORT")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Metrics(#[from] prometheus::InstallError),
+}
+
 /// Runs the process to its end.
-pub fn run(_settings: Settings, _options: Options) -> ExitCode {
-    ExitCode::SUCCESS
+pub fn run(settings: Settings, options: Options) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.server.worker_threads)
+        .enable_all()
+        .build();
+    let ended = runtime.map_err(Failure::from).and_then(|runtime| {
+        let ended = runtime.block_on(serve(settings, options));
+        // What was left behind has been reported; nothing may hold up the exit.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(code) => code,
+        Err(failure) => {
+            tracing::error!(event = "failed", "{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Settings, options: Options) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new()?;
+    let process = Process::start(settings, options)?;
+    signals.wait().await;
+    tokio::select! {
+        () = process.drain() => {
+            tracing::info!(event = "stopped", "stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        () = signals.wait() => {
+            tracing::warn!(event = "interrupted", "told to stop again: leaving at once");
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
+    }
+}
+
+/// Everything that runs.
+struct Process {
+    settings: Settings,
+    node: Arc<Node>,
+    ingest: Option<Arc<Ingest>>,
+    edge: Option<Arc<Edge>>,
+    /// Ends what feeds this process from inside it.
+    feeding: CancellationToken,
+    /// Ends listeners, then the broker.
+    listening: CancellationToken,
+    connected: CancellationToken,
+    tasks: TaskTracker,
+    broker_tasks: TaskTracker,
+}
+
+impl Process {
+    fn start(settings: Settings, options: Options) -> Result<Self, Failure> {
+        let role = settings.node.role;
+        let exporter = prometheus::install(role)?;
+        let (tasks, broker_tasks) = (TaskTracker::new(), TaskTracker::new());
+        let connected = CancellationToken::new();
+        let broker = connect(&settings, &broker_tasks, &connected);
+        let clients_max = if role.serves_clients() { settings.edge.max_connections } else { 0 };
+        let node =
+            Node::new(settings.node.id.clone(), role, Meters::register(), broker.connection(), clients_max);
+        let ingest =
+            role.ingests().then(|| Ingest::new(node.clone(), broker.clone(), settings.collector.clone()));
+        let edge = role
+            .serves_clients()
+            .then(|| Edge::new(node.clone(), broker, settings.edge.clone(), settings.server.worker_threads));
+        let process = Self {
+            node,
+            ingest,
+            edge,
+            feeding: CancellationToken::new(),
+            listening: CancellationToken::new(),
+            connected,
+            tasks,
+            broker_tasks,
+            settings,
+        };
+        let address = process.listen(&exporter)?;
+        process.background(process::sampler(process.node.clone()));
+        process.background(exporter.upkeep());
+        if let Some(edge) = &process.edge {
+            edge.start();
+        }
+        process.node.set_lifecycle(Lifecycle::Running);
+        if options.demo {
+            let url = format!("ws://{}/ws/collector", reachable(address));
+            process.tasks.spawn(demo::run(url, process.feeding.clone()));
+        }
+        welcome(&process.settings, address, options);
+        Ok(process)
+    }
+
+    /// Opens the listeners and returns the public one's address.
+    fn listen(&self, exporter: &Exporter) -> Result<SocketAddr, Failure> {
+        let server = &self.settings.server;
+        let operations = routes::router(self.node.clone(), exporter.clone());
+        let apart = server.metrics_listen.is_some();
+        let mut public = if apart {
+            routes::public_router(self.node.clone(), exporter.clone())
+        } else {
+            operations.clone()
+        };
+        if let Some(ingest) = &self.ingest {
+            public = public.merge(ingest.clone().router());
+        }
+        if let Some(edge) = &self.edge {
+            public = public.merge(edge.router());
+        }
+        let address = self.open(server.listen, "listening", public)?;
+        if let Some(listen) = server.metrics_listen {
+            self.open(listen, "metrics_listening", operations)?;
+        }
+        Ok(address)
+    }
+
+    fn open(&self, address: SocketAddr, event: &'static str, router: Router) -> Result<SocketAddr, Failure> {
+        let failed = |error| Failure::Listen { address, error };
+        let listener = Listener::bind(address, self.settings.server.header_timeout).map_err(failed)?;
+        let address = listener.address()?;
+        let role = self.settings.node.role;
+        tracing::info!(event, %address, role = role.as_str(), node = self.node.id, "listening");
+        let router = routes::with_fallbacks(router, role);
+        self.tasks.spawn(listener.serve(router, self.listening.clone()));
+        Ok(address)
+    }
+
+    /// Runs something that has no end of its own until the listeners are closed.
+    fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let listening = self.listening.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = listening.cancelled() => {}
+            }
+        });
+    }
+
+    /// Not ready → keep serving for the grace → collectors away, their batches into the log → clients away in waves →
+    /// everything down.
+    async fn drain(&self) {
+        let grace = self.settings.edge.drain_grace;
+        self.node.set_lifecycle(Lifecycle::Draining);
+        tracing::info!(
+            event = "draining",
+            grace_ms = grace.as_millis() as u64,
+            "no longer ready; serving on for the grace"
+        );
+        self.feeding.cancel();
+        tokio::time::sleep(grace).await;
+        if let Some(ingest) = &self.ingest {
+            // As long as a collector would wait for an answer.
+            let left = ingest.drain(self.settings.collector.write_timeout).await;
+            if left.batches > 0 {
+                tracing::error!(
+                    event = "accepted_metrics_lost",
+                    batches = left.batches,
+                    bytes = left.bytes,
+                    "the log did not take these in time"
+                );
+            }
+        }
+        if let Some(edge) = &self.edge {
+            edge.drain().await;
+        }
+        self.listening.cancel();
+        if let Some(edge) = &self.edge {
+            edge.stop().await;
+        }
+        self.connected.cancel();
+        self.tasks.close();
+        self.broker_tasks.close();
+        let ended = async {
+            self.tasks.wait().await;
+            self.broker_tasks.wait().await;
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            tracing::warn!(event = "tasks_left", tasks = self.tasks.len(), "tasks did not end in time");
+        }
+    }
+}
+
+fn connect(settings: &Settings, tasks: &TaskTracker, stop: &CancellationToken) -> Arc<dyn Broker> {
+    match &settings.nats {
+        None => MemoryBroker::new(&settings.log),
+        Some(nats) => {
+            let name = format!("telecast {} {}", settings.node.role.as_str(), settings.node.id);
+            NatsBroker::connect(nats, &settings.log, &name, tasks, stop.clone())
+        }
+    }
+}
+
+/// The address at which this machine reaches its own listener.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Tells people where to look; programs read the log.
+fn welcome(settings: &Settings, address: SocketAddr, options: Options) {
+    let role = settings.node.role;
+    let host = match reachable(address) {
+        local if local.ip().is_loopback() => format!("localhost:{}", local.port()),
+        other => other.to_string(),
+    };
+    println!("\nTelecast {} on {host}", role.as_str());
+    if role == Role::Standalone && settings.nats.is_none() {
+        println!("  log              in this process; --nats URL keeps it in NATS JetStream");
+    }
+    if role.serves_clients() {
+        println!("  live metrics     ws://{host}/ws        (websocat ws://{host}/ws)");
+    }
+    if role.ingests() {
+        println!("  collectors       ws://{host}/ws/collector, http://{host}/api/v2/write");
+    }
+    if options.demo {
+        println!("  demo             this machine's own metrics, every second");
+    }
+    println!("  state            http://{host}/health, /metrics, and / for everything else\n");
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for either. Cancel-safe.
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -12,19 +12,26 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// The changes that lead from what was reported to `entries`, which is everything there is.
-    pub(crate) fn replace(&mut self, entries: Vec<(String, Versioned)>) -> Vec<StateEvent> {
-        let mut gone = std::mem::take(&mut self.revisions);
+    /// The changes that lead from what was reported to `entries`: everything there was at revision `horizon`. What is
+    /// known from later stays as it is.
+    pub(crate) fn replace(&mut self, entries: Vec<(String, Versioned)>, horizon: u64) -> Vec<StateEvent> {
+        let mut before = std::mem::take(&mut self.revisions);
         let mut changes = Vec::new();
         for (key, entry) in entries {
-            if gone.remove(&key) != Some(entry.revision) {
+            let known = before.remove(&key);
+            if let Some(later) = known.filter(|known| *known > horizon) {
+                self.revisions.insert(key, later);
+                continue;
+            }
+            if known != Some(entry.revision) {
                 changes.push(StateEvent::Put { key: key.clone(), entry: entry.clone() });
             }
             self.revisions.insert(key, entry.revision);
         }
-        let mut removed: Vec<_> = gone.into_keys().collect();
-        removed.sort_unstable();
-        changes.extend(removed.into_iter().map(|key| StateEvent::Removed { key }));
+        let (later, mut gone): (Vec<_>, Vec<_>) = before.into_iter().partition(|(_, known)| *known > horizon);
+        self.revisions.extend(later);
+        gone.sort_unstable();
+        changes.extend(gone.into_iter().map(|(key, _)| StateEvent::Removed { key }));
         changes
     }
 
@@ -69,18 +76,28 @@ mod tests {
             known.replace(vec![("a".into(), entry(1)), ("b".into(), entry(2))]),
             [put("a", 1), put("b", 2)]
         );
-        assert_eq!(known.replace(vec![("a".into(), entry(1)), ("b".into(), entry(3))]), [put("b", 3)]);
-        assert_eq!(known.replace(vec![("b".into(), entry(3))]), [StateEvent::Removed { key: "a".into() }]);
+        assert_eq!(known.replace(vec![("a".into(), entry(1)), ("b".into(), entry(3))], 3), [put("b", 3)]);
+        assert_eq!(known.replace(vec![("b".into(), entry(3))], 4), [StateEvent::Removed { key: "a".into() }]);
     }
 
     #[test]
     fn a_late_notification_changes_nothing() {
         let mut known = Known::default();
-        known.replace(vec![("a".into(), entry(5))]);
+        known.replace(vec![("a".into(), entry(5))], 5);
         assert_eq!(known.put("a".into(), entry(4)), None);
         assert_eq!(known.remove("a".into(), 4), None);
         assert_eq!(known.remove("b".into(), 9), None);
         assert_eq!(known.put("a".into(), entry(6)), Some(put("a", 6)));
         assert_eq!(known.remove("a".into(), 7), Some(StateEvent::Removed { key: "a".into() }));
+    }
+
+    #[test]
+    fn a_listing_from_the_past_takes_nothing_back() {
+        let mut known = Known::default();
+        known.replace(vec![("a".into(), entry(5)), ("b".into(), entry(6)), ("c".into(), entry(1))], u64::MAX);
+        let stale = vec![("a".into(), entry(3))];
+        assert_eq!(known.replace(stale, 4), [StateEvent::Removed { key: "c".into() }]);
+        assert_eq!(known.put("a".into(), entry(5)), None);
+        assert_eq!(known.put("b".into(), entry(6)), None);
     }
 }

@@ -7,46 +7,45 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Inputs, Machine, Role};
+use crate::ops::version;
 
 /// Folder of `default.toml` and `<role>.toml`, unless `TELECAST_CONFIG_DIR` names another.
 const CONFIG_FOLDER: &str = "config";
-
-/// Version and commit, as `--version` and `ws_build_info` give them.
-pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TELECAST_COMMIT"), ")");
 
 /// Exit code of a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
 const EXAMPLES: &str = "\
 Examples:
-  telecast standalone --demo              this machine's metrics on ws://localhost:9090/ws
-  telecast standalone                     collectors push to port 9090, clients read from it
-  telecast ingest --nats nats://nats:4222 one of several nodes that take collectors
-  telecast edge --nats nats://nats:4222   one of several nodes that serve clients
-  telecast config --role edge             what an edge would use, and where each value comes from
+  telecast standalone --demo             this machine's metrics on port 9090
+  telecast standalone                    collectors write to port 9090, clients read
+  telecast ingest --nats nats://n:4222   one of many nodes that take collectors
+  telecast edge --nats nats://n:4222     one of many nodes that serve clients
+  telecast config --role edge            what an edge would use, and from where
 
 Configuration, each above the one before:
-  built-in values, config/default.toml, config/<role>.toml, --config FILE, environment, flags.
+  built-in values, config/default.toml, config/ROLE.toml, --config FILE, environment, flags.
   config/default.toml explains every key.
 
 Environment:
-  TELECAST__<SECTION>__<KEY>  any key: TELECAST__EDGE__SLOW_CLIENT__POLICY sets edge.slow_client.policy
-  TELECAST_CONFIG_DIR         folder of default.toml and <role>.toml (config)
-  NATS_URL                    nats.url
-  LOG_LEVEL, LOG_FORMAT       telemetry.level (debug, info, …), telemetry.format (auto, json, pretty)
-  WS_MAX_CONNECTIONS          edge.max_connections
-  WS_WORKER_THREADS           server.worker_threads
-  WS_THROTTLE_MS              edge.throttle_ms
-  METRICS_PORT                server.metrics_listen
+  TELECAST__EDGE__THROTTLE_MS  sets edge.throttle_ms, and so on for every key
+  TELECAST_CONFIG_DIR          folder of default.toml and ROLE.toml [config]
+  NATS_URL                     nats.url
+  LOG_LEVEL                    telemetry.level (error, warn, info, debug, …)
+  LOG_FORMAT                   telemetry.format (auto, json, pretty)
+  WS_MAX_CONNECTIONS           edge.max_connections
+  WS_WORKER_THREADS            server.worker_threads
+  WS_THROTTLE_MS               edge.throttle_ms
+  METRICS_PORT                 server.metrics_listen
 
 Exit codes:
   0   stopped as asked (SIGTERM or SIGINT, after draining)
   1   could not go on; the last log line says why
-  64  the command line or the configuration cannot be used; stderr names the flag or key";
+  64  unusable command line or configuration; stderr names the flag or key";
 
 /// Live metrics, relayed from many collectors to any number of browsers and programs.
 #[derive(Debug, Parser)]
-#[command(name = "telecast", version = VERSION, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "telecast", version = version::FULL, after_help = EXAMPLES, max_term_width = 110)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     /// What to do.
@@ -57,7 +56,7 @@ pub struct Arguments {
 /// What the program can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Take collectors and serve clients in one process, with the log in memory unless --nats is given
+    /// Take collectors and serve clients in one process; needs nothing else
     Standalone {
         /// Collect this machine's own metrics every second
         #[arg(long)]
@@ -78,7 +77,7 @@ pub enum Verb {
         #[command(flatten)]
         serving: Serving,
     },
-    /// Print the effective configuration as TOML, with the origin of each value and without secrets
+    /// Print the effective configuration as TOML: origins shown, secrets masked
     Config {
         /// The role whose configuration to print
         #[arg(long, value_enum, default_value_t = RoleName::Standalone)]
@@ -101,7 +100,7 @@ pub struct Serving {
     /// Name of this node, unique in the cluster [default: the host name]
     #[arg(long, value_name = "ID")]
     pub node: Option<String>,
-    /// Configuration file on top of config/default.toml and config/<role>.toml
+    /// Configuration file on top of config/default.toml and config/ROLE.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -2,8 +2,8 @@
 //!
 //! [`load`] reads the layers, each above the one before: built-in values ([`keys`]), `config/default.toml`,
 //! `config/<role>.toml`, the `--config` file, the environment, flags. Every value is parsed when it is read and remembers
-//! its layer ([`layers`]), so an error says where to look; what the values mean together is decided once
-//! ([`resolve`]). Nothing here starts, connects or logs anything.
+//! its layer (`layers`), so an error says where to look; what the values mean together is decided once
+//! (`resolve`). Nothing here starts, connects or logs anything.
 
 use std::net::SocketAddr;
 use std::time::Duration;

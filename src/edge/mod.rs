@@ -5,7 +5,7 @@
 //! [`catch_up`] brings it to its view, [`outbox`] and [`session`] are what a client is to its [`writer`]; [`handshake`] and
 //! [`socket`] are the door. Nothing here knows ingest; the log comes through the broker's port only.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -93,6 +93,8 @@ pub struct Edge {
     writers: Vec<mpsc::Sender<Command>>,
     inboxes: Mutex<Vec<mpsc::Receiver<Command>>>,
     gates: Vec<Arc<Gate>>,
+    /// No new clients: those who are here are being sent away.
+    draining: AtomicBool,
     shutdown: CancellationToken,
 }
 
@@ -125,6 +127,7 @@ impl Edge {
             writers,
             inboxes: Mutex::new(inboxes),
             gates,
+            draining: AtomicBool::new(false),
             shutdown: CancellationToken::new(),
         });
         node.add_status(Arc::new(status::Section(edge.clone())));
@@ -222,6 +225,7 @@ impl Edge {
 
     /// Sends all clients away in waves and returns when they are gone, or after twice the time they were given.
     pub async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
         let over = self.shared.settings.drain_waves;
         for writer in &self.writers {
             let _ = writer.send(Command::Drain(over)).await;

@@ -58,7 +58,7 @@ const EVICTED: usize = usize::MAX;
 impl Charge {
     fn add(&self, more: usize) {
         let charged = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| {
-            (bytes != EVICTED).then_some(bytes + more)
+            (bytes != EVICTED).then(|| bytes + more)
         });
         if charged.is_ok() {
             self.account.fetch_add(more, Ordering::Relaxed);

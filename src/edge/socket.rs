@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Query, Request, State};
@@ -23,7 +24,7 @@ use crate::edge::view::ViewKey;
 use crate::edge::writer::{Command, Joining};
 use crate::edge::{Edge, Shared, encode, handshake};
 use crate::ops::meters::ConnectFailure;
-use crate::ops::node::{Admission, Lifecycle};
+use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
 use crate::proto::frame::{Decoder, Event, Opcode, Peer};
 use crate::proto::message::{
@@ -97,7 +98,7 @@ async fn accept(
     let subscription = Subscription::from_query(&parameters.0)
         .map_err(|error| bad_request(error.code.as_str(), error.message))?;
     let node = &edge.shared.node;
-    if node.lifecycle() == Lifecycle::Draining {
+    if edge.draining.load(Ordering::Relaxed) {
         let message = "this node is draining: connect again, another node will answer";
         return Err((ConnectFailure::Draining, ApiError::unavailable("draining", message, 1)));
     }

@@ -2,8 +2,14 @@
 //!
 //! Roles hand in what they know (meters); nothing here knows a role.
 
+pub mod health;
 pub mod meters;
 pub mod node;
+pub mod paths;
 pub mod process;
+pub mod prometheus;
 pub mod reply;
+pub mod routes;
+pub mod status;
 pub mod telemetry;
+pub mod version;

@@ -25,6 +25,9 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Draining, Self::Error];
+
     /// As shown to operators.
     pub fn as_str(self) -> &'static str {
         match self {

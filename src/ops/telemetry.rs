@@ -81,13 +81,28 @@ pub fn init(settings: &TelemetrySettings) {
     let registry = tracing_subscriber::registry().with(filter);
     let started = if pretty {
         let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-        registry.with(people).try_init()
+        // Colours in a file or a pager are garbage; NO_COLOR (no-color.org) is for people who see garbage in them anyway.
+        let colours =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        registry.with(people.with_ansi(colours)).try_init()
     } else {
         registry.with(json_layer(std::io::stderr)).try_init()
     };
     if started.is_ok() {
         let _ = LEVEL.set(Level { handle });
+        std::panic::set_hook(Box::new(log_panic));
     }
+}
+
+/// A panic is a log line like any other: the text that the standard hook prints would break the JSON of the lines around it.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    // Captured only if RUST_BACKTRACE asks for it.
+    let backtrace = std::backtrace::Backtrace::capture();
+    let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+    let backtrace = captured.then(|| backtrace.to_string());
+    tracing::error!(event = "panicked", location, backtrace, "{message}");
 }
 
 /// What is logged, once [`init`] has started the logs.
@@ -261,6 +276,22 @@ mod tests {
         let lines = lines(|_| tracing::info!(target: "async_nats::connector", "attempt"));
         let line: Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!((&line["event"], &line["message"]), (&Value::from("async_nats"), &Value::from("attempt")));
+    }
+
+    #[test]
+    fn a_panic_is_one_line_with_its_place() {
+        let standard = std::panic::take_hook();
+        std::panic::set_hook(Box::new(log_panic));
+        let lines = lines(|_| {
+            let _ = std::panic::catch_unwind(|| panic!("lost\nit"));
+        });
+        std::panic::set_hook(standard);
+        let line: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(
+            (lines.len(), &line["event"], &line["message"]),
+            (1, &"panicked".into(), &"lost\nit".into())
+        );
+        assert!(line["context"]["location"].as_str().unwrap().contains("telemetry.rs"), "{line}");
     }
 
     #[test]

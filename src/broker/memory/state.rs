@@ -115,7 +115,7 @@ impl Entries {
         loop {
             changes.mark_unchanged();
             let (entries, next_expiry) = self.snapshot(&prefix);
-            let mut news = known.replace(entries);
+            let mut news = known.replace(entries, u64::MAX);
             if !synced {
                 news.push(StateEvent::Synced);
                 synced = true;

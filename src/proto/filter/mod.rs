@@ -28,7 +28,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::proto::channel::{Channel, CollectorIdError, escape_token};
+use crate::proto::channel::{Channel, CollectorIdError};
 
 mod glob;
 mod parse;
@@ -37,7 +37,7 @@ mod set;
 use glob::Glob;
 pub use set::{FILTERS_MAX, FilterSet, FilterSetError, Match};
 
-/// Longest filter accepted, in bytes: room for both names fully escaped would be 1530; real ones are below 100.
+/// Longest filter accepted, in bytes: both names in full are 511, real filters below 100.
 pub const FILTER_BYTES_MAX: usize = 1024;
 
 /// Channels, and optionally only their lines with certain tags.
@@ -118,13 +118,14 @@ impl FromStr for Filter {
 }
 
 impl fmt::Display for Filter {
+    /// Only what must be escaped is, so the text is never longer than the one that was read.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.collector, &self.measurement) {
             (Part::Any, Part::Any) => f.write_str(">")?,
-            (Part::Any, Part::Is(measurement)) => write!(f, "*.{}", escape_token(measurement))?,
-            (Part::Is(collector), Part::Any) => write!(f, "{}.>", escape_token(collector))?,
+            (Part::Any, Part::Is(measurement)) => write!(f, "*.{}", escape_measurement(measurement))?,
+            (Part::Is(collector), Part::Any) => write!(f, "{}.>", escape_collector(collector))?,
             (Part::Is(collector), Part::Is(measurement)) => {
-                write!(f, "{}.{}", escape_token(collector), escape_token(measurement))?;
+                write!(f, "{}.{}", escape_collector(collector), escape_measurement(measurement))?;
             }
         }
         for (at, predicate) in self.predicates.iter().enumerate() {
@@ -233,6 +234,27 @@ pub enum FilterErrorKind {
     /// Text after the closing brace.
     #[error("nothing may follow the closing brace; several filters are passed one by one")]
     AfterBrace,
+}
+
+fn escape_measurement(name: &str) -> String {
+    if name.is_empty() {
+        return "%".to_owned();
+    }
+    name.chars().map(|c| if c == '.' || parse::is_reserved(c) { percent(c) } else { c.to_string() }).collect()
+}
+
+/// Dots stay as they are, except those that would leave a part empty.
+fn escape_collector(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for (at, character) in name.char_indices() {
+        let empty_part = escaped.is_empty() || escaped.ends_with('.') || at + 1 == name.len();
+        if parse::is_reserved(character) || character == '.' && empty_part {
+            escaped.push_str(&percent(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }
 
 fn percent(character: char) -> String {

@@ -28,6 +28,13 @@ pub(super) fn is_bare(character: char) -> bool {
         && !matches!(character, ',' | '{' | '}' | '=' | '!' | '"' | '\\' | '*')
 }
 
+/// Whether a character of a name is always written as `%XX`.
+pub(super) fn is_reserved(character: char) -> bool {
+    character.is_whitespace()
+        || character.is_control()
+        || matches!(character, '%' | '*' | '>' | '{' | '}' | ',' | '"')
+}
+
 fn error_at(text: &str, byte: usize, kind: Kind) -> FilterError {
     FilterError { column: text[..byte].chars().count() + 1, kind }
 }
@@ -76,8 +83,9 @@ fn check_tokens(text: &str, channel: &str) -> Result<(), FilterError> {
                 for (offset, character) in name.char_indices() {
                     let kind = match character {
                         '*' | '>' => Kind::PartialWildcard,
-                        '}' | ',' | '"' => Kind::Reserved(character),
-                        _ if character.is_whitespace() || character.is_control() => Kind::Reserved(character),
+                        // The beginning of an escape: read later.
+                        '%' => continue,
+                        _ if is_reserved(character) => Kind::Reserved(character),
                         _ => continue,
                     };
                     return Err(error_at(text, at + offset, kind));

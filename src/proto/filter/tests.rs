@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::channel::CollectorId;
+use crate::proto::channel::{CollectorId, escape_token};
 
 fn channel(collector: &str, measurement: &str) -> Channel {
     Channel::new(CollectorId::new(collector).unwrap(), measurement)
@@ -98,6 +98,19 @@ fn filters_that_ask_the_same_are_equal() {
     assert!(filter("*.*").is_everything());
     assert!(!filter(">{a=b}").is_everything());
     assert!(!filter("*.cpu").is_everything());
+}
+
+#[test]
+fn a_filter_is_written_back_readably() {
+    for (text, written) in [
+        ("web%2Eexample%2Eorg.cpu", "web.example.org.cpu"),
+        ("%2Ea%2E%2Eb%2E.c%2Ed", "%2Ea.%2Eb%2E.c%2Ed"),
+        ("Z%C3%BCrich%20rack.%", "Zürich%20rack.%"),
+        (">{b!=x,\"a\"=\"y z\"}", ">{a=\"y z\",b!=x}"),
+        ("*.>", ">"),
+    ] {
+        assert_eq!(filter(text).to_string(), written);
+    }
 }
 
 #[test]
@@ -218,6 +231,7 @@ proptest! {
         prop_assert!(asked.matches_channel(&channel(&collector, &measurement)));
         prop_assert_eq!(asked.matches_channel(&channel(&collector, &other)), other == measurement);
         prop_assert_eq!(&filter(&asked.to_string()), &asked);
+        prop_assert!(asked.to_string().len() <= escape_token(&collector).len() + 1 + escape_token(&measurement).len());
     }
 
     #[test]
@@ -231,6 +245,7 @@ proptest! {
     #[test]
     fn what_is_accepted_is_written_back_the_same(text in "[a%2E.*>{}=!,\" \\\\ü]{1,24}") {
         if let Ok(asked) = text.parse::<Filter>() {
+            prop_assert!(asked.to_string().len() <= text.len());
             prop_assert_eq!(&filter(&asked.to_string()), &asked);
         }
     }

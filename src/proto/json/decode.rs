@@ -136,7 +136,10 @@ fn metric_of(piece: Piece<'_>, precision: Precision) -> Result<Metric<'_>, JsonE
     })
 }
 
-fn tags_of(tags: Value<'_>) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, JsonErrorKind> {
+type Tags<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+type Fields<'a> = Vec<(Cow<'a, str>, FieldValue<'a>)>;
+
+fn tags_of(tags: Value<'_>) -> Result<Tags<'_>, JsonErrorKind> {
     match tags {
         Value::Null => Ok(Vec::new()),
         Value::Object(entries) => entries
@@ -150,7 +153,7 @@ fn tags_of(tags: Value<'_>) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, JsonErr
     }
 }
 
-fn fields_of(fields: Value<'_>) -> Result<Vec<(Cow<'_, str>, FieldValue<'_>)>, JsonErrorKind> {
+fn fields_of(fields: Value<'_>) -> Result<Fields<'_>, JsonErrorKind> {
     let Value::Object(entries) = fields else { return Err(JsonErrorKind::Fields) };
     let mut fields = Vec::with_capacity(entries.len());
     for (key, value) in entries {

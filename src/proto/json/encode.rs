@@ -1,5 +1,7 @@
 //! Lines to the JSON that clients get.
 
+use std::borrow::Cow;
+
 use crate::proto::line::{Line, RawValue, unescape_key, unescape_name, unescape_string};
 
 /// Appends a JSON array of the metrics of `lines`:
@@ -20,11 +22,11 @@ pub fn write_metrics<'a>(out: &mut Vec<u8>, lines: impl Iterator<Item = Line<'a>
 /// Appends the members of one metric's object, without the braces, for callers that add members of their own.
 pub fn write_members(out: &mut Vec<u8>, line: &Line<'_>, fallback_ns: i64) {
     out.extend_from_slice(b"\"name\":");
-    write_string(out, &unescape_name(line.measurement_escaped()));
+    write_unescaped(out, line.measurement_escaped(), unescape_name);
     out.extend_from_slice(b",\"tags\":{");
     for (index, (key, value)) in line.raw_tags().enumerate() {
         write_key(out, index, key);
-        write_string(out, &unescape_key(value));
+        write_unescaped(out, value, unescape_key);
     }
     out.extend_from_slice(b"},\"fields\":{");
     for (index, (key, value)) in line.raw_fields().enumerate() {
@@ -65,6 +67,17 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Text without a backslash is the same in line protocol and outside it, and mostly needs no escape in JSON either: one
+/// look finds out both.
+fn write_unescaped(out: &mut Vec<u8>, text: &str, unescape: fn(&str) -> Cow<'_, str>) {
+    if text.bytes().any(needs_escape) {
+        return write_string(out, &unescape(text));
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
 /// RFC 8259 §7: quotes, backslashes and control characters below 0x20.
 fn needs_escape(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
@@ -74,7 +87,7 @@ fn write_key(out: &mut Vec<u8>, index: usize, key: &str) {
     if index > 0 {
         out.push(b',');
     }
-    write_string(out, &unescape_key(key));
+    write_unescaped(out, key, unescape_key);
     out.push(b':');
 }
 
@@ -82,7 +95,7 @@ fn write_value(out: &mut Vec<u8>, value: RawValue<'_>) {
     match value {
         RawValue::Float(text) | RawValue::Integer(text) | RawValue::Unsigned(text) => write_number(out, text),
         RawValue::Boolean(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
-        RawValue::String(text) => write_string(out, &unescape_string(text)),
+        RawValue::String(text) => write_unescaped(out, text, unescape_string),
     }
 }
 

@@ -167,8 +167,12 @@ impl<'a> Lines<'a> {
     }
 
     fn error(&mut self, at: usize, kind: LineErrorKind) -> LineError {
-        let from = self.counted_to.min(at);
-        self.newlines += memchr::memchr_iter(b'\n', &self.input[from..at]).count();
+        // A string that was closed wrongly is reported behind it, but reading resumes inside it: errors may go backwards.
+        if at >= self.counted_to {
+            self.newlines += memchr::memchr_iter(b'\n', &self.input[self.counted_to..at]).count();
+        } else {
+            self.newlines -= memchr::memchr_iter(b'\n', &self.input[at..self.counted_to]).count();
+        }
         self.counted_to = at;
         let line_start = memchr::memrchr(b'\n', &self.input[..at]).map_or(0, |newline| newline + 1);
         // Columns count characters: every byte that does not continue one.

@@ -79,6 +79,13 @@ fn an_error_after_a_string_with_newlines_names_the_raw_line_it_is_on() {
 }
 
 #[test]
+fn errors_inside_a_wrongly_closed_string_keep_their_own_lines() {
+    let places: Vec<_> =
+        lines(b"x v=\"a\n?\nb\"c\nd,\n").map(|line| line.unwrap_err()).map(|e| (e.line, e.column)).collect();
+    assert_eq!(places, [(3, 3), (2, 2), (3, 4), (4, 3)]);
+}
+
+#[test]
 fn columns_count_characters() {
     check("größe v=?", 1, 9, UnquotedString);
 }

@@ -1,0 +1,47 @@
+# Telecast. `make` alone lists what can be done.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test tools fmt lint docs check-build check-tests
+
+# The oldest Rust this builds with; the same number stands in Cargo.toml.
+RUST_MIN := 1.95
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: check-build ## Build and relay this machine's metrics on port 9090
+	cargo build --release --locked
+	@echo
+	@echo "  live metrics   ws://localhost:9090/ws"
+	@echo "  what is served http://localhost:9090/"
+	@echo "  stop with Ctrl-C"
+	@echo
+	exec target/release/telecast standalone --demo
+
+test: check-build check-tests tools ## Run every test, then a short round of fuzzing, and sum up
+	scripts/test.sh
+
+tools: check-tests ## Install what tests need into .tools
+	scripts/setup-tools.sh
+
+fmt: ## Format the code
+	cargo fmt
+
+lint: ## Check format and lints
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+docs: ## Build the documentation of the code into target/doc
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+
+check-build:
+	@command -v cargo >/dev/null || { echo "make: cargo is missing: install Rust $(RUST_MIN) or newer from https://rustup.rs" >&2; exit 1; }
+	@found=$$(cargo --version | cut -d ' ' -f 2); \
+	printf '%s\n%s\n' "$(RUST_MIN)" "$$found" | sort -CV \
+	    || { echo "make: cargo $$found is too old: Rust $(RUST_MIN) or newer is needed (rustup update stable)" >&2; exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
+	    || { echo "make: a C compiler is missing: some dependencies are C (Debian, Ubuntu: apt-get install build-essential; macOS: xcode-select --install)" >&2; exit 1; }
+
+check-tests:
+	@command -v python3 >/dev/null \
+	    || { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }

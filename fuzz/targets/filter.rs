@@ -1,0 +1,35 @@
+//! Any text as a filter: nothing panics, what is accepted is written back as the same filter, and an error's column lies in
+//! the text. The first line is the filter, the rest what it is matched against.
+#![no_main]
+
+use std::borrow::Cow;
+
+use libfuzzer_sys::fuzz_target;
+use telecast_fuzz::proto::envelope::channel_of_suffix;
+use telecast_fuzz::proto::filter::{Filter, FilterSet, Match};
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (text, against) = text.split_once('\n').unwrap_or((text, "web-01.cpu"));
+    let filter: Filter = match text.parse() {
+        Ok(filter) => filter,
+        Err(error) => {
+            assert!((1..=text.chars().count() + 1).contains(&error.column));
+            return;
+        }
+    };
+    let written = filter.to_string();
+    assert!(written.len() <= text.len(), "writing must not make a filter too long");
+    assert_eq!(written.parse(), Ok(filter.clone()));
+    let Some(channel) = channel_of_suffix(against) else { return };
+    let tag = |key: &str| (!key.is_empty()).then_some(Cow::Borrowed(against));
+    let passes = filter.matches_channel(&channel) && filter.matches_tags(tag);
+    let expected = match (filter.matches_channel(&channel), filter.has_predicates()) {
+        (false, _) => Match::No,
+        (true, false) => Match::Whole,
+        (true, true) => Match::Lines,
+    };
+    let set = FilterSet::new([filter]).expect("one filter is a set");
+    assert_eq!(set.matches_channel(&channel), expected);
+    assert_eq!(set.matches_line(&channel, tag), passes);
+});

@@ -1,0 +1,145 @@
+//! One request to JetStream and its answer.
+
+use async_nats::{HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::broker::BrokerError;
+use crate::broker::nats::link::Live;
+
+/// Error numbers of JetStream that mean something to us (`errors.json` of the server).
+pub(super) mod code {
+    /// The account may not use JetStream, or the server has it switched off.
+    pub(crate) const NOT_ENABLED: [u32; 2] = [10039, 10076];
+    /// The stream is not there.
+    pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
+    /// Somebody created it in the meantime, with another configuration.
+    pub(crate) const STREAM_NAME_IN_USE: u32 = 10058;
+    /// Another stream takes the same subjects.
+    pub(crate) const SUBJECTS_OVERLAP: u32 = 10065;
+    /// Nothing is stored under the subject.
+    pub(crate) const NO_MESSAGE: u32 = 10037;
+    /// The expected last sequence was another one.
+    pub(crate) const WRONG_LAST_SEQUENCE: u32 = 10071;
+}
+
+/// Why there is no useful answer.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// JetStream says no.
+    Api(ApiError),
+    /// Nobody listens to the request's subject: no such stream, or no JetStream.
+    NoResponders,
+    /// No answer, in words.
+    Lost(String),
+}
+
+/// As JetStream writes it.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct ApiError {
+    /// Like an HTTP status.
+    pub(super) code: u16,
+    /// See [`code`].
+    #[serde(default)]
+    pub(super) err_code: u32,
+    /// For people.
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer<T> {
+    No { error: ApiError },
+    Yes(T),
+}
+
+impl Failure {
+    /// Whether JetStream answered with this error number.
+    pub(super) fn is(&self, err_code: u32) -> bool {
+        matches!(self, Self::Api(error) if error.err_code == err_code)
+    }
+
+    /// Whether the stream may be missing, which looking after the streams can repair.
+    pub(super) fn hints_at_missing_stream(&self) -> bool {
+        matches!(self, Self::NoResponders) || self.is(code::STREAM_NOT_FOUND)
+    }
+}
+
+impl From<Failure> for BrokerError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoResponders => Self::Unavailable(
+                "nothing answers for the stream: it does not exist, or JetStream is off or has no leader"
+                    .into(),
+            ),
+            Failure::Lost(reason) => Self::Unavailable(reason),
+            Failure::Api(error) if code::NOT_ENABLED.contains(&error.err_code) => Self::Unavailable(
+                "JetStream is not enabled: start nats-server with -js, or enable it for this account".into(),
+            ),
+            Failure::Api(error) => {
+                let text = format!("{} (JetStream error {})", error.description, error.err_code);
+                // 400 and 403 judge the request itself; everything else is the servers' state of the moment.
+                if matches!(error.code, 400 | 403) { Self::Refused(text) } else { Self::Unavailable(text) }
+            }
+        }
+    }
+}
+
+/// Reads an answer's body.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    match serde_json::from_slice(body) {
+        Ok(Answer::Yes(answer)) => Ok(answer),
+        Ok(Answer::No { error }) => Err(Failure::Api(error)),
+        Err(error) => Err(Failure::Lost(format!("NATS answered something unreadable: {error}"))),
+    }
+}
+
+impl Live {
+    /// Asks `$JS.API.<verb>`.
+    pub(super) async fn api<T: DeserializeOwned>(
+        &self,
+        verb: &str,
+        request: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(request).map_err(|error| Failure::Lost(error.to_string()))?;
+        let answer = self.request(format!("$JS.API.{verb}"), HeaderMap::new(), body.into()).await?;
+        parse(&answer)
+    }
+
+    /// Asks any subject, until an answer, the configured time, or the end of the connection.
+    pub(super) async fn request(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
+        let mut request = async_nats::Request::new().payload(body);
+        if !headers.is_empty() {
+            request = request.headers(headers);
+        }
+        let answer = tokio::select! {
+            answer = self.client.send_request(subject.clone(), request) => answer,
+            () = self.closed.cancelled() => return Err(self.lost()),
+        };
+        match answer {
+            Ok(message) => Ok(message.payload),
+            Err(error) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => Failure::NoResponders,
+                RequestErrorKind::TimedOut => self.no_answer(&subject),
+                _ => Failure::Lost(error.to_string()),
+            }),
+        }
+    }
+
+    /// The connection ended before the answer.
+    pub(super) fn lost(&self) -> Failure {
+        Failure::Lost("the connection to NATS was lost before it answered".into())
+    }
+
+    /// Too long without an answer; a request that is not permitted ends here, too.
+    pub(super) fn no_answer(&self, subject: &str) -> Failure {
+        Failure::Lost(format!("NATS did not answer {subject} in time{}", self.complaint()))
+    }
+}

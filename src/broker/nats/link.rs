@@ -1,0 +1,343 @@
+//! One connection at a time, from dialling to its loss.
+//!
+//! The client's own reconnecting is switched off. It keeps commands that were not written when a connection broke, and
+//! sends them over the next one: of a batch whose first half was lost with the socket, the second half would be stored
+//! first. Here a connection that breaks takes its queue with it, everything waiting for an answer fails at once, and
+//! the next connection is a new client.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, ReconnectToServer, ServerAddr};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::nats::publish::AckInbox;
+use crate::broker::nats::reconcile::{self, Updates};
+use crate::broker::{BrokerError, Connection};
+use crate::config::{LogSettings, NatsSettings};
+
+/// A server that says nothing to three pings in a row is gone: 9 s, within the 10 s in which clients learn of it.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// Messages the client holds for one subscription while our side is busy; above it, it drops silently.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 1 << 17;
+/// Between two attempts to connect, or to put the streams in place: doubles from the first to the last.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(2);
+/// Streams are looked at again this often, for an operator's changes that nothing else would show.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// However often something looks wrong, streams are not looked at more often than this.
+const RECHECK_PAUSE: Duration = Duration::from_millis(100);
+/// Where nobody listens: what the client is told to reconnect to.
+const NOWHERE: &str = "127.0.0.1:0";
+
+/// What all parts of the broker share.
+pub(super) struct Link {
+    pub(super) log: LogSettings,
+    pub(super) nats: NatsSettings,
+    pub(super) stop: CancellationToken,
+    client_name: String,
+    live: watch::Sender<Option<Arc<Live>>>,
+    connection: watch::Sender<Connection>,
+    /// Why nothing can be asked of the log just now; meaningless while connected.
+    obstacle: Mutex<BrokerError>,
+    recheck: Notify,
+}
+
+/// One connection. Whoever holds it past its end gets errors, and looks for the next one.
+pub(super) struct Live {
+    pub(super) client: Client,
+    pub(super) acks: AckInbox,
+    /// Cancelled when the connection is lost.
+    pub(super) closed: CancellationToken,
+    address: String,
+    complaint: Complaint,
+}
+
+/// What the server last said against us. It answers a forbidden request with that, and with nothing else.
+type Complaint = Arc<Mutex<Option<String>>>;
+
+impl Live {
+    /// For the end of a message about something that was not answered.
+    pub(super) fn complaint(&self) -> String {
+        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        complaint.as_ref().map_or_else(String::new, |complaint| format!(" (the server says: {complaint})"))
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        nats: NatsSettings,
+        log: LogSettings,
+        client_name: String,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let reason = "not connected to NATS yet".to_owned();
+        Arc::new(Self {
+            log,
+            nats,
+            stop,
+            client_name,
+            live: watch::Sender::new(None),
+            connection: watch::Sender::new(Connection::Disconnected { reason: reason.clone() }),
+            obstacle: Mutex::new(BrokerError::Unavailable(reason)),
+            recheck: Notify::new(),
+        })
+    }
+
+    /// Whether the log can be reached, as it changes.
+    pub(super) fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.subscribe()
+    }
+
+    /// The connection, for requests that make sense only with streams in place.
+    pub(super) fn ready(&self) -> Result<Arc<Live>, BrokerError> {
+        let live = self.live.borrow().clone();
+        match live {
+            Some(live) if self.connection.borrow().is_connected() => Ok(live),
+            _ => Err(self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        }
+    }
+
+    /// The connection as it comes and goes, for subscriptions: those may begin before the streams are in place.
+    pub(super) fn lives(&self) -> watch::Receiver<Option<Arc<Live>>> {
+        self.live.subscribe()
+    }
+
+    /// Something looked as if a stream were not there: look soon.
+    pub(super) fn recheck(&self) {
+        self.recheck.notify_one();
+    }
+
+    /// Connects, and connects again, until told to stop.
+    pub(super) async fn run(self: Arc<Self>) {
+        self.stop.run_until_cancelled(self.keep_connected()).await;
+        self.report(Err(BrokerError::Unavailable("this process is stopping".into())));
+        if let Some(live) = self.live.send_replace(None) {
+            live.closed.cancel();
+        }
+    }
+
+    async fn keep_connected(&self) {
+        let servers = match server_addresses(&self.nats.url) {
+            Ok(servers) => servers,
+            // Configuration is fixed for the life of the process, so there is nothing to try again.
+            Err(reason) => return self.report_for_ever(BrokerError::Incompatible(reason)).await,
+        };
+        let mut retry = Retry::default();
+        let mut updates = Updates::Apply;
+        for server in servers.iter().cycle() {
+            match self.dial(server).await {
+                Ok((live, acks)) => {
+                    retry = Retry::default();
+                    self.serve(Arc::new(live), acks, &mut updates).await;
+                }
+                Err(obstacle) => self.report(Err(obstacle)),
+            }
+            tokio::time::sleep(retry.next()).await;
+        }
+    }
+
+    /// One connection's life: answers are handed out and streams looked after, until it is lost.
+    async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
+        tracing::info!(server = live.address, "connected to NATS");
+        self.live.send_replace(Some(live.clone()));
+        tokio::select! {
+            () = live.acks.hand_out(acks) => {}
+            () = self.look_after_streams(&live, updates) => {}
+        }
+        // Readiness first: whoever sees the cancellation must not find the lost connection ready.
+        self.report(Err(BrokerError::Unavailable(format!(
+            "the connection to {} was lost{}",
+            live.address,
+            live.complaint()
+        ))));
+        live.closed.cancel();
+    }
+
+    /// Never ends by itself.
+    async fn look_after_streams(&self, live: &Arc<Live>, updates: &mut Updates) {
+        let mut retry = Retry::default();
+        loop {
+            let outcome = reconcile::streams(self, live, *updates).await;
+            let wait = if outcome.is_ok() {
+                *updates = Updates::Leave;
+                retry = Retry::default();
+                RECHECK_INTERVAL
+            } else {
+                retry.next()
+            };
+            self.report(outcome);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.recheck.notified() => tokio::time::sleep(RECHECK_PAUSE).await,
+            }
+        }
+    }
+
+    /// Tells everybody, and the log once per change.
+    fn report(&self, outcome: Result<(), BrokerError>) {
+        let connection = match outcome {
+            Ok(()) => Connection::Connected,
+            Err(obstacle) => {
+                let reason = obstacle.to_string();
+                *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+                Connection::Disconnected { reason }
+            }
+        };
+        self.connection.send_if_modified(|current| {
+            let changed = *current != connection;
+            if changed {
+                match &connection {
+                    Connection::Connected => tracing::info!("the log is ready"),
+                    Connection::Disconnected { reason } => tracing::warn!(reason, "the log is not ready"),
+                }
+                *current = connection;
+            }
+            changed
+        });
+    }
+
+    async fn report_for_ever(&self, obstacle: BrokerError) {
+        self.report(Err(obstacle));
+        std::future::pending().await
+    }
+
+    async fn dial(&self, server: &ServerAddr) -> Result<(Live, async_nats::Subscriber), BrokerError> {
+        let address = display(server);
+        let unreachable =
+            |error: String| BrokerError::Unavailable(format!("NATS at {address} cannot be reached: {error}"));
+        let nowhere = nowhere(server).map_err(|error| unreachable(error.to_string()))?;
+        let complaint = Complaint::default();
+        let options =
+            self.options(complaint.clone(), server.clone(), nowhere.clone()).await.map_err(unreachable)?;
+        let servers = vec![server.clone(), nowhere];
+        let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
+        check_version(&client.server_info().version, &address)?;
+        let (acks, subscription) =
+            AckInbox::subscribe(&client).await.map_err(|error| unreachable(error.to_string()))?;
+        if client.connection_state() != State::Connected {
+            return Err(unreachable("it closed the connection at once".into()));
+        }
+        let live = Live { client, acks, closed: CancellationToken::new(), address, complaint };
+        Ok((live, subscription))
+    }
+
+    async fn options(
+        &self,
+        complaint: Complaint,
+        server: ServerAddr,
+        nowhere: ServerAddr,
+    ) -> Result<ConnectOptions, String> {
+        let mut options = ConnectOptions::new();
+        if let Some(token) = &self.nats.token {
+            options = options.token(token.0.clone());
+        }
+        if let (Some(user), Some(password)) = (&self.nats.user, &self.nats.password) {
+            options = options.user_and_password(user.clone(), password.0.clone());
+        }
+        if let Some(file) = &self.nats.credentials_file {
+            let read = options.credentials_file(file).await;
+            options = read.map_err(|error| format!("nats.credentials_file {}: {error}", file.display()))?;
+        }
+        let dialled = AtomicBool::new(false);
+        let choose = move || {
+            let addr = if dialled.swap(true, Ordering::Relaxed) { nowhere.clone() } else { server.clone() };
+            Some(ReconnectToServer { addr, delay: Some(Duration::ZERO) })
+        };
+        Ok(options
+            .name(&self.client_name)
+            .ping_interval(PING_INTERVAL)
+            .request_timeout(Some(self.nats.request_timeout))
+            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+            // One attempt, at nowhere; then the client ends and its subscriptions with it. See the module.
+            .max_reconnects(1)
+            .reconnect_to_server_callback(move |_, _| std::future::ready(choose()))
+            .event_callback(move |event| {
+                if let Event::ServerError(error) = event {
+                    tracing::warn!(%error, "NATS refused something");
+                    *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                }
+                std::future::ready(())
+            }))
+    }
+}
+
+/// Waiting times between attempts.
+#[derive(Default)]
+struct Retry {
+    last: Duration,
+}
+
+impl Retry {
+    /// Twice the last one, and up to half of that again: nodes that lost a server together do not return together.
+    fn next(&mut self) -> Duration {
+        self.last = (self.last * 2).clamp(RETRY_FIRST, RETRY_LAST);
+        self.last.mul_f64(1.0 + fastrand::f64() / 2.0)
+    }
+}
+
+fn server_addresses(urls: &str) -> Result<Vec<ServerAddr>, String> {
+    let urls: Vec<_> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    if urls.is_empty() {
+        return Err("nats.url names no server: write it like nats://127.0.0.1:4222".into());
+    }
+    let parse = |url: &&str| {
+        url.parse().map_err(|error| format!("nats.url: {error}: write it like nats://127.0.0.1:4222"))
+    };
+    urls.iter().map(parse).collect()
+}
+
+/// Of the same family as `server`: the client does not mix WebSocket and plain addresses.
+fn nowhere(server: &ServerAddr) -> std::io::Result<ServerAddr> {
+    let scheme = if server.is_websocket() { "ws" } else { "nats" };
+    format!("{scheme}://{NOWHERE}").parse()
+}
+
+/// Without user and password, which a URL may hold.
+fn display(server: &ServerAddr) -> String {
+    format!("{}:{}", server.host(), server.port())
+}
+
+/// Message TTLs, which expiry of state needs, came with 2.11.
+fn check_version(version: &str, address: &str) -> Result<(), BrokerError> {
+    let mut numbers = version.trim_start_matches('v').split('.').map_while(|part| part.parse::<u32>().ok());
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found >= (2, 11) {
+        return Ok(());
+    }
+    Err(BrokerError::Incompatible(format!(
+        "the NATS server at {address} has version {version}: upgrade it to 2.11 or newer"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_server_is_refused() {
+        assert!(check_version("2.11.0", "x").is_ok());
+        assert!(check_version("2.15.1-beta.2", "x").is_ok());
+        assert!(check_version("3.0.0", "x").is_ok());
+        let refused = check_version("2.10.22", "nats:4222").unwrap_err().to_string();
+        assert!(refused.contains("nats:4222 has version 2.10.22: upgrade"), "{refused}");
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        let servers = server_addresses("nats://user:secret@one:4223, two").unwrap();
+        assert_eq!(servers.iter().map(display).collect::<Vec<_>>(), ["one:4223", "two:4222"]);
+        assert!(server_addresses(" , ").is_err());
+        assert!(server_addresses("http://x").is_err());
+    }
+
+    #[test]
+    fn retries_become_rare_and_stay_bounded() {
+        let mut retry = Retry::default();
+        let waits: Vec<_> = (0..20).map(|_| retry.next()).collect();
+        assert!(waits[0] < RETRY_FIRST * 2 && waits[19] >= RETRY_LAST && waits[19] <= RETRY_LAST * 3 / 2);
+    }
+}

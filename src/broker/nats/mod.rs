@@ -1,0 +1,108 @@
+//! The log and the state in JetStream. The only folder that names its client.
+//!
+//! - [`link`] keeps one connection at a time, and says in words why there is none.
+//! - [`stream`] knows how streams have to be: pure. [`reconcile`] makes them so.
+//! - [`publish`], [`read`], [`tail`]: the three ways of the data. [`message`] knows an envelope's spelling on the bus.
+//! - [`state`] and [`follow`]: the keyed store, and its watchers.
+//! - [`api`]: one request and its answer, with failures sorted.
+//!
+//! No consumers: JetStream pays for each of them. The live flow is a plain subscription to what the stream republishes,
+//! and everything else is asked for by batch direct get.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::memory::no_such_shard;
+use crate::broker::{
+    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+};
+use crate::config::{LogSettings, NatsSettings};
+use crate::proto::offset::{Sequence, Shard};
+
+mod api;
+mod follow;
+mod link;
+mod message;
+mod publish;
+mod read;
+mod reconcile;
+mod state;
+mod stream;
+mod tail;
+
+use link::Link;
+use state::NatsState;
+
+/// See the module.
+pub struct NatsBroker {
+    link: Arc<Link>,
+    state: Arc<NatsState>,
+    tasks: TaskTracker,
+}
+
+impl NatsBroker {
+    /// Returns at once, whether or not NATS is there: [`Broker::connection`] tells when it is, and why not until then.
+    ///
+    /// `client_name` is what the server's monitoring shows. Everything that runs, runs on `tasks` and ends with `stop`;
+    /// whoever stops the broker then waits for the tracker.
+    pub fn connect(
+        nats: &NatsSettings,
+        log: &LogSettings,
+        client_name: &str,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let link = Link::new(nats.clone(), log.clone(), client_name.to_owned(), stop);
+        tasks.spawn(link.clone().run());
+        let state = Arc::new(NatsState::new(link.clone(), tasks.clone()));
+        Arc::new(Self { link, state, tasks: tasks.clone() })
+    }
+
+    fn check(&self, shard: Shard) -> Result<(), BrokerError> {
+        if shard.0 < self.link.log.shards { Ok(()) } else { Err(no_such_shard(shard, self.link.log.shards)) }
+    }
+}
+
+#[async_trait]
+impl Broker for NatsBroker {
+    fn shards(&self) -> u16 {
+        self.link.log.shards
+    }
+
+    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
+        self.check(shard)?;
+        publish::publish(&self.link, shard, batch).await
+    }
+
+    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
+        self.check(shard)?;
+        Ok(tail::tail(&self.link, &self.tasks, shard).await)
+    }
+
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.check(shard)?;
+        read::read(&self.link, shard, from, limits).await
+    }
+
+    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
+        self.check(shard)?;
+        read::bounds(&self.link, shard).await
+    }
+
+    fn state(&self) -> Arc<dyn StateStore> {
+        self.state.clone()
+    }
+
+    fn connection(&self) -> watch::Receiver<Connection> {
+        self.link.connection()
+    }
+}

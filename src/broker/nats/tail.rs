@@ -1,0 +1,76 @@
+//! The live flow of a shard: a plain subscription, renewed with every connection.
+
+use std::sync::Arc;
+
+use async_nats::Subscriber;
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Stored;
+use crate::broker::nats::link::{Link, Live};
+use crate::broker::nats::{message, stream};
+use crate::broker::tail::{Sent, TailSender};
+use crate::proto::offset::Shard;
+
+/// See [`crate::broker::Broker::tail`]. While there is no connection, the tail begins with the next one.
+pub(super) async fn tail(link: &Arc<Link>, tasks: &TaskTracker, shard: Shard) -> mpsc::Receiver<Stored> {
+    let (sender, receiver) = TailSender::channel();
+    let mut lives = link.lives();
+    let live = lives.borrow_and_update().clone();
+    let subject = stream::live_subject(&link.log, shard);
+    // Before this returns, so that whatever is asked for next on this connection is asked for later.
+    let subscription = match live {
+        Some(live) => subscribe(&live, &subject).await,
+        None => None,
+    };
+    let stop = link.stop.clone();
+    tasks.spawn(async move { stop.run_until_cancelled(follow(lives, subject, subscription, sender)).await });
+    receiver
+}
+
+/// Until the reader is gone.
+async fn follow(
+    mut lives: watch::Receiver<Option<Arc<Live>>>,
+    subject: String,
+    mut subscription: Option<Subscriber>,
+    mut sender: TailSender,
+) {
+    loop {
+        if let Some(subscription) = subscription
+            && forward(subscription, &mut sender).await == Sent::ReaderGone
+        {
+            return;
+        }
+        tokio::select! {
+            changed = lives.changed() => if changed.is_err() { return },
+            () = sender.closed() => return,
+        }
+        let live = lives.borrow_and_update().clone();
+        subscription = match live {
+            Some(live) => subscribe(&live, &subject).await,
+            None => None,
+        };
+    }
+}
+
+/// Until the reader or the connection is gone.
+async fn forward(mut subscription: Subscriber, sender: &mut TailSender) -> Sent {
+    loop {
+        let message = tokio::select! {
+            message = subscription.next() => message,
+            () = sender.closed() => return Sent::ReaderGone,
+        };
+        let Some(message) = message else { return Sent::Dropped };
+        // What is no envelope is passed over, as reads do.
+        let Some(stored) = message::stored(message) else { continue };
+        if sender.send(stored) == Sent::ReaderGone {
+            return Sent::ReaderGone;
+        }
+    }
+}
+
+/// `None` when the connection is lost already; the next one is about to come.
+async fn subscribe(live: &Live, subject: &str) -> Option<Subscriber> {
+    live.client.subscribe(subject.to_owned()).await.ok()
+}

@@ -1,0 +1,84 @@
+//! `/metrics`: the recorder behind [`crate::ops::meters`], and its text.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
+
+use crate::config::Role;
+use crate::ops::node::{Lifecycle, Node};
+use crate::ops::{process, version};
+
+/// Content type of the text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// Buckets of durations in seconds. Without buckets the exporter would make summaries, which no dashboard can add up over
+/// nodes. Delivery takes 1 to 50 ms when all is well; the upper end is the time-outs.
+const SECONDS_BUCKETS: &[f64] =
+    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Histograms keep every sample until they are drained; without scrapes nobody would.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+static EXPORTER: OnceLock<Exporter> = OnceLock::new();
+
+/// Renders the metrics of this process.
+#[derive(Clone)]
+pub struct Exporter {
+    handle: PrometheusHandle,
+    process: Collector,
+}
+
+/// Why metrics cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("the metrics recorder cannot be installed: {0}")]
+pub struct InstallError(String);
+
+/// Installs the recorder of this process, or hands out the one that is. Comes before `Meters::register`, whose handles
+/// belong to the recorder of that moment.
+pub fn install(role: Role) -> Result<Exporter, InstallError> {
+    if let Some(exporter) = EXPORTER.get() {
+        return Ok(exporter.clone());
+    }
+    let failed = |error: &dyn std::fmt::Display| InstallError(error.to_string());
+    let handle = PrometheusBuilder::new()
+        .set_buckets(SECONDS_BUCKETS)
+        .map_err(|error| failed(&error))?
+        .install_recorder()
+        .map_err(|error| failed(&error))?;
+    let process = Collector::default();
+    process.describe();
+    describe_identity(role);
+    Ok(EXPORTER.get_or_init(|| Exporter { handle, process }).clone())
+}
+
+impl Exporter {
+    /// Every metric, current as of now.
+    pub fn render(&self, node: &Node) -> String {
+        process::export(node);
+        let current = node.lifecycle();
+        for state in Lifecycle::ALL {
+            let gauge = metrics::gauge!("ws_server_state", "state" => state.as_str());
+            gauge.set(f64::from(u8::from(state == current)));
+        }
+        self.process.collect();
+        self.handle.render()
+    }
+
+    /// Drains histograms now and then. Never ends; the owner drops or cancels it.
+    pub async fn upkeep(self) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+}
+
+fn describe_identity(role: Role) {
+    metrics::describe_gauge!("ws_server_state", "1 for the state this process is in, 0 for the others.");
+    metrics::describe_gauge!("ws_build_info", "Always 1; version, commit and role are labels.");
+    let labels = [("version", version::NUMBER), ("commit", version::COMMIT), ("role", role.as_str())];
+    metrics::gauge!("ws_build_info", &labels).set(1.0);
+}

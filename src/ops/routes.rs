@@ -1,0 +1,286 @@
+//! The operations' routes, the same on every role, and the answers for wrong addresses.
+
+use std::sync::Arc;
+
+use axum::extract::{OriginalUri, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::config::Role;
+use crate::ops::health::{self, Health, Status};
+use crate::ops::node::Node;
+use crate::ops::paths::{PATHS, ServedPath, directions};
+use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
+use crate::ops::reply::ApiError;
+use crate::ops::status::{self, ReadinessInputs};
+use crate::ops::version;
+
+#[derive(Clone)]
+struct Operations {
+    node: Arc<Node>,
+    exporter: Exporter,
+}
+
+/// Everything for operators. Merged with the roles' routers; [`with_fallbacks`] comes last.
+pub fn router(node: Arc<Node>, exporter: Exporter) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics));
+    public_router(node.clone(), exporter.clone()).merge(metrics.with_state(Operations { node, exporter }))
+}
+
+/// The same without what has its own listener when `server.metrics_listen` is set.
+pub fn public_router(node: Arc<Node>, exporter: Exporter) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/health", get(health))
+        .route("/health/detailed", get(health_detailed))
+        .route("/api/health", get(health_summary))
+        .route("/livez", get(alive))
+        .route("/readyz", get(ready))
+        .route("/api/metrics/status", get(metrics_status))
+        .with_state(Operations { node, exporter })
+}
+
+/// Answers for paths and methods that nothing serves. Comes after every merge: a method fallback only reaches routes that are
+/// there already, and two routers with fallbacks cannot be merged.
+pub fn with_fallbacks(router: Router, role: Role) -> Router {
+    router
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(move |OriginalUri(uri): OriginalUri| async move { wrong_path(uri.path(), role) })
+}
+
+#[derive(Serialize)]
+struct Index {
+    service: &'static str,
+    version: &'static str,
+    node: String,
+    role: &'static str,
+    paths: Vec<ServedPath>,
+}
+
+async fn index(State(Operations { node, .. }): State<Operations>) -> Json<Index> {
+    let paths = PATHS.iter().filter(|known| known.is_served_by(node.role)).copied().collect();
+    Json(Index {
+        service: "telecast",
+        version: version::NUMBER,
+        node: node.id.clone(),
+        role: node.role.as_str(),
+        paths,
+    })
+}
+
+async fn health(State(Operations { node, .. }): State<Operations>) -> Response {
+    let health = assess(&node);
+    (status_of(&health), Json(health)).into_response()
+}
+
+async fn health_detailed(State(Operations { node, .. }): State<Operations>) -> Response {
+    let health = assess(&node);
+    (status_of(&health), Json(status::detailed(&node, health))).into_response()
+}
+
+async fn health_summary(State(Operations { node, .. }): State<Operations>) -> Response {
+    let health = assess(&node);
+    (status_of(&health), Json(status::summary(&node, &health))).into_response()
+}
+
+async fn alive() -> Json<Value> {
+    Json(json!({"alive": true}))
+}
+
+async fn ready(State(Operations { node, .. }): State<Operations>) -> Response {
+    let readiness = status::readiness(&ReadinessInputs::of(&node));
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(readiness)).into_response()
+}
+
+async fn metrics(State(Operations { node, exporter }): State<Operations>) -> Response {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], exporter.render(&node)).into_response()
+}
+
+async fn metrics_status(State(Operations { node, .. }): State<Operations>) -> Json<Map<String, Value>> {
+    Json(status::metrics_status(&node))
+}
+
+fn assess(node: &Node) -> Health {
+    health::assess(&health::Inputs::of(node))
+}
+
+/// Degraded is a word for people: a probe that got 503 for it would take a working node out of service.
+fn status_of(health: &Health) -> StatusCode {
+    match health.status {
+        Status::Healthy | Status::Degraded => StatusCode::OK,
+        Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn wrong_path(path: &str, role: Role) -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        format!("nothing is served at {path}: {}", directions(path, role)),
+    )
+}
+
+/// The router adds `Allow` to the answer.
+async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
+    let message =
+        format!("{} does not take {method}: the header Allow names the methods it takes", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use http_body_util::BodyExt as _;
+    use tokio::sync::watch;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::broker::Connection;
+    use crate::ops::meters::{CATALOGUE, Meters};
+    use crate::ops::node::{Lifecycle, StatusSection};
+    use crate::ops::prometheus;
+
+    /// A standalone node with its routes, and the switch of its log.
+    fn node() -> (Arc<Node>, watch::Sender<Connection>, Router) {
+        let exporter = prometheus::install(Role::Standalone).unwrap();
+        let (switch, log) = watch::channel(Connection::Connected);
+        let node = Node::new("node-1".to_owned(), Role::Standalone, Meters::register(), log, 2);
+        let router = with_fallbacks(router(node.clone(), exporter), Role::Standalone);
+        (node, switch, router)
+    }
+
+    async fn ask(router: &Router, method: &str, path: &str) -> (StatusCode, axum::http::HeaderMap, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status, parts.headers, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    async fn json_of(router: &Router, path: &str) -> (StatusCode, Value) {
+        let (status, _, body) = ask(router, "GET", path).await;
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_listed_operators_path_answers_and_every_route_is_listed() {
+        let (_node, _switch, router) = node();
+        for known in PATHS.iter().filter(|known| known.audience == crate::ops::paths::Audience::Operators) {
+            assert_ne!(ask(&router, "GET", known.path).await.0, StatusCode::NOT_FOUND, "{}", known.path);
+        }
+        let (_, index) = json_of(&router, "/").await;
+        assert_eq!(index["paths"].as_array().unwrap().len(), PATHS.len());
+    }
+
+    #[tokio::test]
+    async fn metrics_hold_every_name_of_the_catalogue_in_the_text_format() {
+        let (node, _switch, router) = node();
+        node.set_lifecycle(Lifecycle::Running);
+        let (status, headers, body) = ask(&router, "GET", "/metrics").await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(headers[header::CONTENT_TYPE], "text/plain; version=0.0.4");
+        for (name, kind, _, _) in CATALOGUE {
+            let kind = if ["gauge", "histogram"].contains(kind) { kind } else { "counter" };
+            assert!(body.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind} in:\n{body}");
+            assert!(body.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
+        for line in ["ws_server_state{state=\"running\"} 1", "ws_server_state{state=\"draining\"} 0"] {
+            assert!(body.lines().any(|found| found == line), "{line} is not in:\n{body}");
+        }
+        let build = body.lines().find(|line| line.starts_with("ws_build_info{")).unwrap();
+        assert!(
+            ["version=", "commit=", "role=\"standalone\"", "} 1"].iter().all(|part| build.contains(part)),
+            "{build}"
+        );
+        assert!(body.contains("process_cpu_seconds_total"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_log_is_unhealthy_and_not_ready_and_alive() {
+        let (node, switch, router) = node();
+        node.set_lifecycle(Lifecycle::Running);
+        assert_eq!(json_of(&router, "/readyz").await.0, StatusCode::OK);
+        switch.send(Connection::Disconnected { reason: "no route to host".to_owned() }).unwrap();
+        for path in ["/health", "/health/detailed", "/api/health", "/readyz"] {
+            assert_eq!(json_of(&router, path).await.0, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        }
+        assert_eq!(json_of(&router, "/livez").await.0, StatusCode::OK);
+        let (_, body) = json_of(&router, "/health").await;
+        assert!(body["errors"][0].as_str().unwrap().contains("no route to host"));
+        let (_, status) = json_of(&router, "/api/metrics/status").await;
+        assert_eq!(status["log"], json!({"connected": false, "reason": "no route to host"}));
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_gates_capacity_and_drain() {
+        let (node, _switch, router) = node();
+        let gate = node.add_gate("the ring");
+        node.set_lifecycle(Lifecycle::Running);
+        assert_eq!(json_of(&router, "/readyz").await.1["reasons"], json!(["waiting for the ring"]));
+        gate.set(true);
+        let places = [node.admit(), node.admit()];
+        assert_eq!(json_of(&router, "/readyz").await.1["reasons"], json!(["full: 2 of 2 clients"]));
+        drop(places);
+        assert_eq!(json_of(&router, "/readyz").await.0, StatusCode::OK);
+        node.set_lifecycle(Lifecycle::Draining);
+        assert_eq!(json_of(&router, "/readyz").await.1["state"], "draining");
+        assert_eq!(json_of(&router, "/health").await.0, StatusCode::OK, "draining is no illness");
+    }
+
+    #[tokio::test]
+    async fn health_summary_and_details_name_the_node() {
+        let (node, _switch, router) = node();
+        let _place = node.admit();
+        let (_, summary) = json_of(&router, "/api/health").await;
+        assert_eq!(
+            (&summary["clients"], &summary["node"], &summary["role"]),
+            (&json!(1), &json!("node-1"), &json!("standalone"))
+        );
+        let (_, _, detailed) = ask(&router, "GET", "/health/detailed").await;
+        assert!(
+            detailed.starts_with(r#"{"status":"healthy","healthy":true,"checks":{"nats":"#),
+            "{detailed}"
+        );
+        assert!(detailed.contains(r#""node":"node-1","role":"standalone","state":"starting""#), "{detailed}");
+    }
+
+    struct Section;
+
+    impl StatusSection for Section {
+        fn describe(&self, status: &mut Map<String, Value>) {
+            status.insert("collector_connected".to_owned(), json!(true));
+            status.insert("collectors".to_owned(), json!([{"id": "web-01"}]));
+            status.insert("node".to_owned(), json!("an impostor"));
+        }
+    }
+
+    #[tokio::test]
+    async fn roles_add_to_the_status_and_cannot_hide_the_node() {
+        let (node, _switch, router) = node();
+        let (_, status) = json_of(&router, "/api/metrics/status").await;
+        assert_eq!((&status["collector_connected"], &status["collectors"]), (&json!(false), &json!([])));
+        node.add_status(Arc::new(Section));
+        let (_, status) = json_of(&router, "/api/metrics/status").await;
+        assert_eq!((&status["collector_connected"], &status["node"]), (&json!(true), &json!("node-1")));
+    }
+
+    #[tokio::test]
+    async fn wrong_addresses_get_an_error_that_shows_the_way() {
+        let (_node, _switch, router) = node();
+        let (status, _, body) = ask(&router, "GET", "/helth?x=1").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(body.starts_with(r#"{"error":{"code":"unknown_path","message":"nothing is served at /helth: did you mean /health"#), "{body}");
+        let (status, headers, body) = ask(&router, "POST", "/health").await;
+        assert_eq!(
+            (status, &headers[header::ALLOW]),
+            (StatusCode::METHOD_NOT_ALLOWED, &"GET,HEAD".parse().unwrap())
+        );
+        assert!(body.contains(r#""code":"wrong_method""#), "{body}");
+    }
+}

@@ -1,0 +1,129 @@
+//! A running process from an operator's side: its log lines, its routes, its end.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+/// Far beyond what any step takes on a busy machine; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A standalone node on a free port, with its log as JSON.
+struct Process {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    seen: Vec<Value>,
+    url: String,
+}
+
+impl Process {
+    async fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_telecast"))
+            .args(["standalone", "--listen", "127.0.0.1:0", "--node", "node-1"])
+            .env_clear()
+            .envs([("LOG_FORMAT", "json"), ("LOG_LEVEL", "DEBUG"), ("TELECAST_CONFIG_DIR", "/nonexistent")])
+            .envs([("TELECAST__EDGE__DRAIN_GRACE_MS", "0"), ("TELECAST__EDGE__DRAIN_WAVES_MS", "0")])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut process = Self { child, log, seen: Vec::new(), url: String::new() };
+        let listening = process.wait_for("listening").await;
+        process.url = format!("http://{}", listening["context"]["address"].as_str().unwrap());
+        process
+    }
+
+    /// Reads the log up to this event.
+    async fn wait_for(&mut self, event: &str) -> Value {
+        let read = async {
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+                self.seen.push(line.clone());
+                if line["event"] == event {
+                    return line;
+                }
+            }
+            panic!("the log ended without {event}: {:?}", self.seen);
+        };
+        tokio::time::timeout(PATIENCE, read).await.unwrap()
+    }
+
+    /// Asks the process to stop and returns its exit code and everything it logged.
+    async fn stop(mut self) -> (Option<i32>, Vec<Value>) {
+        let id = rustix::process::Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        while let Some(line) = tokio::time::timeout(PATIENCE, self.log.next_line()).await.unwrap().unwrap() {
+            self.seen.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
+        }
+        (tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code(), self.seen)
+    }
+}
+
+#[tokio::test]
+async fn a_process_serves_its_operators_logs_json_and_stops_with_0() {
+    let process = Process::start().await;
+    let get = |path: &str| reqwest::get(format!("{}{path}", process.url));
+
+    // The first sample of memory may come after the first answer.
+    let sampled = async {
+        loop {
+            let health: Value = get("/health").await.unwrap().json().await.unwrap();
+            if health["checks"]["memory"]["used_mb"].as_f64().unwrap() > 1.0 {
+                return health;
+            }
+        }
+    };
+    let health = tokio::time::timeout(PATIENCE, sampled).await.unwrap();
+    let keys: Vec<&String> = health.as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), 6, "{keys:?}");
+    for check in ["nats", "capacity", "memory", "cpu"] {
+        assert!(health["checks"][check]["healthy"].is_boolean(), "{check} in {health}");
+    }
+
+    let metrics = get("/metrics").await.unwrap();
+    assert_eq!(metrics.headers()["content-type"], "text/plain; version=0.0.4");
+    let metrics = metrics.text().await.unwrap();
+    for line in ["ws_nats_connected 1", "ws_server_state{state=\"running\"} 1", "ws_connections_active 0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in:\n{metrics}");
+    }
+    let tasks = metrics.lines().find_map(|line| line.strip_prefix("ws_tasks_active ")).unwrap();
+    assert!(tasks.parse::<f64>().unwrap() >= 1.0, "{tasks}");
+
+    let wrong = get("/metric").await.unwrap();
+    assert_eq!(wrong.status(), 404);
+    assert!(wrong.text().await.unwrap().contains("did you mean /metrics"));
+
+    let (code, log) = process.stop().await;
+    assert_eq!(code, Some(0));
+    for line in &log {
+        let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["context", "event", "level", "message", "timestamp"], "{line}");
+        assert!(line["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{line}");
+        assert!(line["context"]["target"].is_string(), "{line}");
+        let event = line["event"].as_str().unwrap();
+        assert!(
+            event.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()),
+            "{event} is no name"
+        );
+    }
+    assert!(log.iter().any(|line| line["event"] == "stopped"), "{log:?}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_ends_the_start_with_1_and_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_telecast"))
+        .args(["standalone", "--listen", &address])
+        .envs([("LOG_FORMAT", "json"), ("TELECAST_CONFIG_DIR", "/nonexistent")])
+        .output();
+    let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.lines().last().unwrap().contains(&address), "{stderr}");
+}
