@@ -140,3 +140,45 @@ async fn an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted() {
     }
     assert!(client.ledger.gaps.is_empty());
 }
+
+/// Telegraf sends a flush again whose write failed, though all of it may have arrived.
+#[tokio::test]
+async fn a_flush_that_is_sent_again_is_stored_once() {
+    let stage = Stage::with(1, |launch| launch).await;
+    let mut client = Client::connect(stage.edge(0), "").await;
+    let mut collector = stage.collector("web-01");
+    for _ in 0..20 {
+        let next = collector.flushed().len() as i64;
+        collector.flush(3).await;
+        client.all_of(&collector).await;
+        let gone = async || (stage.ingest.metric("ws_collectors_connected").await == 0.0).then_some(());
+        drop(collector);
+        crate::support::eventually("the end of the connection", gone).await;
+        collector = Collector::reborn("web-01", &[stage.ingest.address()], next);
+        collector.flush(3).await;
+    }
+    collector.flush(1).await;
+    client.all_of(&collector).await;
+}
+
+#[tokio::test]
+async fn an_edge_that_was_frozen_goes_on_without_a_gap() {
+    let stage = Stage::new().await;
+    let mut client = Client::connect(stage.edge(0), "").await;
+    let mut witness = Client::connect(stage.edge(1), "").await;
+    let mut collector = stage.collector("web-01");
+    for round in 0..60 {
+        for _ in 0..20 {
+            collector.flush(1).await;
+        }
+        match round % 20 {
+            5 => stage.edges[0].pause(),
+            15 => stage.edges[0].resume(),
+            _ => {}
+        }
+    }
+    witness.all_of(&collector).await;
+    client.all_of(&collector).await;
+    assert_eq!(client.ledger.data, witness.ledger.data);
+    assert!(client.ledger.gaps.is_empty());
+}

@@ -59,3 +59,58 @@ async fn a_draining_edge_delivers_through_its_grace_and_sends_clients_away_with_
     assert_eq!(clients[2].ledger.metrics(), 0);
     assert!(clients.iter().all(|client| client.ledger.gaps.is_empty()));
 }
+
+/// A client that is still being fed from the log is at neither end: its goodbye must name exactly where it is.
+#[tokio::test]
+async fn a_client_that_is_sent_away_while_it_catches_up_goes_on_elsewhere_without_loss() {
+    let stage = Stage::with(2, |launch| {
+        let launch = launch.set("edge.drain_grace_ms", 0).set("edge.drain_waves_ms", 0);
+        launch.set("edge.ring_bytes_max", 1 << 20).set("collector.envelope_bytes_max", 1 << 16)
+    })
+    .await;
+    let mut collector = stage.collector("web-01");
+    for _ in 0..3_000 {
+        collector.flush(2).await;
+    }
+    let mut witness = Client::connect(stage.edge(1), "").await;
+    collector.flush(1).await;
+    witness.until("the end", |ledger| ledger.metrics() > 0).await;
+    let mut clients = Vec::new();
+    for parameters in
+        ["from=earliest", "from=earliest&filter=*.mem", "from=earliest&filter=*.cpu%7Bcpu=cpu1%7D"]
+    {
+        clients.push(Client::connect(stage.edge(0), parameters).await);
+    }
+    clients[0].until("a beginning", |ledger| ledger.metrics() > 100).await;
+    stage.edges[0].terminate();
+    for client in &mut clients {
+        assert_eq!(client.closed().await.0, 1012);
+        client.resume(stage.edge(1)).await;
+    }
+    assert_eq!(stage.edges[0].ended().await, Some(0));
+    let flushed = collector.flushed();
+    clients[0].all_of(&collector).await;
+    clients[1].until("its part", |ledger| ledger.metrics() >= flushed.len()).await;
+    clients[1].channel_is("web-01", "mem", &flushed);
+    let wanted: Vec<i64> = flushed.into_iter().filter(|number| number % 4 == 1).collect();
+    clients[2].until("its part", |ledger| ledger.metrics() >= wanted.len()).await;
+    clients[2].channel_is("web-01", "cpu", &wanted);
+}
+
+#[tokio::test]
+async fn nodes_stop_in_time_and_well_while_nats_is_away() {
+    let stage = Stage::with(1, |launch| {
+        let launch = launch.set("edge.drain_grace_ms", 0).set("edge.drain_waves_ms", 0);
+        launch.set("collector.write_timeout_ms", 500)
+    })
+    .await;
+    let mut client = Client::connect(stage.edge(0), "").await;
+    stage.nats.kill();
+    stage.ingest.terminate();
+    stage.edges[0].terminate();
+    let asked = Instant::now();
+    assert_eq!(client.closed().await.0, 1012);
+    assert_eq!(stage.edges[0].ended().await, Some(0));
+    assert_eq!(stage.ingest.ended().await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}

@@ -13,4 +13,5 @@ mod protocol;
 mod relay;
 mod resume;
 mod shards;
+mod slow;
 mod stage;

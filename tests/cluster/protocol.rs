@@ -183,15 +183,57 @@ async fn frames_against_the_rules_end_the_connection_with_their_code() {
     for (what, frame, code) in cases {
         let mut stream = wire::shake_hands(node.address(), "/ws").await.expect("a session");
         stream.write_all(&frame).await.expect("an open connection");
-        let closing = async {
-            loop {
-                let frame = wire::read_frame(&mut stream).await.expect("a close frame");
-                if frame.opcode == wire::CLOSE {
-                    return frame.close().0;
-                }
-            }
-        };
-        assert_eq!(crate::support::patiently(what, closing).await, code, "{what}");
+        assert_eq!(wire::read_close(&mut stream).await, code, "{what}");
+        // The same in one piece with the handshake.
+        let hasty = wire::shake_hands_hastily(node.address(), "/ws", &frame).await;
+        assert_eq!(wire::read_close(&mut hasty.expect("a session")).await, code, "{what}, hastily");
+    }
+}
+
+/// Each row is one envelope per measurement, in this order: so the first row of the new filter is the last of the old
+/// one, or the next.
+#[tokio::test]
+async fn a_change_of_filters_goes_on_at_the_same_place() {
+    let node = telecast::standalone().start().await;
+    let mut client = Client::connect(node.address(), "filter=*.cpu").await;
+    let mut collector = Collector::new("web-01", &[node.address()]);
+    for round in 0..40 {
+        for _ in 0..10 {
+            collector.flush(1).await;
+        }
+        let (new, old) = [("cpu", "mem"), ("mem", "cpu")][(round + 1) % 2];
+        let had = client.ledger.numbers("web-01", new).len();
+        let place = client.ledger.count("ack");
+        client.send(&json!({"type": "subscribe", "filter": format!("*.{new}")}).to_string()).await;
+        client.until("an ack", |ledger| ledger.count("ack") > place).await;
+        assert_eq!(client.ledger.numbers("web-01", new).len(), had, "nothing new comes before the ack");
+        let last = client.ledger.numbers("web-01", old).last().copied().unwrap_or(-1);
+        let count = client.ledger.numbers("web-01", old).len();
+        collector.flush(1).await;
+        client.until("the new filter", |ledger| ledger.numbers("web-01", new).len() > had).await;
+        let first = client.ledger.numbers("web-01", new)[had];
+        assert!(first == last || first == last + 1, "round {round}: {old} up to {last}, {new} from {first}");
+        assert_eq!(client.ledger.numbers("web-01", old).len(), count, "nothing old comes after the ack");
+        // Messages are limited to ten a second, fifty at once: forty are fine.
+    }
+    assert!(client.ledger.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn names_of_all_kinds_arrive_as_they_are_and_can_be_asked_for() {
+    let node = telecast::standalone().start().await;
+    let cases = [
+        (r"disk.io,host=web-01 n=1i 1", "web-01", "disk.io", "web-01.disk%252Eio"),
+        (r"cpu,host=web\ 02 n=2i 1", "web 02", "cpu", "web%2520%252002.cpu"),
+        (r"m\,x\ y,host=exämple.org n=3i 1", "exämple.org", "m,x y", "ex%C3%A4mple.org.m%252Cx%2520y"),
+        (r"a*>b,host=*.> n=4i 1", "*.>", "a*>b", "%252A%252E%253E.a%252A%253Eb"),
+    ];
+    for (line, collector, measurement, filter) in cases {
+        let filter = filter.replace("%2520%2520", "%2520");
+        let mut client = Client::connect(node.address(), &format!("filter={filter}")).await;
+        write(&node, &line.replace("\\\\", "\\")).await;
+        client.until(line, |ledger| ledger.metrics() == 1).await;
+        assert_eq!(client.ledger.channels(), [(collector, measurement)]);
     }
 }
 

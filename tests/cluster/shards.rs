@@ -74,3 +74,36 @@ async fn an_edge_that_dies_under_a_log_of_three_streams_costs_nobody_anything() 
     }
     assert!(client.ledger.gaps.is_empty());
 }
+
+#[tokio::test]
+async fn one_stream_created_anew_is_one_reset_of_the_whole_log() {
+    let stage = Stage::with(2, |launch| launch.set("log.shards", 3)).await;
+    let mut stayed = Client::connect(stage.edge(0), "").await;
+    let mut left = Client::connect(stage.edge(1), "").await;
+    let mut collectors: Vec<Collector> =
+        (0..COLLECTORS).map(|number| stage.collector(&format!("web-{number}"))).collect();
+    for collector in &mut collectors {
+        collector.flush(5).await;
+    }
+    for collector in &collectors {
+        stayed.all_of(collector).await;
+        left.all_of(collector).await;
+    }
+    crate::resume::recreate(&stage, "telecast-1").await;
+    stayed.until("a reset", |ledger| ledger.gaps.len() == 1).await;
+    for collector in &mut collectors {
+        collector.flush(5).await;
+    }
+    for collector in &collectors {
+        stayed.all_of(collector).await;
+    }
+    assert_eq!(stayed.ledger.gap_reasons(), ["reset"]);
+    // Who comes back with an offset of the old log gets what the new one has: the two old streams as well.
+    left.resume(stage.edge(0)).await;
+    left.until("the end", |ledger| ledger.offset == stayed.ledger.offset).await;
+    assert_eq!(left.ledger.gap_reasons(), ["reset"]);
+    for collector in &collectors {
+        let numbers = left.ledger.numbers(collector.id(), "cpu");
+        assert!(numbers.ends_with(&[5, 6, 7, 8, 9]), "{numbers:?}");
+    }
+}

@@ -12,12 +12,27 @@ pub struct Ledger {
     pub offset: Option<Offset>,
     /// Messages with data, as they came.
     pub data: Vec<String>,
-    /// Gaps, as they came: reason, from, to.
-    pub gaps: Vec<(String, Offset, Offset)>,
+    /// Gaps, as they came.
+    pub gaps: Vec<Gap>,
     /// All messages without data, parsed.
     pub others: Vec<Value>,
     seen: HashSet<String>,
     numbers: BTreeMap<(String, String), Vec<i64>>,
+}
+
+/// An announced loss: what follows `from`, up to and including `to`.
+#[derive(Debug)]
+pub struct Gap {
+    pub reason: String,
+    pub from: Offset,
+    pub to: Offset,
+}
+
+impl Gap {
+    /// Whether what came to be at `offset` is part of the loss.
+    pub fn leaves_out(&self, offset: &Offset) -> bool {
+        self.from != *offset && self.from.is_at_or_before(offset) && offset.is_at_or_before(&self.to)
+    }
 }
 
 impl Ledger {
@@ -81,7 +96,7 @@ impl Ledger {
 
     /// The reasons of the gaps, as they came.
     pub fn gap_reasons(&self) -> Vec<&str> {
-        self.gaps.iter().map(|(reason, ..)| &**reason).collect()
+        self.gaps.iter().map(|gap| &*gap.reason).collect()
     }
 
     fn data_at(&mut self, token: &str, text: &str) {
@@ -100,7 +115,7 @@ impl Ledger {
         assert_ne!(from, to, "an empty gap");
         assert!(reason == "reset" || from.is_at_or_before(&to), "a gap backwards: {message}");
         self.offset = Some(to.clone());
-        self.gaps.push((reason, from, to));
+        self.gaps.push(Gap { reason, from, to });
     }
 
     /// Nothing ever goes back, and only a gap leads into another epoch.
@@ -127,10 +142,11 @@ impl Ledger {
     }
 }
 
-fn token<'a>(message: &'a Value, member: &str) -> &'a str {
-    message[member].as_str().unwrap_or_else(|| panic!("no {member} in {message}"))
+/// The offset that a message carries in `member`.
+pub fn offset(message: &Value, member: &str) -> Offset {
+    token(message, member).parse().unwrap_or_else(|error| panic!("{error}: {message}"))
 }
 
-fn offset(message: &Value, member: &str) -> Offset {
-    token(message, member).parse().unwrap_or_else(|error| panic!("{error}: {message}"))
+fn token<'a>(message: &'a Value, member: &str) -> &'a str {
+    message[member].as_str().unwrap_or_else(|| panic!("no {member} in {message}"))
 }

@@ -150,6 +150,16 @@ impl Telecast {
         let _ = self.process().wait();
     }
 
+    /// Freezes it: connections stay open, nothing is read or written.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends [`Telecast::pause`].
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Whether its log has a line with this event.
     pub fn logged(&self, event: &str) -> bool {
         let event = format!(r#""event":"{event}""#);

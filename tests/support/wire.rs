@@ -32,12 +32,17 @@ impl Frame {
 /// Shakes hands with the header lines that Telegraf's WebSocket library sends. An answer other than 101 is an error that
 /// names the status.
 pub async fn shake_hands(address: SocketAddr, path: &str) -> io::Result<TcpStream> {
+    shake_hands_hastily(address, path, &[]).await
+}
+
+/// The same, with frames that do not wait for the answer.
+pub async fn shake_hands_hastily(address: SocketAddr, path: &str, frames: &[u8]) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: Go-http-client/1.1\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n\r\n"
     );
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(&[request.as_bytes(), frames].concat()).await?;
     // Byte by byte: what follows the head belongs to the frames.
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -79,6 +84,19 @@ pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fra
     stream.read_exact(&mut payload).await?;
     assert_eq!(first & 0xf0, 0x80, "one message is one frame, without extensions");
     Ok(Frame { opcode: first & 0x0f, payload })
+}
+
+/// The code of the next close frame; what comes before it is let go.
+pub async fn read_close(stream: &mut (impl AsyncRead + Unpin)) -> u16 {
+    super::patiently("a close frame", async {
+        loop {
+            let frame = read_frame(stream).await.expect("a close frame before the end");
+            if frame.opcode == CLOSE {
+                return frame.close().0;
+            }
+        }
+    })
+    .await
 }
 
 fn head(opcode: u8, length: usize, mask_bit: u8) -> Vec<u8> {
