@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::Client;
@@ -217,6 +218,33 @@ async fn a_change_of_filters_goes_on_at_the_same_place() {
         // Messages are limited to ten a second, fifty at once: forty are fine.
     }
     assert!(client.ledger.gaps.is_empty());
+}
+
+/// While an edge takes a batch from the log, sessions get the first of its envelopes before the last is in its ring.
+/// A session that is moved in between must not be put back behind what its client has.
+#[tokio::test]
+async fn a_session_that_is_moved_in_a_torrent_neither_repeats_nor_skips() {
+    let node = telecast::standalone().start().await;
+    let mut client = Client::connect(node.address(), "").await;
+    let mut collecting = JoinSet::new();
+    for number in 0..8 {
+        let mut collector = Collector::new(&format!("web-{number}"), &[node.address()]);
+        collecting.spawn(async move {
+            for _ in 0..300 {
+                collector.flush(1).await;
+            }
+            collector
+        });
+    }
+    // As many changes as may come at once.
+    for change in 1..=45 {
+        client.until("some more", |ledger| ledger.metrics() >= change * 100).await;
+        client.send(r#"{"type":"subscribe"}"#).await;
+    }
+    for collector in collecting.join_all().await {
+        client.all_of(&collector).await;
+    }
+    assert_eq!((client.ledger.count("error"), client.ledger.gaps.len()), (0, 0));
 }
 
 #[tokio::test]
