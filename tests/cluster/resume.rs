@@ -7,6 +7,7 @@ use crate::stage::Stage;
 use crate::support::client::Client;
 use crate::support::collector::MEASUREMENTS;
 use crate::support::ledger::Ledger;
+use crate::support::nats::NatsServer;
 
 /// The log's stream, as its name is documented: the log's name and the shard.
 const STREAM: &str = "telecast-0";
@@ -226,21 +227,25 @@ async fn a_log_in_memory_that_went_with_its_server_is_one_reset_and_then_goes_on
     }
 }
 
+/// The server hangs up on a peer that lets so much pile up; by default 64 MB, which would outlast this log.
+const PENDING_BYTES_MAX: &str = "max_pending: 2MB";
+
 /// An edge that was frozen while the log turned over cannot know what it missed until it asks.
 #[tokio::test]
 async fn what_retention_took_while_an_edge_was_frozen_is_one_gap_for_its_clients() {
-    let stage = Stage::with(2, |launch| launch.set("log.max_bytes", 1 << 20)).await;
+    let nats = NatsServer::start_with(PENDING_BYTES_MAX);
+    let stage = Stage::on(nats, 2, |launch| launch.set("log.max_bytes", 1 << 20)).await;
     let mut frozen = Client::connect(stage.edge(0), "").await;
-    let mut witness = Client::connect(stage.edge(1), "").await;
+    let mut witness = Client::connect(stage.edge(1), "filter=*.disk").await;
     let mut collector = stage.collector("web-01");
     collector.flush(10).await;
     frozen.all_of(&collector).await;
     stage.edges[0].pause();
-    for _ in 0..40 {
-        // Large flushes: few envelopes, so that the server's and the sockets' buffers are left behind soon.
+    for _ in 0..100 {
         collector.flush(1_000).await;
+        let flushed = collector.flushed();
+        witness.until("the disks", |ledger| ledger.metrics() >= flushed.len()).await;
     }
-    witness.all_of(&collector).await;
     stage.edges[0].resume();
     let last = collector.flushed().len() as i64 - 1;
     let complete = |ledger: &Ledger| {

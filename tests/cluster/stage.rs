@@ -21,7 +21,11 @@ impl Stage {
 
     /// So many edges, all processes configured further by `configure`.
     pub async fn with(edges: usize, configure: impl Fn(Launch) -> Launch) -> Self {
-        let nats = NatsServer::start();
+        Self::on(NatsServer::start(), edges, configure).await
+    }
+
+    /// The same on a server of one's own.
+    pub async fn on(nats: NatsServer, edges: usize, configure: impl Fn(Launch) -> Launch) -> Self {
         let ingest = configure(telecast::ingest(&nats.url())).start_unready().await;
         let mut started = Vec::new();
         for _ in 0..edges {
