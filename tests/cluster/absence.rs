@@ -52,8 +52,14 @@ async fn nodes_start_without_nats_say_so_and_work_when_it_comes() {
     collector.flush(10).await;
     client.all_of(&collector).await;
     assert!(client.ledger.gaps.is_empty());
-    let again = ingest.post("/api/v1/write?collector=web-01", "cpu n=0i 1767225600000000000").await;
-    assert_eq!(again.status, 204);
+    // As agents do: the same again, until it is stored.
+    let again = async || {
+        let answer = ingest.post("/api/v1/write?collector=web-01", "cpu n=0i 1767225600000000000").await;
+        (answer.status == 204).then_some(())
+    };
+    crate::support::eventually("the write", again).await;
+    collector.flush(1).await;
+    client.all_of(&collector).await;
     client.until("the write", |ledger| !ledger.numbers("web-01", "cpu").is_empty()).await;
     client.channel_is("web-01", "cpu", &[0]);
 }

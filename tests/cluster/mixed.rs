@@ -25,8 +25,11 @@ const STAY_MESSAGES_MAX: usize = 400;
 /// Between two attempts to connect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Whether a client wants a collector's measurement in the row with a number.
+type Wants = fn(usize, &str, i64) -> bool;
+
 /// What a client asks for, and which rows of which measurement that is.
-const WISHES: [(&str, fn(usize, &str, i64) -> bool); 6] = [
+const WISHES: [(&str, Wants); 6] = [
     ("", |_, _, _| true),
     ("filter=*.cpu", |_, measurement, _| measurement == "cpu"),
     ("filter=web-2.*", |collector, _, _| collector == 2),

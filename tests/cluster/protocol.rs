@@ -198,6 +198,7 @@ async fn a_change_of_filters_goes_on_at_the_same_place() {
     let node = telecast::standalone().start().await;
     let mut client = Client::connect(node.address(), "filter=*.cpu").await;
     let mut collector = Collector::new("web-01", &[node.address()]);
+    // Messages are limited to ten a second, fifty at once: forty are fine.
     for round in 0..40 {
         for _ in 0..10 {
             collector.flush(1).await;
@@ -215,7 +216,6 @@ async fn a_change_of_filters_goes_on_at_the_same_place() {
         let first = client.ledger.numbers("web-01", new)[had];
         assert!(first == last || first == last + 1, "round {round}: {old} up to {last}, {new} from {first}");
         assert_eq!(client.ledger.numbers("web-01", old).len(), count, "nothing old comes after the ack");
-        // Messages are limited to ten a second, fifty at once: forty are fine.
     }
     assert!(client.ledger.gaps.is_empty());
 }
