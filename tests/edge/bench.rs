@@ -79,6 +79,11 @@ impl Log {
 
     /// Publishes the next metric of a collector.
     pub async fn publish(&self, collector: &str, measurement: &str) -> Row {
+        self.publish_padded(collector, measurement, 1).await
+    }
+
+    /// The same, with a field that makes it larger.
+    pub async fn publish_padded(&self, collector: &str, measurement: &str, padding: usize) -> Row {
         let count = {
             let mut counters = self.counters.lock().unwrap();
             let count = counters.entry(collector.to_owned()).or_default();
@@ -86,7 +91,10 @@ impl Log {
             *count
         };
         let region = if count.is_multiple_of(2) { "eu" } else { "us" };
-        let lines = format!("{measurement},host={collector},region={region} count={count}i {count}000000");
+        let pad = "x".repeat(padding);
+        let lines = format!(
+            "{measurement},host={collector},region={region} count={count}i,pad=\"{pad}\" {count}000000"
+        );
         let channel = Channel::new(CollectorId::new(collector).unwrap(), measurement);
         let id = self.published.fetch_add(1, Ordering::Relaxed);
         let outgoing = Outgoing {
@@ -162,7 +170,12 @@ impl Broker for Unruly {
         Ok(receive)
     }
 
-    async fn read(&self, shard: Shard, from: Sequence, limits: ReadLimits) -> Result<Vec<Stored>, BrokerError> {
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
         self.inner.read(shard, from, limits).await
     }
 
@@ -193,7 +206,8 @@ impl RunningEdge {
     pub async fn start(broker: Arc<dyn Broker>, settings: &Settings) -> Self {
         let connection = broker.connection();
         let clients_max = settings.edge.max_connections;
-        let node = Node::new("edge-under-test".to_owned(), Role::Edge, Meters::register(), connection, clients_max);
+        let node =
+            Node::new("edge-under-test".to_owned(), Role::Edge, Meters::register(), connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
@@ -276,7 +290,8 @@ impl Client {
             let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing comes");
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    let message: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+                    let message: Value =
+                        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
                     self.enter(&message);
                     return Ok(message);
                 }
@@ -301,7 +316,11 @@ impl Client {
                 for metric in message["metrics"].as_array().unwrap() {
                     let count = metric["fields"]["count"].as_u64().unwrap();
                     assert_eq!(metric["timestamp"].as_u64(), Some(count), "ms of {metric}");
-                    self.rows.push((collector.to_owned(), metric["name"].as_str().unwrap().to_owned(), count));
+                    self.rows.push((
+                        collector.to_owned(),
+                        metric["name"].as_str().unwrap().to_owned(),
+                        count,
+                    ));
                 }
             }
             "gap" => {
@@ -317,7 +336,9 @@ impl Client {
     /// Reads until it has `count` rows.
     pub async fn read_rows(&mut self, count: usize) {
         while self.rows.len() < count {
-            self.next().await.unwrap_or_else(|end| panic!("{end:?} after {} of {count} rows", self.rows.len()));
+            self.next()
+                .await
+                .unwrap_or_else(|end| panic!("{end:?} after {} of {count} rows", self.rows.len()));
         }
     }
 
@@ -335,6 +356,8 @@ impl Client {
     pub async fn read_end(&mut self) -> End {
         loop {
             if let Err(end) = self.next().await {
+                // The answer to a close frame leaves with the next read.
+                let _ = tokio::time::timeout(PATIENCE, self.socket.next()).await;
                 return end;
             }
         }
