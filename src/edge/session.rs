@@ -95,11 +95,13 @@ impl Session {
     }
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
-    /// have been read before this call.
+    /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
+    /// and a session that was put back to the head would get those frames twice.
     pub(crate) fn note_idle(&mut self, head: &Head) {
         if let Mode::Live(cursor) = self.mode
             && self.outbox.wants_batch()
             && self.seat.view().end() == cursor
+            && head.index > self.index
         {
             self.at = head.offset.clone();
             self.index = head.index;

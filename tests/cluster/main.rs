@@ -1,0 +1,17 @@
+//! The whole cluster as its users meet it: real `telecast` processes, a real nats-server, peers over real sockets.
+
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod absence;
+mod crashes;
+mod drain;
+mod mixed;
+mod protocol;
+mod relay;
+mod resume;
+mod shards;
+mod slow;
+mod stage;
