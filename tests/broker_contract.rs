@@ -1,11 +1,14 @@
 //! What every broker promises, checked against the embedded log and against JetStream on a real nats-server.
 
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 #[path = "broker_contract/claims.rs"]
 mod claims;
 #[path = "broker_contract/jetstream.rs"]
 mod jetstream;
+#[path = "broker_contract/jetstream_only.rs"]
+mod jetstream_only;
 #[path = "support/nats.rs"]
 mod nats_server;
 #[path = "broker_contract/state.rs"]

@@ -73,7 +73,7 @@ mod tests {
     fn only_differences_are_reported() {
         let mut known = Known::default();
         assert_eq!(
-            known.replace(vec![("a".into(), entry(1)), ("b".into(), entry(2))]),
+            known.replace(vec![("a".into(), entry(1)), ("b".into(), entry(2))], 2),
             [put("a", 1), put("b", 2)]
         );
         assert_eq!(known.replace(vec![("a".into(), entry(1)), ("b".into(), entry(3))], 3), [put("b", 3)]);

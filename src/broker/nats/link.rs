@@ -129,7 +129,8 @@ impl Link {
         let mut retry = Retry::default();
         let mut updates = Updates::Apply;
         for server in servers.iter().cycle() {
-            match self.dial(server).await {
+            // Boxed: dialling holds 20 kB of options, and this task lives as long as the process.
+            match Box::pin(self.dial(server)).await {
                 Ok((live, acks)) => {
                     retry = Retry::default();
                     self.serve(Arc::new(live), acks, &mut updates).await;
@@ -143,33 +144,39 @@ impl Link {
     /// One connection's life: answers are handed out and streams looked after, until it is lost.
     async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
         tracing::info!(server = live.address, "connected to NATS");
+        let reason = format!("connected to {}, and waiting for its streams", live.address);
+        self.report(Err(BrokerError::Unavailable(reason)));
         self.live.send_replace(Some(live.clone()));
-        tokio::select! {
-            () = live.acks.hand_out(acks) => {}
-            () = self.look_after_streams(&live, updates) => {}
-        }
+        let end = tokio::select! {
+            () = live.acks.hand_out(acks) => format!("the connection to {} was lost", live.address),
+            () = self.look_after_streams(&live, updates) => "the state was deleted and created again".to_owned(),
+        };
         // Readiness first: whoever sees the cancellation must not find the lost connection ready.
-        self.report(Err(BrokerError::Unavailable(format!(
-            "the connection to {} was lost{}",
-            live.address,
-            live.complaint()
-        ))));
+        self.report(Err(BrokerError::Unavailable(format!("{end}{}", live.complaint()))));
         live.closed.cancel();
     }
 
-    /// Never ends by itself.
+    /// Ends when the state's stream is another one: the connection is then given up, so that every watcher begins anew
+    /// with the next one instead of comparing revisions of two streams.
     async fn look_after_streams(&self, live: &Arc<Live>, updates: &mut Updates) {
         let mut retry = Retry::default();
+        let mut seen = None;
         loop {
-            let outcome = reconcile::streams(self, live, *updates).await;
-            let wait = if outcome.is_ok() {
-                *updates = Updates::Leave;
-                retry = Retry::default();
-                RECHECK_INTERVAL
-            } else {
-                retry.next()
+            let wait = match reconcile::streams(self, live, *updates).await {
+                Ok(state) => {
+                    if *seen.get_or_insert_with(|| state.clone()) != state {
+                        return;
+                    }
+                    *updates = Updates::Leave;
+                    retry = Retry::default();
+                    self.report(Ok(()));
+                    RECHECK_INTERVAL
+                }
+                Err(obstacle) => {
+                    self.report(Err(obstacle));
+                    retry.next()
+                }
             };
-            self.report(outcome);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.recheck.notified() => tokio::time::sleep(RECHECK_PAUSE).await,

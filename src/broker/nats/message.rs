@@ -36,17 +36,18 @@ pub(super) fn headers(outgoing: &Outgoing) -> Option<HeaderMap> {
 pub(super) fn stored(message: Message) -> Option<Stored> {
     let headers = message.headers.as_ref()?;
     // Both ways say where the message was published; the subject it arrived on differs.
-    let channel = channel_of_suffix(tokens_after_shard(headers.get(NATS_SUBJECT)?.as_str())?)?;
+    let channel = channel_of_suffix(tokens_after_shard(headers.get_last(NATS_SUBJECT)?.as_str())?)?;
     let sequence = sequence(headers)?;
-    let stored_at: jiff::Timestamp = headers.get(NATS_TIME_STAMP)?.as_str().parse().ok()?;
+    let stored_at: jiff::Timestamp = headers.get_last(NATS_TIME_STAMP)?.as_str().parse().ok()?;
     let stored_ns = i64::try_from(stored_at.as_nanosecond()).ok()?;
     let stamp = stamp(headers);
     Some(Stored { sequence, stored_ns, envelope: Envelope { channel, stamp, lines: message.payload } })
 }
 
-/// The sequence under which a stored message is delivered.
+/// The sequence under which a stored message is delivered. A publisher may have set this header itself: the server's own
+/// comes last, as with every header it adds.
 pub(super) fn sequence(headers: &HeaderMap) -> Option<Sequence> {
-    headers.get(NATS_SEQUENCE)?.as_str().parse().ok()
+    headers.get_last(NATS_SEQUENCE)?.as_str().parse().ok()
 }
 
 /// All three headers, or none: half a stamp is somebody else's header.
@@ -110,6 +111,19 @@ mod tests {
         let stored = stored(delivered(half, "telecast.in.0.web.example.org.cpu")).unwrap();
         assert_eq!(stored.envelope.stamp, None);
         assert_eq!(stored.envelope.channel.collector.as_str(), "web.example.org");
+    }
+
+    #[test]
+    fn a_publisher_cannot_forge_its_place() {
+        let mut message = delivered(HeaderMap::new(), "telecast.in.0.web.cpu");
+        let own = message.headers.take().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_SEQUENCE, "7");
+        for (name, values) in own.iter() {
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+        message.headers = Some(headers);
+        assert_eq!(stored(message).unwrap().sequence, 42);
     }
 
     #[test]

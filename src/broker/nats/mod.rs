@@ -1,10 +1,10 @@
 //! The log and the state in JetStream. The only folder that names its client.
 //!
-//! - [`link`] keeps one connection at a time, and says in words why there is none.
-//! - [`stream`] knows how streams have to be: pure. [`reconcile`] makes them so.
-//! - [`publish`], [`read`], [`tail`]: the three ways of the data. [`message`] knows an envelope's spelling on the bus.
-//! - [`state`] and [`follow`]: the keyed store, and its watchers.
-//! - [`api`]: one request and its answer, with failures sorted.
+//! - `link` keeps one connection at a time, and says in words why there is none.
+//! - `stream` knows how streams have to be: pure. `reconcile` makes them so.
+//! - `publish`, `read`, `tail`: the three ways of the data. `message` knows an envelope's spelling on the bus.
+//! - `state` and `follow`: the keyed store, and its watchers.
+//! - `api`: one request and its answer, with failures sorted.
 //!
 //! No consumers: JetStream pays for each of them. The live flow is a plain subscription to what the stream republishes,
 //! and everything else is asked for by batch direct get.

@@ -76,7 +76,11 @@ pub(super) async fn publish(
     tokio::select! {
         published = send_and_wait => published,
         () = live.closed.cancelled() => Err(live.lost().into()),
-        () = tokio::time::sleep(link.nats.request_timeout) => Err(live.no_answer("a batch").into()),
+        () = tokio::time::sleep(link.nats.request_timeout) => {
+            // The connection may be fine and the stream without a leader: then nobody is ready.
+            link.recheck();
+            Err(live.no_answer("a batch").into())
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::proto::offset::{Epoch, Sequence, Shard};
 pub(super) const CHUNK_MESSAGES_MAX: usize = 4096;
 /// Most bytes asked for at once, as the server counts them: with headers and subjects.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
+/// Fewest bytes asked for at once: because of those headers, a small limit would else take a round trip per message.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// A replica that lags is asked again so many times.
 const LAGGING_ATTEMPTS: usize = 20;
 /// After this long, which is how far replicas usually are apart.
@@ -124,7 +126,7 @@ impl Range {
             let request = json!({
                 "seq": self.next,
                 "batch": wanted.min(CHUNK_MESSAGES_MAX),
-                "max_bytes": bytes.clamp(1, CHUNK_BYTES_MAX),
+                "max_bytes": bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX),
             });
             let end = direct_get(link, live, &name, &request, |sequence, message| {
                 self.next = sequence + 1;
@@ -223,7 +225,7 @@ fn place(headers: &HeaderMap) -> Option<(Sequence, Sequence)> {
 }
 
 fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
-    // A republished message that is stored again may hold one of these already: the server's own comes last.
+    // The last one is the server's own, see `message::sequence`.
     headers.get_last(name)?.as_str().parse().ok()
 }
 

@@ -1,5 +1,7 @@
 //! Makes the streams be as the configuration wants them, or says why they cannot.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -8,6 +10,9 @@ use crate::broker::nats::api::{Failure, code};
 use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::stream::{self, Verdict};
 use crate::proto::offset::Shard;
+
+/// A question that arrives while servers elect a leader is never answered, so it is asked again soon.
+const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether an existing stream's limits may be changed. Only until they are in place once: two nodes with different
 /// limits would otherwise change them back and forth for ever.
@@ -22,17 +27,27 @@ pub(super) enum Updates {
 #[derive(Deserialize)]
 struct StreamInfo {
     config: Value,
+    created: String,
 }
 
+/// When the state's stream was created: with another one, all revisions begin again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StateIncarnation(String);
+
 /// Every shard's stream and the state's. Writes nothing when they match: a user who may only read can connect.
-pub(super) async fn streams(link: &Link, live: &Live, updates: Updates) -> Result<(), BrokerError> {
+pub(super) async fn streams(
+    link: &Link,
+    live: &Live,
+    updates: Updates,
+) -> Result<StateIncarnation, BrokerError> {
     for shard in (0..link.log.shards).map(Shard) {
         stream(live, &stream::log_stream(&link.log, shard), updates).await?;
     }
-    stream(live, &stream::state_stream(&link.log), updates).await
+    stream(live, &stream::state_stream(&link.log), updates).await.map(StateIncarnation)
 }
 
-async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<(), BrokerError> {
+/// Returns when it was created.
+async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<String, BrokerError> {
     let name = wanted["name"].as_str().unwrap_or_default();
     let found = match info(live, name).await {
         Err(failure) if failure.is(code::STREAM_NOT_FOUND) => create(live, name, wanted).await,
@@ -40,20 +55,22 @@ async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<(), Bro
     };
     let found = found.map_err(|failure| explain(name, failure))?;
     match stream::judge(&found.config, wanted) {
-        Verdict::Matches => Ok(()),
-        Verdict::Update(_) if updates == Updates::Leave => Ok(()),
+        Verdict::Matches => Ok(found.created),
+        Verdict::Update(_) if updates == Updates::Leave => Ok(found.created),
         Verdict::Update(config) => {
             let updated: Result<StreamInfo, _> = live.api(&format!("STREAM.UPDATE.{name}"), &config).await;
             updated.map_err(|failure| explain(name, failure))?;
             tracing::info!(stream = name, "changed a stream's limits to the configured ones");
-            Ok(())
+            Ok(found.created)
         }
         Verdict::Incompatible(reason) => Err(BrokerError::Incompatible(reason)),
     }
 }
 
 async fn info(live: &Live, name: &str) -> Result<StreamInfo, Failure> {
-    live.api(&format!("STREAM.INFO.{name}"), &json!({})).await
+    let verb = format!("STREAM.INFO.{name}");
+    let answer = tokio::time::timeout(INFO_TIMEOUT, live.api(&verb, &json!({}))).await;
+    answer.unwrap_or_else(|_| Err(live.no_answer(&verb)))
 }
 
 /// Another node may be doing the same: to the server, equal configurations are one creation, and a different one is

@@ -1,0 +1,352 @@
+//! Claims that only make sense with servers: absence, loss, other people's streams, several nodes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use telecast::broker::{Broker, BrokerError, Connection, Expected, Outgoing, StateEvent};
+use telecast::config::{LogSettings, NatsSettings, Secret};
+use telecast::proto::offset::Shard;
+use tokio::task::JoinSet;
+
+use crate::jetstream::{JetStream, Node, admin, nats_settings};
+use crate::nats_server::NatsServer;
+use crate::under_test::{PATIENCE, SHARD, UNLIMITED, UnderTest, batch, eventually, log, outgoing, texts};
+
+async fn stream_config(admin: &Context, name: &str) -> Config {
+    admin.get_stream(name).await.unwrap().cached_info().config.clone()
+}
+
+fn first_stream(log: &LogSettings) -> String {
+    format!("{}-0", log.name)
+}
+
+#[tokio::test]
+async fn a_foreign_envelope_has_no_stamp() {
+    let it = JetStream::begin(log()).await;
+    let mut tail = it.broker().tail(SHARD).await.unwrap();
+    let subject = format!("{}.in.0.web.example.org.cpu", it.settings.name);
+    let js = admin(&it.server).await;
+    js.publish(subject, "cpu value=1".into()).await.unwrap().await.unwrap();
+    let live = tokio::time::timeout(PATIENCE, tail.recv()).await.unwrap().unwrap();
+    let read = it.broker().read(SHARD, 1, UNLIMITED).await.unwrap().remove(0);
+    for stored in [live, read] {
+        assert_eq!(stored.sequence, 1);
+        assert_eq!(stored.envelope.stamp, None);
+        assert_eq!(stored.envelope.channel.collector.as_str(), "web.example.org");
+        assert_eq!(&*stored.envelope.channel.measurement, "cpu");
+        assert_eq!(stored.envelope.lines, "cpu value=1");
+    }
+}
+
+#[tokio::test]
+async fn nats_may_be_absent_at_the_start() {
+    let server = NatsServer::absent();
+    let node = Node::connect(&server, &log(), "early");
+    let reason = node.disconnected("cannot be reached").await;
+    assert!(reason.contains(&server.port().to_string()), "{reason}");
+    let refused = node.broker.publish(SHARD, &batch("a", 1)).await.unwrap_err();
+    assert!(matches!(&refused, BrokerError::Unavailable(reason) if reason.contains("cannot be reached")));
+    assert!(node.broker.bounds(SHARD).await.unwrap_err().is_retryable());
+    assert!(node.broker.state().get("a").await.unwrap_err().is_retryable());
+    // Following may begin before there is anything to follow.
+    let mut tail = node.broker.tail(SHARD).await.unwrap();
+    let mut watch = node.broker.state().watch("").await.unwrap();
+
+    server.restart();
+    node.connected().await;
+    node.broker.publish(SHARD, &batch("a", 1)).await.unwrap();
+    assert_eq!(tail.recv().await.unwrap().sequence, 1);
+    assert_eq!(watch.recv().await.unwrap(), StateEvent::Synced);
+}
+
+#[tokio::test]
+async fn a_lost_server_fails_what_waits_for_it_at_once() {
+    let it = JetStream::on(Arc::new(NatsServer::start()), log()).await;
+    it.server.pause();
+    let (broker, sent) = (it.broker(), batch("a", 10));
+    // Nothing is answered any more; then the connection breaks.
+    let mut waiting = broker.publish(SHARD, &sent);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    let broken = Instant::now();
+    it.server.kill();
+    let failed = waiting.await.unwrap_err();
+    assert!(failed.is_retryable(), "{failed}");
+    assert!(
+        broken.elapsed() < Duration::from_secs(5),
+        "not at the 15 s of a request's time: {:?}",
+        broken.elapsed()
+    );
+    it.node.disconnected("").await;
+    let again = Instant::now();
+    assert!(it.broker().publish(SHARD, &batch("a", 10)).await.unwrap_err().is_retryable());
+    assert!(again.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_silent_server_is_noticed_within_ten_seconds() {
+    let it = JetStream::on(Arc::new(NatsServer::start()), log()).await;
+    it.server.pause();
+    let silent = Instant::now();
+    it.node.disconnected("Disconnected").await;
+    assert!(silent.elapsed() < Duration::from_secs(10), "{:?}", silent.elapsed());
+    it.server.resume();
+    it.node.connected().await;
+    it.broker().publish(SHARD, &batch("a", 1)).await.unwrap();
+}
+
+/// Publishes like ingest does: the same batch with the same ids until it is acknowledged.
+async fn publish_until_acked(broker: &dyn Broker, batch: &[Outgoing]) {
+    let mut connection = broker.connection();
+    while let Err(error) = broker.publish(SHARD, batch).await {
+        assert!(error.is_retryable(), "{error}");
+        connection.wait_for(Connection::is_connected).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_killed_while_publishing_loses_nothing_and_doubles_nothing() {
+    let it = JetStream::on(Arc::new(NatsServer::start()), log()).await;
+    let mut tail = it.broker().tail(SHARD).await.unwrap();
+    let broker = it.broker();
+    let mut publisher = JoinSet::new();
+    publisher.spawn(async move {
+        for n in 0..200 {
+            publish_until_acked(&*broker, &batch(&format!("{n:04}"), 50)).await;
+        }
+    });
+    for kills in 1..=3 {
+        // In the middle of it, wherever that is.
+        eventually("some more is stored", async || {
+            let last = it.broker().bounds(SHARD).await.map_or(0, |bounds| bounds.last);
+            last > kills * 1500
+        })
+        .await;
+        assert!(publisher.try_join_next().is_none(), "it is still publishing");
+        it.server.restart();
+    }
+    publisher.join_next().await.unwrap().unwrap();
+    let mut stored = Vec::new();
+    while stored.len() < 10_000 {
+        let part = it.broker().read(SHARD, stored.len() as u64 + 1, UNLIMITED).await.unwrap();
+        assert!(!part.is_empty(), "only {} are stored", stored.len());
+        stored.extend(part);
+    }
+    let expected: Vec<_> = (0..200).flat_map(|n| texts_of(&batch(&format!("{n:04}"), 50))).collect();
+    assert_eq!(texts(&stored), expected);
+    // The tail survived, too: what it saw is in order, and it is live again.
+    let after = it.broker().publish(SHARD, &batch("after", 1)).await.unwrap()[0].sequence;
+    let mut last = 0;
+    while last < after {
+        let seen = tokio::time::timeout(PATIENCE, tail.recv()).await.unwrap().unwrap().sequence;
+        assert!(seen > last);
+        last = seen;
+    }
+}
+
+fn texts_of(batch: &[Outgoing]) -> Vec<String> {
+    batch.iter().map(|outgoing| outgoing.message_id.clone()).collect()
+}
+
+#[tokio::test]
+async fn state_survives_a_restart_and_a_watch_catches_up() {
+    let it = JetStream::on(Arc::new(NatsServer::start()), log()).await;
+    let state = it.broker().state();
+    let put = async |key: &str, ttl| {
+        state.put(key, Bytes::from_static(b"x"), Expected::Any, ttl).await.unwrap();
+    };
+    put("stays", None).await;
+    put("goes", Some(Duration::from_secs(1))).await;
+    let mut watch = state.watch("").await.unwrap();
+    let mut there = HashSet::new();
+    while let StateEvent::Put { key, .. } = watch.recv().await.unwrap() {
+        there.insert(key);
+    }
+    assert_eq!(there.len(), 2);
+    it.server.restart();
+    it.node.disconnected("Disconnected").await;
+    it.node.connected().await;
+    let removed = tokio::time::timeout(PATIENCE, watch.recv()).await.unwrap().unwrap();
+    assert_eq!(removed, StateEvent::Removed { key: "goes".into() });
+    assert!(state.get("stays").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_watch_survives_that_the_state_is_deleted() {
+    let it = JetStream::begin(log()).await;
+    let state = it.broker().state();
+    let put = async |key: &str| state.put(key, Bytes::from_static(b"x"), Expected::Any, None).await;
+    for _ in 0..10 {
+        put("old").await.unwrap();
+    }
+    let mut watch = state.watch("").await.unwrap();
+    assert!(matches!(watch.recv().await, Some(StateEvent::Put { .. })));
+    assert_eq!(watch.recv().await, Some(StateEvent::Synced));
+    admin(&it.server).await.delete_stream(format!("KV_{}-state", it.settings.name)).await.unwrap();
+    // Its revisions are smaller than those of the deleted one.
+    eventually("the state is there again", async || put("new").await.is_ok()).await;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        match tokio::time::timeout(PATIENCE, watch.recv()).await.unwrap().unwrap() {
+            StateEvent::Put { key, .. } | StateEvent::Removed { key } => seen.push(key),
+            StateEvent::Synced => panic!("a watch is synced once"),
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, ["new", "old"]);
+}
+
+#[tokio::test]
+async fn an_incompatible_stream_is_refused_and_stays_as_it_is() {
+    let server = NatsServer::shared();
+    let js = admin(&server).await;
+    let settings = log();
+    let wanted = |settings: &LogSettings| Config {
+        name: first_stream(settings),
+        subjects: vec![format!("{}.in.0.>", settings.name)],
+        retention: RetentionPolicy::WorkQueue,
+        storage: StorageType::Memory,
+        ..Config::default()
+    };
+    js.create_stream(wanted(&settings)).await.unwrap();
+    let before = stream_config(&js, &first_stream(&settings)).await;
+    let node = Node::connect(&server, &settings, "node");
+    let reason = node.disconnected("does not match the configuration").await;
+    for words in [first_stream(&settings).as_str(), "nats stream edit", "needs", "has"] {
+        assert!(reason.contains(words), "{words:?} in {reason}");
+    }
+    let refused = node.broker.publish(SHARD, &batch("a", 1)).await.unwrap_err();
+    assert!(matches!(refused, BrokerError::Incompatible(_)), "{refused}");
+    assert_eq!(stream_config(&js, &first_stream(&settings)).await, before);
+    // The operator decides, and the node goes on by itself.
+    js.delete_stream(first_stream(&settings)).await.unwrap();
+    node.connected().await;
+}
+
+#[tokio::test]
+async fn subjects_that_another_stream_takes_are_named() {
+    let server = NatsServer::shared();
+    let settings = log();
+    let taken =
+        Config { name: "taken".into(), subjects: vec![format!("{}.>", settings.name)], ..Config::default() };
+    admin(&server).await.create_stream(taken).await.unwrap();
+    let reason =
+        Node::connect(&server, &settings, "node").disconnected("another stream takes its subjects").await;
+    assert!(reason.contains(&first_stream(&settings)), "{reason}");
+}
+
+#[tokio::test]
+async fn limits_are_adjusted_and_nothing_else() {
+    let before = LogSettings { max_bytes: 10 << 20, ..log() };
+    let it = JetStream::begin(before.clone()).await;
+    it.broker().publish(SHARD, &batch("a", 3)).await.unwrap();
+    let epoch = it.broker().bounds(SHARD).await.unwrap().epoch;
+    let after = LogSettings {
+        max_age: Duration::from_secs(60),
+        max_bytes: 20 << 20,
+        duplicate_window: Duration::from_secs(30),
+        ..before.clone()
+    };
+    let node = Node::connect(&it.server, &after, "node-2");
+    node.connected().await;
+    let config = stream_config(&admin(&it.server).await, &first_stream(&before)).await;
+    assert_eq!((config.max_age, config.max_bytes), (after.max_age, 20 << 20));
+    assert_eq!(config.duplicate_window, after.duplicate_window);
+    assert!(config.allow_direct && config.deny_delete && config.deny_purge);
+    let bounds = node.broker.bounds(SHARD).await.unwrap();
+    assert_eq!((bounds.epoch, bounds.last), (epoch, 3));
+}
+
+#[tokio::test]
+async fn nodes_that_start_together_agree() {
+    let server = NatsServer::shared();
+    let settings = LogSettings { shards: 4, ..log() };
+    let nodes: Vec<_> = (0..4).map(|n| Node::connect(&server, &settings, &format!("node-{n}"))).collect();
+    for node in &nodes {
+        node.connected().await;
+    }
+    let mut tail = nodes[3].broker.tail(Shard(2)).await.unwrap();
+    // One round trip on that connection: its subscription is in place.
+    nodes[3].broker.bounds(Shard(2)).await.unwrap();
+    nodes[0].broker.publish(Shard(2), &batch("a", 1)).await.unwrap();
+    let seen = tokio::time::timeout(PATIENCE, tail.recv()).await.unwrap().unwrap();
+    assert_eq!(texts(&[seen]), ["a-1"]);
+    let epochs: HashSet<_> = futures_util::stream::iter(&nodes)
+        .then(async |node| node.broker.bounds(SHARD).await.unwrap().epoch.0)
+        .collect()
+        .await;
+    assert_eq!(epochs.len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_without_jetstream_is_named() {
+    let server = NatsServer::start_with("jetstream: disabled");
+    let node = Node::connect(&server, &log(), "node");
+    node.disconnected("start nats-server with -js").await;
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_named() {
+    let server = NatsServer::start_with("authorization { user: telecast, password: right }");
+    let with = |password: &str| NatsSettings {
+        user: Some("telecast".into()),
+        password: Some(Secret(password.into())),
+        ..nats_settings(server.url())
+    };
+    let settings = log();
+    let wrong = Node::connect_to(&with("wrong"), &settings, "node");
+    let reason = wrong.disconnected("authorization").await;
+    assert!(!reason.contains("wrong"), "{reason}");
+    Node::connect_to(&with("right"), &settings, "node").connected().await;
+}
+
+#[tokio::test]
+async fn a_reader_needs_no_right_to_change_streams() {
+    let reader = r#"{ user: reader, password: pw, permissions: {
+        publish: ["$JS.API.STREAM.INFO.*", "$JS.API.DIRECT.GET.*", "$JS.API.STREAM.MSG.GET.*", "$KV.*.>"]
+        subscribe: ["_INBOX.>", "*.live.>", "*.state.>"] } }"#;
+    let server = NatsServer::start_with(&format!(
+        "authorization {{ users: [ {{ user: owner, password: pw }}, {reader} ] }}"
+    ));
+    let settings = log();
+    let user = |name: &str| NatsSettings {
+        user: Some(name.into()),
+        password: Some(Secret("pw".into())),
+        request_timeout: Duration::from_secs(2),
+        ..nats_settings(server.url())
+    };
+    let early = Node::connect_to(&user("reader"), &settings, "edge");
+    // It cannot create them; the server's complaint is in the reason.
+    early.disconnected("ermissions").await;
+    let owner = Node::connect_to(&user("owner"), &settings, "ingest");
+    owner.connected().await;
+    early.connected().await;
+    owner.broker.publish(SHARD, &batch("a", 2)).await.unwrap();
+    assert_eq!(early.broker.read(SHARD, 1, UNLIMITED).await.unwrap().len(), 2);
+    early.broker.state().put("node/edge", Bytes::new(), Expected::Any, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_envelope_that_is_too_large_is_refused() {
+    let it = JetStream::begin(log()).await;
+    let large = outgoing("large", &"x".repeat(2 << 20));
+    let refused = it.broker().publish(SHARD, &[large]).await.unwrap_err();
+    assert!(matches!(&refused, BrokerError::Refused(reason) if reason.contains("max_payload")), "{refused}");
+    let broken = it.broker().publish(SHARD, &[outgoing("a\r\nb", "x")]).await.unwrap_err();
+    assert!(matches!(broken, BrokerError::Refused(_)), "{broken}");
+    it.broker().publish(SHARD, &batch("a", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_large_range_is_read_in_pieces_without_a_seam() {
+    let it = JetStream::begin(log()).await;
+    for n in 0..5 {
+        it.broker().publish(SHARD, &batch(&n.to_string(), 2000)).await.unwrap();
+    }
+    let all = it.broker().read(SHARD, 1, UNLIMITED).await.unwrap();
+    assert!(all.iter().map(|stored| stored.sequence).eq(1..=10_000));
+}
