@@ -1,6 +1,6 @@
 //! Taking metrics in: collector sockets and HTTP writes → batches → one writer per collector → the log.
 //!
-//! [`batch`] turns bytes into envelopes and is pure; [`socket`] and [`write`](mod@write) are the two ways in; [`registry`]
+//! [`batch`] turns bytes into envelopes and is pure; `socket` and `write` are the two ways in; [`registry`]
 //! knows who is connected; [`budget`] bounds what waits for the log; [`writer`] is the only way out. What lives here knows the
 //! broker's port and nothing of clients.
 //!

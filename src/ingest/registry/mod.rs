@@ -39,7 +39,10 @@ pub struct Registry {
 #[derive(Default)]
 struct State {
     collectors: HashMap<CollectorId, Collector>,
+    /// Connections since the start, to number them.
     connections: u64,
+    /// Connections now, with or without an id.
+    open: usize,
 }
 
 /// What is known of one collector.
@@ -139,6 +142,7 @@ impl Registry {
         let number = {
             let mut state = self.state();
             state.connections += 1;
+            state.open += 1;
             state.connections
         };
         Connection {
@@ -283,6 +287,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let claimed = std::mem::take(&mut *self.claimed());
         let mut state = self.registry.state();
+        state.open -= 1;
         for id in claimed {
             if let Some(collector) = state.collectors.get_mut(&id)
                 && collector.holder.as_ref().is_some_and(|holder| holder.connection == self.number)

@@ -13,10 +13,9 @@ impl StatusSection for Registry {
         let state = self.state();
         let mut collectors: Vec<_> = state.collectors.iter().collect();
         collectors.sort_unstable_by_key(|(id, _)| *id);
-        let connected = collectors.iter().any(|(_, collector)| collector.holder.is_some());
         let listed: Vec<Value> =
             collectors.into_iter().map(|(id, collector)| listing(id, collector, now)).collect();
-        status.insert("collector_connected".into(), Value::Bool(connected));
+        status.insert("collector_connected".into(), Value::Bool(state.open > 0));
         status.insert("collectors".into(), Value::Array(listed));
     }
 }

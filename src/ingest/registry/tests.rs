@@ -31,6 +31,9 @@ fn a_second_connection_is_told_who_has_the_id_until_that_one_ends() {
     assert!(!first.lost().is_cancelled());
     drop(first);
     second.claim(&id("web-01"), now).unwrap();
+    assert_eq!(status(&registry)["collector_connected"], true);
+    drop(second);
+    assert_eq!(status(&registry)["collector_connected"], false);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest::batch::{self, Options};
+use crate::ingest::batch::{self, Options, UNKNOWN_COLLECTOR};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
@@ -206,7 +206,9 @@ impl Session {
         drop(message);
         if claim {
             let now = Instant::now();
-            let claims = decoded.batches.iter().map(|batch| self.connection.claim(&batch.collector, now));
+            // Agents that name nobody share one name, and none of them has it to itself.
+            let named = decoded.batches.iter().filter(|batch| batch.collector.as_str() != UNKNOWN_COLLECTOR);
+            let claims = named.map(|batch| self.connection.claim(&batch.collector, now));
             // A connection that loses an id in this very moment says goodbye, but its message came before.
             match claims.collect::<Result<(), _>>() {
                 Err(error) if !self.connection.lost().is_cancelled() => return Err(self.refuse(&error)),

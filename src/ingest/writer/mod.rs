@@ -53,8 +53,15 @@ pub struct Job {
     pub idempotency_key: Option<Arc<str>>,
     /// The bytes' place in the budget, kept until the log has them.
     pub grant: Grant,
-    /// Told how it ended.
+    /// Told how it ended; dropped unused when the node stops before that.
     pub done: Option<oneshot::Sender<Outcome>>,
+}
+
+impl Job {
+    /// Bytes of lines in all drafts.
+    fn bytes(&self) -> usize {
+        self.drafts.iter().map(|draft| draft.lines.len()).sum()
+    }
 }
 
 /// How a job ended.
@@ -118,13 +125,7 @@ impl Writers {
         let mut state = self.shared.state();
         if self.shared.finishing.is_cancelled() {
             drop(state);
-            if job.done.is_none() {
-                self.shared.lose(
-                    collector,
-                    job.drafts.len(),
-                    job.drafts.iter().map(|draft| draft.lines.len()).sum(),
-                );
-            }
+            self.shared.abandon(collector, job.done.as_ref(), job.drafts.len(), job.bytes());
             return Err(Stopped);
         }
         if let Some(queue) = state.queues.get(collector) {
@@ -185,15 +186,20 @@ impl Shared {
         tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "accepted metrics were lost");
     }
 
-    /// A batch for which there is no time left.
-    fn lose(&self, collector: &CollectorId, envelopes: usize, bytes: usize) {
-        self.discard(
-            collector,
-            DropReason::Shutdown,
-            envelopes,
-            bytes,
-            "the node stopped before the log answered",
-        );
+    /// A batch for which there is no time left. A caller who waits is told that it was not stored; where nobody does, the
+    /// batch counts as lost.
+    fn abandon(
+        &self,
+        collector: &CollectorId,
+        done: Option<&oneshot::Sender<Outcome>>,
+        envelopes: usize,
+        bytes: usize,
+    ) {
+        if done.is_some() {
+            return;
+        }
+        let why = "the node stopped before the log answered";
+        self.discard(collector, DropReason::Shutdown, envelopes, bytes, why);
         let mut state = self.state();
         state.left.batches += 1;
         state.left.bytes += bytes;

@@ -86,19 +86,18 @@ impl Writer {
     async fn carry(&mut self, job: Job) -> ControlFlow<()> {
         let Job { drafts, received_ns, idempotency_key, grant, done } = job;
         let stamped = self.stamp(drafts, received_ns, idempotency_key.as_deref());
-        let outcome = match self.store(&stamped.outgoing, &stamped.metrics).await {
-            Ok(()) => Outcome::Stored,
-            Err(StoreError::Abandoned) => {
-                self.abandon(&stamped.outgoing);
+        let stored = match self.store(&stamped.outgoing, &stamped.metrics, false).await {
+            Ok(()) => ControlFlow::Continue(Outcome::Stored),
+            Err(StoreError::Abandoned) => ControlFlow::Break(0),
+            Err(StoreError::Refused(_)) => self.store_one_by_one(&stamped).await,
+        };
+        let outcome = match stored {
+            ControlFlow::Continue(outcome) => outcome,
+            ControlFlow::Break(from) => {
+                let rest = &stamped.outgoing[from..];
+                self.shared.abandon(&self.collector, done.as_ref(), rest.len(), bytes(rest));
                 return ControlFlow::Break(());
             }
-            Err(StoreError::Refused(_)) => match self.store_one_by_one(&stamped).await {
-                ControlFlow::Continue(outcome) => outcome,
-                ControlFlow::Break(from) => {
-                    self.abandon(&stamped.outgoing[from..]);
-                    return ControlFlow::Break(());
-                }
-            },
         };
         drop(grant);
         if let Some(done) = done {
@@ -113,7 +112,7 @@ impl Writer {
     async fn store_one_by_one(&self, stamped: &Stamped) -> ControlFlow<usize, Outcome> {
         let mut outcome = Outcome::Stored;
         for (at, outgoing) in stamped.outgoing.iter().enumerate() {
-            match self.store(std::slice::from_ref(outgoing), &stamped.metrics[at..=at]).await {
+            match self.store(std::slice::from_ref(outgoing), &stamped.metrics[at..=at], true).await {
                 Ok(()) => {}
                 Err(StoreError::Abandoned) => return ControlFlow::Break(at),
                 Err(StoreError::Refused(reason)) => {
@@ -127,7 +126,13 @@ impl Writer {
     }
 
     /// Publishes until the log has it. The order of a collector rests on this: nothing else of it is in flight.
-    async fn store(&self, outgoing: &[Outgoing], metrics: &[u64]) -> Result<(), StoreError> {
+    /// `sent_before` says that some of it may be stored already, by this writer.
+    async fn store(
+        &self,
+        outgoing: &[Outgoing],
+        metrics: &[u64],
+        sent_before: bool,
+    ) -> Result<(), StoreError> {
         let meters = &self.shared.node.meters;
         let mut attempt = 0u32;
         loop {
@@ -140,7 +145,7 @@ impl Writer {
             match answer {
                 Ok(published) => {
                     meters.publish_duration.record(began.elapsed().as_secs_f64());
-                    self.count(&published, metrics, attempt);
+                    self.count(&published, metrics, sent_before || attempt > 1);
                     return Ok(());
                 }
                 Err(BrokerError::Refused(reason)) => return Err(StoreError::Refused(reason)),
@@ -178,13 +183,13 @@ impl Writer {
         Stamped { outgoing, metrics }
     }
 
-    fn count(&self, published: &[Published], metrics: &[u64], attempt: u32) {
+    fn count(&self, published: &[Published], metrics: &[u64], sent_before: bool) {
         let meters = &self.shared.node.meters;
         let mut stored = 0;
         let mut duplicates = 0;
         for (answer, metrics) in published.iter().zip(metrics) {
-            // A duplicate of a later attempt may be this writer's own first one, whose answer was lost.
-            let sent_again = answer.duplicate && attempt == 1;
+            // A duplicate may be this writer's own first attempt, whose answer was lost.
+            let sent_again = answer.duplicate && !sent_before;
             duplicates += u64::from(answer.duplicate);
             stored += if sent_again { 0 } else { *metrics };
         }
@@ -193,14 +198,9 @@ impl Writer {
         meters.lines_accepted.increment(stored);
     }
 
-    fn abandon(&self, outgoing: &[Outgoing]) {
-        self.shared.lose(&self.collector, outgoing.len(), bytes(outgoing));
-    }
-
     fn abandon_queue(&self) {
         while let Some(job) = self.queue.pop() {
-            let bytes = job.drafts.iter().map(|draft| draft.lines.len()).sum();
-            self.shared.lose(&self.collector, job.drafts.len(), bytes);
+            self.shared.abandon(&self.collector, job.done.as_ref(), job.drafts.len(), job.bytes());
         }
         self.shared.retire(&self.collector, &self.queue);
     }

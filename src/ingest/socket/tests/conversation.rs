@@ -200,6 +200,20 @@ async fn a_take_over_closes_the_older_connection_and_serves_the_newcomer() {
     assert_eq!(stored(&bench, 3).await, ["cpu u=1 1", "cpu,host=a u=2 2", "cpu,host=a u=3 3"]);
 }
 
+#[tokio::test]
+async fn agents_that_name_nobody_are_all_served() {
+    let mut bench = bench(settings());
+    let address = bench.listen().await;
+    let mut first = connect(address, "").await;
+    send(&mut first, "cpu u=1 1").await;
+    stored(&bench, 1).await;
+    let mut second = connect(address, "").await;
+    send(&mut second, "cpu u=2 2").await;
+    assert_eq!(stored(&bench, 2).await, ["cpu u=1 1", "cpu u=2 2"]);
+    assert_eq!(bench.status()["collectors"][0]["id"], "unknown");
+    assert_eq!(bench.status()["collector_connected"], true);
+}
+
 /// The log is silent, and the buffer holds two batches: the third waits in the socket's task and the others in the
 /// kernel. Pings must go on, or Telegraf would give the connection up and send everything again.
 #[tokio::test]
@@ -268,4 +282,27 @@ async fn a_drain_says_1012_and_stores_what_was_sent_before() {
     assert_eq!(left.batches, 0);
     assert_eq!(bench.broker.lines().await, ["cpu,host=a u=1 1", "cpu,host=a u=2 2"]);
     assert_eq!(bench.metric("ws_collectors_connected"), 0.0);
+}
+
+/// What was read is the node's to store: batches that still waited for room are named as lost, too.
+#[tokio::test]
+async fn a_drain_out_of_time_counts_what_sockets_still_held() {
+    let mut bench = bench(CollectorSettings { buffer_bytes_max: BLOCK_BYTES, ..settings() });
+    bench.broker.set(Mood::Silent);
+    let address = bench.listen().await;
+    let mut client = connect(address, "").await;
+    send(&mut client, "cpu,host=a u=1 1").await;
+    send(&mut client, "cpu,host=a u=2 2").await;
+    let mut other = connect(address, "").await;
+    send(&mut other, "cpu,host=b u=3 3").await;
+    other.close(None).await.unwrap();
+    // All three are read: one is in flight, the others wait for room in their sockets' tasks.
+    while bench.metric("ws_messages_received_total") < 3.0 {
+        tokio::task::yield_now().await;
+    }
+    let (left, frame) = tokio::join!(bench.ingest.drain(Duration::from_millis(20)), closed(&mut client));
+    assert_eq!(left.batches, 3);
+    assert_eq!(u16::from(frame.code), 1012);
+    assert_eq!(bench.metric("ws_envelopes_dropped_total{reason=\"shutdown\"}"), 3.0);
+    assert_eq!(bench.metric("ws_collector_buffered_bytes"), 0.0);
 }
