@@ -14,6 +14,7 @@ nats_port=${NATS_PORT:-14222} ingest_port=${INGEST_PORT:-19090} edge_port=${EDGE
 # A socket per collector, on both sides, and what a process has open anyway.
 ulimit -n "$(ulimit -H -n)"
 
+target=${CARGO_TARGET_DIR:-target}
 scripts/setup-tools.sh
 cargo build --release --locked --bin telecast --example collectors
 
@@ -29,10 +30,12 @@ trap stop EXIT
 export TELECAST_CONFIG_DIR=$work LOG_LEVEL=warn LOG_FORMAT=json TELECAST__EDGE__DRAIN_GRACE_MS=0
 ${NATS_SERVER:-.tools/bin/nats-server} -a 127.0.0.1 -p "$nats_port" -js -sd "$work/jetstream" >"$work/nats.log" 2>&1 &
 nats=$! pids+=($!)
-target/release/telecast ingest --nats "nats://127.0.0.1:$nats_port" --node measured-ingest --listen "127.0.0.1:$ingest_port" \
+# The nodes would wait for it too, but would warn meanwhile.
+for _ in $(seq 100); do (: </dev/tcp/127.0.0.1/"$nats_port") 2>/dev/null && break; sleep 0.1; done
+"$target"/release/telecast ingest --nats "nats://127.0.0.1:$nats_port" --node measured-ingest --listen "127.0.0.1:$ingest_port" \
     >"$work/ingest.log" 2>&1 &
 ingest=$! pids+=($!)
-target/release/telecast edge --nats "nats://127.0.0.1:$nats_port" --node measured-edge --listen "127.0.0.1:$edge_port" \
+"$target"/release/telecast edge --nats "nats://127.0.0.1:$nats_port" --node measured-edge --listen "127.0.0.1:$edge_port" \
     >"$work/edge.log" 2>&1 &
 edge=$! pids+=($!)
 
@@ -50,15 +53,15 @@ await_ready ingest "$ingest" "$ingest_port"
 await_ready edge "$edge" "$edge_port"
 
 if [[ ${PROFILE:-} == 1 ]]; then
-    mkdir -p target/profile
+    mkdir -p "$target/profile"
     for name in ingest edge; do
         # Ends with the process it watches.
-        perf record -q -F 199 -g --call-graph fp -p "${!name}" -o "target/profile/$name.data" >/dev/null 2>"$work/perf.log" &
+        perf record -q -F 199 --call-graph dwarf,8192 -p "${!name}" -o "$target/profile/$name.data" >/dev/null 2>"$work/perf.log" &
     done
 fi
 
-echo "$(uname -srm), $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1); $(target/release/telecast --version); $(date -u +%F)"
-target/release/examples/collectors --ingest "ws://127.0.0.1:$ingest_port/ws/collector" --clients "ws://127.0.0.1:$edge_port/ws" \
+echo "$(uname -srm), $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1); $("$target"/release/telecast --version); $(date -u +%F)"
+"$target"/release/examples/collectors --ingest "ws://127.0.0.1:$ingest_port/ws/collector" --clients "ws://127.0.0.1:$edge_port/ws" \
     --collectors "$collectors" --seconds "$seconds" \
     --watch "ingest=$ingest" --watch "nats-server=$nats" --watch "edge=$edge"
 # Warnings of the nodes belong to the result.
