@@ -1,0 +1,104 @@
+//! What is lost is announced, and costs nobody else anything.
+
+use std::time::Duration;
+
+use telecast::proto::offset::Shard;
+
+use crate::bench::{Log, RunningEdge, settings, tiny_ring, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_is_announced_once_and_the_rest_follows() {
+    let mut settings = tiny_ring(&[]);
+    settings.log.max_bytes = 100_000;
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let start = edge.connect("").await.offset;
+    let truth = log.publish_many("web-01", 5_000).await;
+    let mut client = edge.connect(&format!("?from={start}")).await;
+    assert_eq!(client.welcome["offset"], start, "the gap has not been told yet");
+    let gap = client.next().await.unwrap();
+    assert_eq!((&gap["type"], &gap["from"], &gap["reason"]), (&"gap".into(), &start.into(), &"retention".into()));
+    client.read_type("metrics").await;
+    let lost = truth.iter().position(|row| *row == client.rows[0]).unwrap();
+    assert!(lost > 0);
+    client.read_rows(truth.len() - lost).await;
+    assert_eq!(client.rows, truth[lost..]);
+    assert_eq!(client.gaps.len(), 1);
+    let mut earliest = edge.connect("?from=earliest").await;
+    earliest.read_rows(client.rows.len()).await;
+    assert!(earliest.gaps.is_empty(), "whoever asks for what there is has lost nothing");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_created_anew_is_announced_and_followed() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut client = edge.connect("").await;
+    let away = log.publish_many("web-01", 10).await;
+    client.read_rows(10).await;
+    let before = client.offset.clone();
+    log.broker.recreate(Shard(0)).unwrap();
+    let mut truth = log.publish_many("web-01", 3).await;
+    client.read_rows(13).await;
+    assert_eq!(client.rows[10..], truth[..]);
+    assert_eq!(client.gaps.len(), 1);
+    assert_eq!((client.gaps[0].0.as_str(), client.gaps[0].2.as_str()), (before.as_str(), "reset"));
+
+    // On an edge that has never seen the old log, its offset means a reset, then all of the new one.
+    let other = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut returning = other.connect(&format!("?from={before}")).await;
+    truth.extend(log.publish_many("web-01", 2).await);
+    returning.read_rows(5).await;
+    assert_eq!(returning.rows, truth);
+    assert_eq!(returning.gaps.len(), 1);
+    assert_eq!((returning.gaps[0].0.as_str(), returning.gaps[0].2.as_str()), (before.as_str(), "reset"));
+    assert!(!returning.rows.contains(&away[0]));
+    edge.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_gets_a_gap_and_costs_the_others_nothing() {
+    let settings = tiny_ring(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut slow = edge.connect("").await;
+    let mut quick = edge.connect("").await;
+    // Enough to fill the kernel's buffers of the one that does not read, several times over.
+    let mut truth = Vec::new();
+    for turn in 1..=60 {
+        truth.extend(log.publish_many("web-01", 1_000).await);
+        quick.read_rows(turn * 1_000).await;
+    }
+    assert_eq!(quick.rows, truth);
+    assert!(quick.gaps.is_empty());
+    let last = log.publish("web-01", "cpu").await;
+    while slow.rows.last() != Some(&last) {
+        slow.next().await.unwrap();
+    }
+    let slow_gaps: Vec<&str> = slow.gaps.iter().map(|gap| gap.2.as_str()).collect();
+    assert!(!slow_gaps.is_empty() && slow_gaps.iter().all(|reason| *reason == "slow"), "{slow_gaps:?}");
+    assert!(slow.rows.len() < truth.len());
+    assert!(slow.rows.is_sorted_by(|a, b| a.2 < b.2), "in order, nothing twice");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_for_too_long_is_disconnected() {
+    let settings = tiny_ring(&[("edge.slow_client.policy", "disconnect")]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let slow = edge.connect("").await;
+    for _ in 0..100 {
+        log.publish_many("web-01", 1_000).await;
+        if edge.node.clients() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    until(|| edge.node.clients() == 0).await;
+    drop(slow);
+    edge.stop().await;
+}

@@ -1,0 +1,7 @@
+//! An edge, from the log to its clients' sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod bench;
+mod delivery;
+mod loss;
+mod sessions;
