@@ -162,7 +162,12 @@ impl Broker for Unruly {
         Ok(receive)
     }
 
-    async fn read(&self, shard: Shard, from: Sequence, limits: ReadLimits) -> Result<Vec<Stored>, BrokerError> {
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
         self.inner.read(shard, from, limits).await
     }
 
@@ -193,7 +198,8 @@ impl RunningEdge {
     pub async fn start(broker: Arc<dyn Broker>, settings: &Settings) -> Self {
         let connection = broker.connection();
         let clients_max = settings.edge.max_connections;
-        let node = Node::new("edge-under-test".to_owned(), Role::Edge, Meters::register(), connection, clients_max);
+        let node =
+            Node::new("edge-under-test".to_owned(), Role::Edge, Meters::register(), connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
@@ -276,7 +282,8 @@ impl Client {
             let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing comes");
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    let message: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+                    let message: Value =
+                        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
                     self.enter(&message);
                     return Ok(message);
                 }
@@ -301,7 +308,11 @@ impl Client {
                 for metric in message["metrics"].as_array().unwrap() {
                     let count = metric["fields"]["count"].as_u64().unwrap();
                     assert_eq!(metric["timestamp"].as_u64(), Some(count), "ms of {metric}");
-                    self.rows.push((collector.to_owned(), metric["name"].as_str().unwrap().to_owned(), count));
+                    self.rows.push((
+                        collector.to_owned(),
+                        metric["name"].as_str().unwrap().to_owned(),
+                        count,
+                    ));
                 }
             }
             "gap" => {
@@ -317,7 +328,9 @@ impl Client {
     /// Reads until it has `count` rows.
     pub async fn read_rows(&mut self, count: usize) {
         while self.rows.len() < count {
-            self.next().await.unwrap_or_else(|end| panic!("{end:?} after {} of {count} rows", self.rows.len()));
+            self.next()
+                .await
+                .unwrap_or_else(|end| panic!("{end:?} after {} of {count} rows", self.rows.len()));
         }
     }
 

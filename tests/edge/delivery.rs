@@ -30,7 +30,8 @@ async fn live_messages_that_are_dropped_repeated_or_late_arrive_once_and_in_orde
         let of_one: Vec<Row> = truth.iter().filter(|row| row.0 == "web-01").cloned().collect();
         one.read_rows(of_one.len()).await;
         assert_eq!(one.rows, of_one, "seed {seed}");
-        let of_lines: Vec<Row> = truth.iter().filter(|row| row.1 == "cpu" && row.2 % 2 == 0).cloned().collect();
+        let of_lines: Vec<Row> =
+            truth.iter().filter(|row| row.1 == "cpu" && row.2 % 2 == 0).cloned().collect();
         lines.read_rows(of_lines.len()).await;
         assert_eq!(lines.rows, of_lines, "seed {seed}");
         assert!(everything.gaps.is_empty() && one.gaps.is_empty() && lines.gaps.is_empty());
@@ -91,7 +92,11 @@ async fn resumes_on_another_edge_without_a_gap_or_a_repetition() {
             let expected: Vec<Row> = truth.iter().filter(|row| wanted(which, row)).cloned().collect();
             client.read_rows(expected.len()).await;
             client.ping().await;
-            assert_eq!(by_collector(&client.rows), by_collector(&expected), "{shards} shards, client {which}");
+            assert_eq!(
+                by_collector(&client.rows),
+                by_collector(&expected),
+                "{shards} shards, client {which}"
+            );
             assert!(client.gaps.is_empty(), "{:?}", client.gaps);
         }
         for edge in edges {

@@ -17,7 +17,10 @@ async fn what_retention_took_is_announced_once_and_the_rest_follows() {
     let mut client = edge.connect(&format!("?from={start}")).await;
     assert_eq!(client.welcome["offset"], start, "the gap has not been told yet");
     let gap = client.next().await.unwrap();
-    assert_eq!((&gap["type"], &gap["from"], &gap["reason"]), (&"gap".into(), &start.into(), &"retention".into()));
+    assert_eq!(
+        (&gap["type"], &gap["from"], &gap["reason"]),
+        (&"gap".into(), &start.into(), &"retention".into())
+    );
     client.read_type("metrics").await;
     let lost = truth.iter().position(|row| *row == client.rows[0]).unwrap();
     assert!(lost > 0);
