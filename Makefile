@@ -16,7 +16,7 @@ run: check-build ## Build and relay this machine's metrics on port 9090
 	@echo "  what is served http://localhost:9090/"
 	@echo "  stop with Ctrl-C"
 	@echo
-	exec target/release/telecast standalone --demo
+	exec $${CARGO_TARGET_DIR:-target}/release/telecast standalone --demo
 
 test: check-build check-tests tools ## Run every test, then a short round of fuzzing, and sum up
 	scripts/test.sh

@@ -1,4 +1,81 @@
-//! Telecast: live metrics, relayed.
+//! Telecast relays live metrics: collectors push line protocol into **ingest**, ingest publishes to a **log**, **edges** follow
+//! the log and push to any number of WebSocket clients. This page is the map; each module's own page is its room.
+//!
+//! # The way of the data
+//!
+//! One direction; only demand flows back.
+//!
+//! ```text
+//! collector ─ WebSocket, HTTP ─> ingest: read → decode, group by measurement → stamp → publish ──┐
+//!                                                                                                v
+//!                        the log: one stream per shard, <name>.in.<shard>.<collector>.<measurement>
+//!                               │ republished on <name>.live.<shard>.…, with the sequence as a header
+//!                               v
+//! edge: live flow ──> sequencer (order, gap repair by range reads) ──> ring ──> views ──> writers ──> sockets
+//! ```
+//!
+//! * An envelope carries line protocol, as Telegraf writes it. It is parsed when it is accepted and when it is first shown;
+//!   nothing in between looks inside.
+//! * An edge encodes an envelope once per format, as a ready WebSocket frame. Views without tag predicates share these frames,
+//!   and all clients of a view share the view.
+//! * There is no queue per client. A view is a run of frames bounded in bytes, a session is a cursor on it. Live delivery,
+//!   a late client and a slow client are the same thing: a cursor that has some way to go.
+//! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
+//!   repairs its own holes from the stream.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | collector | an agent that pushes metrics, known by its id: a header, a parameter, or the `host` tag of its data |
+//! | metric | measurement, tags, fields, timestamp: the Influx data model |
+//! | channel | `<collector>.<measurement>`: what clients filter on |
+//! | envelope | one message of the log: one collector, one measurement, one or more metrics as line protocol |
+//! | log | the ordered, retained sequence of envelopes, in shards; a collector always maps to the same shard |
+//! | offset | a place in the log: epoch + one sequence per shard; clients carry it as an opaque token |
+//! | epoch | the log's incarnation; offsets compare only within one |
+//! | broker | the port to the log and the shared state: JetStream, or this process's memory |
+//! | view | one distinct (filters, format): frames shared by all its sessions |
+//! | session | one connected client: a cursor on a view |
+//! | gap | a range of the log that a client will not get, always announced |
+//!
+//! # Invariants
+//!
+//! 1. *Order.* What a collector sends is stored in the order accepted: each collector has one writer on a node, and a writer one
+//!    batch in flight. Within a batch, metrics of one measurement keep their order.
+//! 2. *No duplicates.* A batch whose lines carry their own times, sent again within the dedup window, is stored once. No
+//!    session gets an offset twice, resumes included.
+//! 3. *No silent loss.* Whatever a session skips is announced as a gap {from, to, reason}.
+//! 4. *Acknowledged means stored.* HTTP writes are answered after the log's acknowledgement.
+//! 5. *Back-pressure before loss.* Accepted bytes are bounded per node; beyond the bound sockets are not read and HTTP gets
+//!    503 + Retry-After.
+//! 6. *A resume has three ends:* everything missed is sent; a gap, then the rest; a reset, then what the new log has.
+//! 7. *A slow client costs nobody else anything.* It is skipped ahead with a gap, or disconnected; memory is bounded by the
+//!    views.
+//! 8. *A drain loses nothing.* Not ready → still serving → collectors' batches into the log → goodbye with an offset.
+//! 9. *Everything has a bound,* with its unit in its name, and every drop is counted.
+//!
+//! # Where things are, in reading order
+//!
+//! * [`proto`]: the pure vocabulary, byte for byte. No tokio, no clock, no logs.
+//! * [`broker`]: the port to the log, and its two implementations under one contract.
+//! * [`ingest`]: collectors in, batches out. [`edge`]: the log in, frames out. Neither knows the other.
+//! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors.
+//! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line.
+//! * [`demo`]: a collector of this host's metrics; a client of ingest like any other.
+//! * [`app`]: builds roles from settings, owns their tasks, drains them. Only it sees everything.
+//!
+//! `tests/layering.rs` holds the arrows between these rooms.
+//!
+//! # What is deliberately absent
+//!
+//! * A database. The log is a bounded window for replay; queries belong to what stores metrics for good.
+//! * Per-client queues, per-client encoding, per-client tasks on the send side.
+//! * Consumers in JetStream: it falls over at some tens of thousands of them, and resuming must not depend on one.
+//! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
+//! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes
+//!   at once are interleaved in the log, each writer's envelopes under its own revision.
+//! * Last-value snapshots and conflation (`snapshot`, `interval`): the protocol names them, this version refuses them with an error.
 
 pub mod app;
 pub mod broker;

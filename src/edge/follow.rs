@@ -15,7 +15,7 @@ use crate::ops::node::Gate;
 use crate::proto::offset::{Epoch, Sequence, Shard};
 
 /// Live envelopes taken at a time: enough to amortise the hub's lock, few enough for an even flow.
-const TURN_ENVELOPES_MAX: usize = 1024;
+const TURN_ENVELOPES_MAX: usize = 256;
 /// Envelopes that came before their turn, in bytes per shard. Beyond it they are read from the log instead.
 const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// One read of a repair or of the warm-up.

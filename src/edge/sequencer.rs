@@ -76,7 +76,7 @@ impl Sequencer {
             Some((held, _)) => held - 1,
             None => self.known_last,
         };
-        (self.next <= end).then(|| self.next..=end)
+        (self.next <= end).then_some(self.next..=end)
     }
 
     /// Takes what the log answered to a read from [`Sequencer::next`] on. `first_stored` is the oldest sequence the log

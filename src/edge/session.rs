@@ -32,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) index: Index,
     /// Since when the socket takes nothing.
     pub(crate) blocked_since: Option<Instant>,
+    /// The socket has blocked since the session last had everything there was: if it is overtaken now, it is too slow.
+    pub(crate) behind: bool,
     /// Made when the socket blocks for the first time.
     pub(crate) waker: Option<Waker>,
     /// When the client last learnt an offset.
@@ -50,8 +52,13 @@ pub(crate) enum Mode {
     Live(Cursor),
     /// From the ring or the log, until it can join its view.
     CatchingUp(mpsc::Receiver<Fed>),
-    /// From nowhere: what is in the outbox is its last, and it ends by itself at this time.
-    Closing(Instant),
+    /// From nowhere: what is in the outbox is its last.
+    Closing {
+        /// It ends by itself at this time.
+        until: Instant,
+        /// The client has sent its close frame: once ours is written, nothing is left to wait for.
+        answered: bool,
+    },
 }
 
 /// When a client was last heard of; shared with the task that reads its socket.
@@ -80,6 +87,11 @@ impl Session {
     /// Whether it takes frames of its view.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.mode, Mode::Live(_))
+    }
+
+    /// Whether it only waits for its end.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.mode, Mode::Closing { .. })
     }
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must

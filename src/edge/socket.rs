@@ -248,10 +248,9 @@ impl Receiver {
                 }
                 true
             }
-            Event::Close { code, reason } => {
-                let _ = reason;
+            Event::Close { code, .. } => {
                 let code = code.and_then(CloseCode::from_number).unwrap_or(CloseCode::Normal);
-                self.close(code, String::new()).await;
+                let _ = self.writer.send(Command::Answered(self.session, code)).await;
                 false
             }
             Event::Binary(_) => {

@@ -79,6 +79,11 @@ impl Log {
 
     /// Publishes the next metric of a collector.
     pub async fn publish(&self, collector: &str, measurement: &str) -> Row {
+        self.publish_padded(collector, measurement, 1).await
+    }
+
+    /// The same, with a field that makes it larger.
+    pub async fn publish_padded(&self, collector: &str, measurement: &str, padding: usize) -> Row {
         let count = {
             let mut counters = self.counters.lock().unwrap();
             let count = counters.entry(collector.to_owned()).or_default();
@@ -86,7 +91,10 @@ impl Log {
             *count
         };
         let region = if count.is_multiple_of(2) { "eu" } else { "us" };
-        let lines = format!("{measurement},host={collector},region={region} count={count}i {count}000000");
+        let pad = "x".repeat(padding);
+        let lines = format!(
+            "{measurement},host={collector},region={region} count={count}i,pad=\"{pad}\" {count}000000"
+        );
         let channel = Channel::new(CollectorId::new(collector).unwrap(), measurement);
         let id = self.published.fetch_add(1, Ordering::Relaxed);
         let outgoing = Outgoing {
@@ -348,6 +356,8 @@ impl Client {
     pub async fn read_end(&mut self) -> End {
         loop {
             if let Err(end) = self.next().await {
+                // The answer to a close frame leaves with the next read.
+                let _ = tokio::time::timeout(PATIENCE, self.socket.next()).await;
                 return end;
             }
         }

@@ -1,5 +1,6 @@
 //! An edge, from the log to its clients' sockets.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(unreachable_pub, reason = "nobody imports a test")]
 
 mod bench;
 mod delivery;

@@ -22,6 +22,7 @@ use crate::edge::resolve::Place;
 use crate::edge::session::{Heard, Mode, Session};
 use crate::edge::view::ViewKey;
 use crate::edge::writer::table::Table;
+use crate::ops::meters::ReplayOutcome;
 use crate::ops::node::Admission;
 use crate::proto::frame::{self, Opcode};
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     },
     /// Ends a session with a close frame.
     Close(SessionKey, CloseCode, String),
+    /// The client has sent a close frame, to be answered if it was not itself the answer to one.
+    Answered(SessionKey, CloseCode),
     /// The client is gone.
     Leave(SessionKey),
     /// A message to everybody.
@@ -150,6 +153,15 @@ impl Writer {
             Command::Control(key, frame) => self.control(key, frame),
             Command::Attach { session, view, place, ack } => self.attach(session, &view, place, ack),
             Command::Close(key, code, reason) => self.close(key, code, &reason, None),
+            Command::Answered(key, code) => {
+                self.close(key, code, "", None);
+                if let Some(session) = self.table.get(key)
+                    && let Mode::Closing { answered, .. } = &mut session.mode
+                {
+                    *answered = true;
+                    self.pump_alone(key);
+                }
+            }
             Command::Leave(key) => self.remove(key),
             Command::Broadcast(frame) => {
                 for key in self.table.keys() {
@@ -181,6 +193,7 @@ impl Writer {
             at,
             index: 0,
             blocked_since: None,
+            behind: false,
             waker: None,
             offset_sent: now,
             ping_sent: now,
@@ -199,7 +212,7 @@ impl Writer {
 
     fn attach(&mut self, key: SessionKey, view: &ViewKey, place: Option<Place>, ack: Bytes) {
         let Some(session) = self.table.get(key) else { return };
-        if matches!(session.mode, Mode::Closing(_)) {
+        if session.is_closing() {
             return;
         }
         self.table.leave_group(key);
@@ -217,7 +230,7 @@ impl Writer {
         place: Place,
         first: impl FnOnce(&Shared, &Offset) -> Bytes,
     ) {
-        let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
+        let (hub, shared) = (self.hub.clone(), self.shared.clone());
         let Some(session) = self.table.get(key) else { return };
         let (quiet, gap) = (place.quiet, place.gap.clone());
         let Attachment { view: seat, at, start } = hub.attach(view, place.at);
@@ -232,32 +245,33 @@ impl Writer {
         session.at = at.clone();
         session.offset_sent = Instant::now();
         session.seat = seat;
-        session.mode = match start {
+        match start {
             Start::Live(cursor, index) => {
+                session.mode = Mode::Live(cursor);
                 session.index = index;
+                self.table.enter_group(key);
                 if let Some(outcome) = place.replay {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
-                Mode::Live(cursor)
             }
-            Start::CatchUp => {
-                let (feed, fed) = mpsc::channel(1);
-                let at = (*at).clone();
-                let view = session.seat.view().clone();
-                let (outcome, session) = (place.replay, key);
-                CatchUp { shared, hub, view, at, quiet, outcome, feed, doorbell, session }.spawn();
-                Mode::CatchingUp(fed)
-            }
-        };
-        if session.is_live() {
-            self.table.enter_group(key);
+            Start::CatchUp => self.feed(key, quiet, place.replay),
         }
         if fits { self.pump_alone(key) } else { self.remove(key) }
     }
 
+    /// Has a session fed from its place until it can join its view.
+    fn feed(&mut self, key: SessionKey, quiet: bool, outcome: Option<ReplayOutcome>) {
+        let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
+        let Some(session) = self.table.get(key) else { return };
+        let (feed, fed) = mpsc::channel(1);
+        session.mode = Mode::CatchingUp(fed);
+        let (view, at) = (session.seat.view().clone(), (*session.at).clone());
+        CatchUp { shared, hub, view, at, quiet, outcome, feed, doorbell, session: key }.spawn();
+    }
+
     fn control(&mut self, key: SessionKey, frame: Bytes) {
         let Some(session) = self.table.get(key) else { return };
-        if matches!(session.mode, Mode::Closing(_)) {
+        if session.is_closing() {
             return;
         }
         if session.outbox.put_control(frame) {
@@ -282,10 +296,10 @@ impl Writer {
         self.retract(key);
         self.table.leave_group(key);
         let Some(session) = self.table.get(key) else { return };
-        if matches!(session.mode, Mode::Closing(_)) {
+        if session.is_closing() {
             return;
         }
-        session.mode = Mode::Closing(Instant::now() + CLOSE_TIMEOUT);
+        session.mode = Mode::Closing { until: Instant::now() + CLOSE_TIMEOUT, answered: false };
         let mut fits = true;
         if let Some(reason) = goodbye {
             fits &= session.outbox.put_control(encode::server(&ServerMessage::Goodbye {
@@ -333,7 +347,7 @@ impl Writer {
         let now = Instant::now();
         for key in self.table.keys() {
             let Some(session) = self.table.get(key) else { continue };
-            if let Mode::Closing(until) = session.mode {
+            if let Mode::Closing { until, .. } = session.mode {
                 if now >= until {
                     self.remove(key);
                 }
@@ -368,7 +382,7 @@ impl Writer {
     /// The next clients of a drain: each gets everything that was begun, its offset, and when to come back.
     fn send_wave_away(&mut self) {
         let Some(Drain { per_wave }) = self.drain else { return };
-        let staying = self.table.sessions().filter(|session| !matches!(session.mode, Mode::Closing(_)));
+        let staying = self.table.sessions().filter(|session| !session.is_closing());
         let wave: Vec<SessionKey> = staying.map(|session| session.key).take(per_wave).collect();
         for key in wave {
             self.close(key, CloseCode::Draining, "", Some(GoodbyeReason::Draining));

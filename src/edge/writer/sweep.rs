@@ -57,8 +57,10 @@ impl Writer {
             self.refill(key, collected);
             let Some(session) = self.table.get(key) else { return };
             if session.outbox.is_empty() {
-                if matches!(session.mode, Mode::Closing(_)) {
-                    session.finish_writing();
+                match session.mode {
+                    Mode::Closing { answered: true, .. } => self.remove(key),
+                    Mode::Closing { answered: false, .. } => session.finish_writing(),
+                    _ => {}
                 }
                 return;
             }
@@ -93,6 +95,7 @@ impl Writer {
         let doorbell = self.doorbell.clone();
         let Some(session) = self.table.get(key) else { return false };
         session.blocked_since.get_or_insert_with(Instant::now);
+        session.behind = true;
         let waker = session.waker.get_or_insert_with(|| SessionWaker::waker(doorbell, key));
         session.socket.poll_write_ready(&mut Context::from_waker(waker)).is_ready()
     }
@@ -105,7 +108,7 @@ impl Writer {
             return;
         }
         match &mut session.mode {
-            Mode::Starting | Mode::Closing(_) => {}
+            Mode::Starting | Mode::Closing { .. } => {}
             Mode::CatchingUp(fed) => match fed.try_recv() {
                 Ok(Fed::Frames(batch)) => session.outbox.put_batch(batch),
                 Ok(Fed::Joined { cursor, index, at }) => {
@@ -126,11 +129,16 @@ impl Writer {
                     return session.outbox.put_batch(batch.clone());
                 }
                 match session.seat.view().pending(*cursor, BATCH_FRAMES_MAX, BATCH_BYTES_MAX) {
-                    Pending::Nothing => {}
+                    Pending::Nothing => session.behind = false,
                     Pending::Frames(batch) => {
                         *collected = Some((*cursor, batch.clone()));
                         *cursor += batch.frames.len() as u64;
                         session.outbox.put_batch(batch);
+                    }
+                    // A burst that is larger than the ring (the log is back after a while) is nobody's slowness.
+                    Pending::Overtaken { .. } if !session.behind => {
+                        self.table.leave_group(key);
+                        self.feed(key, false, None);
                     }
                     Pending::Overtaken { cursor, offset, index } => match policy {
                         SlowClientPolicy::Disconnect => self.drop_slow(key, "overtaken by the stream"),

@@ -4,6 +4,9 @@ use super::glob::{Glob, GlobBuilder};
 use super::{FILTER_BYTES_MAX, Filter, FilterError, FilterErrorKind as Kind, Part, Predicate};
 use crate::proto::channel::{CollectorId, unescape_token};
 
+/// Longest name that an error spells out in its suggestions; real ones are below 64 bytes.
+const SUGGESTED_BYTES_MAX: usize = 64;
+
 /// Reads one filter.
 pub(super) fn filter(text: &str) -> Result<Filter, FilterError> {
     if text.is_empty() {
@@ -46,6 +49,10 @@ fn channel(text: &str, channel: &str) -> Result<(Part, Part), FilterError> {
         return match channel {
             ">" => Ok((Part::Any, Part::Any)),
             "*" => Err(error_at(text, 0, Kind::LoneStar)),
+            // The error repeats the name three times, and has to stay short whatever the name is.
+            name if name.len() > SUGGESTED_BYTES_MAX => {
+                Err(error_at(text, 0, Kind::OnePart("NAME".to_owned())))
+            }
             name => Err(error_at(text, 0, Kind::OnePart(name.to_owned()))),
         };
     };
