@@ -11,12 +11,7 @@ help: ## List the targets
 
 run: check-build ## Build and relay this machine's metrics on port 9090
 	cargo build --release --locked
-	@echo
-	@echo "  live metrics   ws://localhost:9090/ws"
-	@echo "  what is served http://localhost:9090/"
-	@echo "  stop with Ctrl-C"
-	@echo
-	exec $${CARGO_TARGET_DIR:-target}/release/telecast standalone --demo
+	@exec $${CARGO_TARGET_DIR:-target}/release/telecast standalone --demo
 
 test: check-build check-tests tools ## Run every test, then a short round of fuzzing, and sum up
 	scripts/test.sh
