@@ -257,7 +257,7 @@ fn parse_text(kind: Kind, text: &str) -> Result<Parsed, String> {
         Kind::Listen => parse_listen(text, Ipv4Addr::UNSPECIFIED.into()).map(|_| text.to_owned()),
         // The empty address takes NATS away again that a lower layer has configured.
         Kind::NatsUrl => (text.is_empty() || is_nats_url(text)).then(|| text.to_owned()),
-        Kind::LogFilter => log_filter::normalise(text),
+        Kind::LogFilter => log_filter::normalise(text).map(|_| text.to_ascii_lowercase()),
         Kind::Secret => (printable && text != "***").then(|| text.to_owned()),
         Kind::Text | Kind::Integer(..) | Kind::Port | Kind::OneOf(_) => printable.then(|| text.to_owned()),
     };

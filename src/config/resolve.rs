@@ -200,6 +200,12 @@ fn check_relations(values: &Values) -> Result<(), ConfigError> {
     }
 }
 
+/// The directives that the level stands for.
+fn level(values: &Values) -> Result<String, ConfigError> {
+    let text = values.text("telemetry.level")?;
+    Ok(super::normalise_log_filter(text).unwrap_or_else(|| text.to_owned()))
+}
+
 fn settings(values: &Values, inputs: &Inputs) -> Result<Settings, ConfigError> {
     Ok(Settings {
         node: NodeSettings { id: values.text("node.id")?.to_owned(), role: inputs.role },
@@ -210,7 +216,7 @@ fn settings(values: &Values, inputs: &Inputs) -> Result<Settings, ConfigError> {
         edge: edge(values)?,
         admin: AdminSettings { token: secret(values, "admin.token") },
         telemetry: TelemetrySettings {
-            level: values.text("telemetry.level")?.to_owned(),
+            level: level(values)?,
             format: match values.text("telemetry.format")? {
                 "json" => LogFormat::Json,
                 "pretty" => LogFormat::Pretty,

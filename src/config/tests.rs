@@ -94,7 +94,7 @@ fn short_names_of_the_environment_set_their_keys() {
         ],
     );
     let settings = load(&inputs).unwrap().settings;
-    assert_eq!(settings.telemetry.level, "info,telecast=debug");
+    assert_eq!(settings.telemetry.level, "warn,telecast=debug");
     assert_eq!(settings.telemetry.format, LogFormat::Json);
     assert_eq!(settings.nats.unwrap().url, "nats://nats:4222");
     assert_eq!(settings.edge.max_connections, 500);

@@ -170,7 +170,7 @@ impl Incoming {
                     outgoing.send(Opcode::Close, &echo).await?;
                     return Err(LinkError::Closed { code, reason });
                 }
-                Event::Text(text) => tracing::debug!(text, "the server says"),
+                Event::Text(text) => tracing::debug!(event = "demo_told", text, "the server says"),
                 Event::Binary(_) | Event::Pong(_) => {}
             }
         }

@@ -34,7 +34,7 @@ pub async fn run(url: String, shutdown: CancellationToken) {
         };
         let ended = match connected {
             Ok(link) => {
-                tracing::info!(url, "the demo collector is connected");
+                tracing::info!(event = "demo_connected", url, "the demo collector is connected");
                 let since = Instant::now();
                 let ended = link.serve(&sampler, &shutdown).await;
                 // A server that accepts and closes at once (the id has another writer) is no success.
@@ -47,7 +47,12 @@ pub async fn run(url: String, shutdown: CancellationToken) {
         };
         match ended {
             Ok(()) | Err(LinkError::Stopped) => return,
-            Err(error) => tracing::warn!(url, pause_ms, "the demo collector is not connected: {error}"),
+            Err(error) => tracing::warn!(
+                event = "demo_not_connected",
+                url,
+                pause_ms,
+                "the demo collector is not connected: {error}"
+            ),
         }
         // Jitter is not needed: there is one demo per ingest.
         tokio::select! {

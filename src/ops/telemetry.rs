@@ -301,7 +301,7 @@ mod tests {
             level.set("DEBUG").unwrap();
             tracing::debug!(event = "after", "now");
             assert_eq!(level.set("chatty"), Err(LevelError::NotALevel("chatty".to_owned())));
-            assert_eq!(level.current(), "telecast=debug,info");
+            assert_eq!(level.current(), "telecast=debug,warn");
         });
         assert_eq!(lines.len(), 1);
         assert!(lines[0].contains(r#""event":"after""#));

@@ -86,7 +86,12 @@ impl Watcher<'_> {
                     LISTING_INTERVAL
                 }
                 Err(failure) => {
-                    tracing::debug!(?failure, prefix = self.prefix, "the state cannot be listed yet");
+                    tracing::debug!(
+                        event = "state_not_listed",
+                        ?failure,
+                        prefix = self.prefix,
+                        "the state cannot be listed yet"
+                    );
                     RETRY_PAUSE
                 }
             };

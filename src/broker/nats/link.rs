@@ -143,7 +143,7 @@ impl Link {
 
     /// One connection's life: answers are handed out and streams looked after, until it is lost.
     async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
-        tracing::info!(server = live.address, "connected to NATS");
+        tracing::info!(event = "nats_connected", server = live.address, "connected to NATS");
         let reason = format!("connected to {}, and waiting for its streams", live.address);
         self.report(Err(BrokerError::Unavailable(reason)));
         self.live.send_replace(Some(live.clone()));
@@ -198,8 +198,10 @@ impl Link {
             let changed = *current != connection;
             if changed {
                 match &connection {
-                    Connection::Connected => tracing::info!("the log is ready"),
-                    Connection::Disconnected { reason } => tracing::warn!(reason, "the log is not ready"),
+                    Connection::Connected => tracing::info!(event = "log_ready", "the log is ready"),
+                    Connection::Disconnected { reason } => {
+                        tracing::warn!(event = "log_not_ready", reason, "the log is not ready")
+                    }
                 }
                 *current = connection;
             }
@@ -264,7 +266,7 @@ impl Link {
             .reconnect_to_server_callback(move |_, _| std::future::ready(choose()))
             .event_callback(move |event| {
                 if let Event::ServerError(error) = event {
-                    tracing::warn!(%error, "NATS refused something");
+                    tracing::warn!(event = "nats_refused", %error, "NATS refused something");
                     *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                 }
                 std::future::ready(())

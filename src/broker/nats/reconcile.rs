@@ -60,7 +60,11 @@ async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<String,
         Verdict::Update(config) => {
             let updated: Result<StreamInfo, _> = live.api(&format!("STREAM.UPDATE.{name}"), &config).await;
             updated.map_err(|failure| explain(name, failure))?;
-            tracing::info!(stream = name, "changed a stream's limits to the configured ones");
+            tracing::info!(
+                event = "stream_changed",
+                stream = name,
+                "changed a stream's limits to the configured ones"
+            );
             Ok(found.created)
         }
         Verdict::Incompatible(reason) => Err(BrokerError::Incompatible(reason)),
@@ -79,7 +83,7 @@ async fn create(live: &Live, name: &str, wanted: &Value) -> Result<StreamInfo, F
     match live.api(&format!("STREAM.CREATE.{name}"), wanted).await {
         Err(failure) if failure.is(code::STREAM_NAME_IN_USE) => info(live, name).await,
         Ok(created) => {
-            tracing::info!(stream = name, "created a stream");
+            tracing::info!(event = "stream_created", stream = name, "created a stream");
             Ok(created)
         }
         failed => failed,

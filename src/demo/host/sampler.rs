@@ -39,7 +39,10 @@ impl Sampler {
             None => Portable::open().map_or(Source::Unknown, |portable| Source::Portable(Box::new(portable))),
         };
         if matches!(source, Source::Unknown) {
-            tracing::warn!("the demo cannot measure this system: it has no /proc and is not known otherwise");
+            tracing::warn!(
+                event = "demo_without_source",
+                "the demo cannot measure this system: it has no /proc and is not known otherwise"
+            );
         }
         Self { host, source }
     }
