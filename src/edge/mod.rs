@@ -158,19 +158,20 @@ impl Edge {
         let start: Vec<_> = bounds.iter().map(|bounds| (bounds.epoch, warm(bounds))).collect();
         let settings = &self.shared.settings;
         let hub = Hub::new(&start, settings.ring_bytes_max, settings.view_bytes_max, self.doorbells.clone());
+        let inboxes = std::mem::take(&mut *self.inboxes.lock().unwrap_or_else(PoisonError::into_inner));
+        for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
+            let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
+            self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));
+        }
+        // Nobody else sets it. Followers come after it: once they have caught up, this node says that it is ready, and
+        // then clients must not be turned away for want of a hub.
+        let _ = self.hub.set(hub.clone());
         for (number, (bounds, gate)) in bounds.iter().zip(&self.gates).enumerate() {
             let shard = Shard(number as u16);
             let follower =
                 Follower::new(self.shared.clone(), hub.clone(), shard, warm(bounds), *bounds, gate.clone());
             self.shared.tasks.spawn(follower.run(self.shutdown.clone()));
         }
-        let inboxes = std::mem::take(&mut *self.inboxes.lock().unwrap_or_else(PoisonError::into_inner));
-        for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
-            let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
-            self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));
-        }
-        // Nobody else sets it.
-        let _ = self.hub.set(hub);
         self.tick().await;
     }
 
