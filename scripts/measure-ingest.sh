@@ -32,6 +32,7 @@ ${NATS_SERVER:-.tools/bin/nats-server} -a 127.0.0.1 -p "$nats_port" -js -sd "$wo
 nats=$! pids+=($!)
 # The nodes would wait for it too, but would warn meanwhile.
 for _ in $(seq 100); do (: </dev/tcp/127.0.0.1/"$nats_port") 2>/dev/null && break; sleep 0.1; done
+kill -0 "$nats" 2>/dev/null || { echo "measure-ingest: nats-server ended (is port $nats_port in use? set NATS_PORT):" >&2; tail -3 "$work/nats.log" >&2; exit 1; }
 "$target"/release/telecast ingest --nats "nats://127.0.0.1:$nats_port" --node measured-ingest --listen "127.0.0.1:$ingest_port" \
     >"$work/ingest.log" 2>&1 &
 ingest=$! pids+=($!)
