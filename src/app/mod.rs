@@ -195,7 +195,7 @@ impl Process {
         tracing::info!(
             event = "draining",
             grace_ms = grace.as_millis() as u64,
-            "no longer ready; serving on for the grace"
+            "no longer ready; serving on for the grace; a second signal stops at once"
         );
         self.feeding.cancel();
         tokio::time::sleep(grace).await;

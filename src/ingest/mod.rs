@@ -91,8 +91,9 @@ impl Ingest {
             .with_state(self)
     }
 
-    /// Accepts what a socket brought: waits for room, then queues each collector's batch.
-    async fn accept(&self, batches: Vec<CollectorBatch>, received_ns: i64) {
+    /// Accepts what a socket brought: waits for room, then queues each collector's batch, which holds a token of `unsettled`
+    /// until the log has it.
+    async fn accept(&self, batches: Vec<CollectorBatch>, received_ns: i64, unsettled: &TaskTracker) {
         if batches.is_empty() {
             return;
         }
@@ -101,7 +102,14 @@ impl Ingest {
         for CollectorBatch { collector, drafts } in batches {
             let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
             let grant = room.split(budget::cost(bytes));
-            let job = Job { drafts, received_ns, idempotency_key: None, grant, done: None };
+            let job = Job {
+                drafts,
+                received_ns,
+                idempotency_key: None,
+                grant,
+                done: None,
+                open: Some(unsettled.token()),
+            };
             // Refused only when the node is out of time, and then counted where it is refused.
             let _ = self.writers.submit(&collector, job);
         }

@@ -84,7 +84,7 @@ impl Ingest {
                 remote = origin.remote.map(tracing::field::display),
                 rejected,
                 errors = report.errors(),
-                "lines were not accepted; the rest of the batch was"
+                "lines were not accepted; whatever else the batch held was"
             );
         }
     }

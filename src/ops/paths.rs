@@ -69,9 +69,7 @@ pub fn directions(path: &str, role: Role) -> String {
             Audience::Clients | Audience::Operators => ("clients connect to", "edge"),
         };
         let role = role.as_str();
-        return format!(
-            "{path} is not served by a node in the role {role}: {peers} a node in the role {owner}"
-        );
+        return format!("this node is in the role {role}, and {peers} one in the role {owner}");
     }
     let near: Vec<&str> = nearest(path, role).into_iter().map(|known| known.path).collect();
     match near.as_slice() {

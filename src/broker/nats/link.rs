@@ -114,7 +114,7 @@ impl Link {
     /// Connects, and connects again, until told to stop.
     pub(super) async fn run(self: Arc<Self>) {
         self.stop.run_until_cancelled(self.keep_connected()).await;
-        self.report(Err(BrokerError::Unavailable("this process is stopping".into())));
+        self.note(Err(BrokerError::Unavailable("this process is stopping".into())));
         if let Some(live) = self.live.send_replace(None) {
             live.closed.cancel();
         }
@@ -145,7 +145,7 @@ impl Link {
     async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
         tracing::info!(event = "nats_connected", server = live.address, "connected to NATS");
         let reason = format!("connected to {}, and waiting for its streams", live.address);
-        self.report(Err(BrokerError::Unavailable(reason)));
+        self.note(Err(BrokerError::Unavailable(reason)));
         self.live.send_replace(Some(live.clone()));
         let end = tokio::select! {
             () = live.acks.hand_out(acks) => format!("the connection to {} was lost", live.address),
@@ -186,6 +186,17 @@ impl Link {
 
     /// Tells everybody, and the log once per change.
     fn report(&self, outcome: Result<(), BrokerError>) {
+        match self.note(outcome) {
+            Some(Connection::Connected) => tracing::info!(event = "log_ready", "the log is ready"),
+            Some(Connection::Disconnected { reason }) => {
+                tracing::warn!(event = "log_not_ready", reason, "the log is not ready");
+            }
+            None => {}
+        }
+    }
+
+    /// Tells everybody, and returns what is new. By itself for steps on the way, which deserve no warning.
+    fn note(&self, outcome: Result<(), BrokerError>) -> Option<Connection> {
         let connection = match outcome {
             Ok(()) => Connection::Connected,
             Err(obstacle) => {
@@ -194,19 +205,12 @@ impl Link {
                 Connection::Disconnected { reason }
             }
         };
-        self.connection.send_if_modified(|current| {
+        let changed = self.connection.send_if_modified(|current| {
             let changed = *current != connection;
-            if changed {
-                match &connection {
-                    Connection::Connected => tracing::info!(event = "log_ready", "the log is ready"),
-                    Connection::Disconnected { reason } => {
-                        tracing::warn!(event = "log_not_ready", reason, "the log is not ready")
-                    }
-                }
-                *current = connection;
-            }
+            current.clone_from(&connection);
             changed
         });
+        changed.then_some(connection)
     }
 
     async fn report_for_ever(&self, obstacle: BrokerError) {

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::OnConflict;
 use crate::ingest::batch::BadLine;
+use crate::ingest::registry::pulse::{Life, Pulse};
 use crate::ingest::registry::rate::Rate;
 use crate::proto::channel::CollectorId;
 
+mod pulse;
 mod rate;
 mod status;
 #[cfg(test)]
@@ -65,6 +67,7 @@ struct Holder {
     since: Timestamp,
     remote: Option<SocketAddr>,
     lost: CancellationToken,
+    pulse: Arc<Pulse>,
 }
 
 /// How a collector's metrics came.
@@ -105,6 +108,7 @@ pub struct Connection {
     origin: Origin,
     since: Timestamp,
     lost: CancellationToken,
+    pulse: Arc<Pulse>,
     claimed: Mutex<Vec<CollectorId>>,
 }
 
@@ -151,6 +155,7 @@ impl Registry {
             origin,
             since: Timestamp::now(),
             lost: CancellationToken::new(),
+            pulse: Arc::new(Pulse::new()),
             claimed: Mutex::default(),
         }
     }
@@ -235,8 +240,27 @@ impl State {
 }
 
 impl Connection {
-    /// Gives the id to this connection, or says who has it. Asking for an id that it has costs a look-up.
+    /// Gives the id to this connection, unless another that has it is alive: a silent one is asked first, which takes
+    /// up to two seconds. Asking for an id that it has costs a look-up.
+    pub async fn claim_or_probe(&self, id: &CollectorId) -> Result<(), ClaimError> {
+        let Err(held) = self.claim(id, Instant::now()) else { return Ok(()) };
+        let pulse = match self.registry.state().collectors.get(id).and_then(|c| c.holder.as_ref()) {
+            Some(holder) => holder.pulse.clone(),
+            None => return self.claim(id, Instant::now()),
+        };
+        match pulse.probe().await {
+            Life::Alive => Err(held),
+            Life::Gone => self.claim(id, Instant::now()),
+            Life::Silent => self.claim_as(id, Instant::now(), OnConflict::TakeOver),
+        }
+    }
+
+    /// Gives the id to this connection, or says who has it.
     pub fn claim(&self, id: &CollectorId, now: Instant) -> Result<(), ClaimError> {
+        self.claim_as(id, now, self.registry.on_conflict)
+    }
+
+    fn claim_as(&self, id: &CollectorId, now: Instant, on_conflict: OnConflict) -> Result<(), ClaimError> {
         let registry = &self.registry;
         let mut state = registry.state();
         let collector =
@@ -245,7 +269,7 @@ impl Connection {
             Some(holder) if holder.connection == self.number => return Ok(()),
             // A connection that lost an id is on its way out. It must not take the id back, or two agents with one
             // name would throw each other out for ever.
-            Some(holder) if registry.on_conflict == OnConflict::Refuse || self.lost.is_cancelled() => {
+            Some(holder) if on_conflict == OnConflict::Refuse || self.lost.is_cancelled() => {
                 return Err(ClaimError::Held {
                     collector: id.clone(),
                     node: registry.node_id.clone(),
@@ -263,6 +287,7 @@ impl Connection {
             since: self.since,
             remote: self.origin.remote,
             lost: self.lost.clone(),
+            pulse: self.pulse.clone(),
         });
         self.claimed().push(id.clone());
         Ok(())
@@ -271,6 +296,11 @@ impl Connection {
     /// Cancelled when another connection has taken one of its ids over.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// Its signs of life, for the socket to keep up.
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Where it comes from.
@@ -295,5 +325,8 @@ impl Drop for Connection {
                 collector.holder = None;
             }
         }
+        drop(state);
+        // After the ids are free, or whoever waits for the end would be refused again.
+        self.pulse.end();
     }
 }

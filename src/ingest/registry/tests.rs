@@ -98,3 +98,57 @@ fn the_status_lists_what_a_collector_did_and_its_last_five_errors() {
     assert_eq!(collector["recent_errors"].as_array().unwrap().len(), RECENT_ERRORS_MAX);
     assert_eq!(collector["recent_errors"][0]["message"], "bad 4");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_old_connection_died_in_silence_gets_its_id_back() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let dead = registry.connect(SOCKET);
+    dead.claim(&id("web-01"), Instant::now()).unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let back = registry.connect(SOCKET);
+    back.claim_or_probe(&id("web-01")).await.unwrap();
+    assert!(dead.lost().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_answers_a_ping_keeps_its_id() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let alive = registry.connect(SOCKET);
+    alive.claim(&id("web-01"), Instant::now()).unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let second = registry.connect(SOCKET);
+    let wanted = id("web-01");
+    let answer = async {
+        alive.pulse().asked().await;
+        alive.pulse().beat();
+    };
+    let (claim, ()) = tokio::join!(second.claim_or_probe(&wanted), answer);
+    assert!(matches!(claim, Err(ClaimError::Held { .. })));
+    assert!(!alive.lost().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_comes_back_before_its_old_connection_has_ended_waits_for_that() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let ending = registry.connect(SOCKET);
+    ending.claim(&id("web-01"), Instant::now()).unwrap();
+    let back = registry.connect(SOCKET);
+    let wanted = id("web-01");
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(ending);
+    };
+    let (claim, ()) = tokio::join!(back.claim_or_probe(&wanted), end);
+    claim.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_waits_for_room_is_not_taken_for_dead() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let waiting = registry.connect(SOCKET);
+    waiting.claim(&id("web-01"), Instant::now()).unwrap();
+    waiting.pulse().set_busy(true);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let second = registry.connect(SOCKET);
+    assert!(matches!(second.claim_or_probe(&id("web-01")).await, Err(ClaimError::Held { .. })));
+}

@@ -60,7 +60,9 @@ pub(super) async fn upgrade(State(ingest): State<Arc<Ingest>>, request: Request)
         }
         response
     };
-    let admitted = match check_handshake(&request).and_then(|()| admit(&ingest, &request)) {
+    let asked = check_handshake(&request).and_then(|()| read_params(&request));
+    let origin = Origin { transport: Transport::WebSocket, remote: remote(&request) };
+    let admitted = match admit(&ingest, asked, origin).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refused(refusal),
     };
@@ -94,24 +96,28 @@ fn check_handshake(request: &Request) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn admit(ingest: &Ingest, request: &Request) -> Result<Admitted, Refusal> {
+fn read_params(request: &Request) -> Result<Params, Refusal> {
+    Params::parse(request.uri(), request.headers())
+        .map_err(|error| Refusal { reason: ConnectFailure::BadRequest, error })
+}
+
+/// Finds a place for a socket that is well asked for, and gives it the id it names.
+async fn admit(ingest: &Ingest, asked: Result<Params, Refusal>, origin: Origin) -> Result<Admitted, Refusal> {
+    let params = asked?;
     let refuse = |reason, error| Refusal { reason, error };
     if ingest.stopping.is_cancelled() {
         let error =
             ApiError::unavailable("draining", "this node is going away: use another one", RETRY_AFTER_S);
         return Err(refuse(ConnectFailure::Draining, error));
     }
-    let params = Params::parse(request.uri(), request.headers())
-        .map_err(|error| refuse(ConnectFailure::BadRequest, error))?;
     let place = ingest.places.clone().try_acquire_owned().map_err(|_| {
         let error =
             ApiError::unavailable("full", "this node has no place for another collector", RETRY_AFTER_S);
         refuse(ConnectFailure::Capacity, error)
     })?;
-    let origin = Origin { transport: Transport::WebSocket, remote: remote(request) };
     let connection = ingest.registry.connect(origin);
     if let Some(collector) = &params.collector {
-        connection.claim(collector, tokio::time::Instant::now()).map_err(|error| match error {
+        connection.claim_or_probe(collector).await.map_err(|error| match error {
             ClaimError::Held { .. } => {
                 let message = format!(
                     "{error}: stop that agent, give this one its own id (X-Collector-Id or ?collector=), \

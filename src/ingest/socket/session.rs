@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::ingest::batch::{self, Options, UNKNOWN_COLLECTOR};
 use crate::ingest::params::Params;
@@ -39,6 +40,8 @@ pub(super) struct Session {
     ingest: Arc<Ingest>,
     connection: Connection,
     params: Params,
+    /// Holds a token for each accepted batch that the log does not have yet.
+    unsettled: TaskTracker,
 }
 
 /// Why reading ended.
@@ -62,7 +65,7 @@ enum Control {
 
 impl Session {
     pub(super) fn new(ingest: Arc<Ingest>, connection: Connection, params: Params) -> Self {
-        Self { ingest, connection, params }
+        Self { ingest, connection, params, unsettled: TaskTracker::new() }
     }
 
     /// Runs until the socket is closed and what it brought is accepted.
@@ -83,7 +86,8 @@ impl Session {
         tracing::info!(
             event = "collector_connected",
             collector,
-            remote = remote.map(tracing::field::display)
+            remote = remote.map(tracing::field::display),
+            "a collector's socket is open"
         );
         let (read, write) = tokio::io::split(stream);
         let (control, controls) = mpsc::channel(CONTROLS_MAX);
@@ -103,7 +107,8 @@ impl Session {
             event = "collector_disconnected",
             collector,
             remote = remote.map(tracing::field::display),
-            reason = end.describe()
+            reason = end.describe(),
+            "a collector's socket is closed"
         );
     }
 }
@@ -121,6 +126,11 @@ struct Reader<'s, R> {
 impl<R: AsyncRead + Unpin> Reader<'_, R> {
     async fn run(mut self) -> End {
         let end = self.serve().await;
+        if let End::Goodbye(..) = end {
+            // Or what this collector sends elsewhere after the close frame would overtake what waits here.
+            let settled = self.session.ingest.settings.write_timeout / 2;
+            let _ = timeout(settled, self.session.settled()).await;
+        }
         if let Some(frame) = end.close_frame() {
             // Fails only when the writing half has given up, and then nobody would read it.
             let _ = self.control.send(Control::Close(frame)).await;
@@ -141,8 +151,13 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 () = self.session.connection.lost().cancelled() => {
                     return End::Goodbye(CloseCode::CollectorConflict, "another connection took this collector id over".into());
                 }
+                () = self.session.connection.pulse().asked() => {
+                    // When the queue is full of answers, one of them will do as well.
+                    let _ = self.control.try_send(Control::Frame(control_frame(Opcode::Ping, &[])));
+                    continue;
+                }
                 () = self.broken.cancelled() => return End::Gone("could not be written to".into()),
-                event = next(&mut self.stream, &mut self.input, &mut self.decoder, &self.session.ingest) => event,
+                event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session) => event,
             };
             let message = match event {
                 Ok(Event::Binary(message)) => message,
@@ -155,7 +170,10 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 Ok(Event::Close { code, .. }) => return End::PeerClosed(code),
                 Err(end) => return end,
             };
-            if let Err(end) = self.session.take(message, true).await {
+            self.session.connection.pulse().set_busy(true);
+            let taken = self.session.take(message, true).await;
+            self.session.connection.pulse().set_busy(false);
+            if let Err(end) = taken {
                 return end;
             }
         }
@@ -167,7 +185,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
     async fn farewell(&mut self, end: &End, deadline: Instant) {
         match end {
             End::Goodbye(..) => loop {
-                let event = next(&mut self.stream, &mut self.input, &mut self.decoder, &self.session.ingest);
+                let event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session);
                 let message = match timeout_at(deadline, event).await {
                     Ok(Ok(Event::Binary(message))) => message,
                     Ok(Ok(Event::Text(text))) => text.into_bytes(),
@@ -205,19 +223,27 @@ impl Session {
         let report = Report::new(&mut decoded, message.len(), self.params.collector.as_ref());
         drop(message);
         if claim {
-            let now = Instant::now();
             // Agents that name nobody share one name, and none of them has it to itself.
-            let named = decoded.batches.iter().filter(|batch| batch.collector.as_str() != UNKNOWN_COLLECTOR);
-            let claims = named.map(|batch| self.connection.claim(&batch.collector, now));
-            // A connection that loses an id in this very moment says goodbye, but its message came before.
-            match claims.collect::<Result<(), _>>() {
-                Err(error) if !self.connection.lost().is_cancelled() => return Err(self.refuse(&error)),
-                _ => {}
+            for batch in decoded.batches.iter().filter(|batch| batch.collector.as_str() != UNKNOWN_COLLECTOR)
+            {
+                match self.connection.claim_or_probe(&batch.collector).await {
+                    Ok(()) => {}
+                    // A connection that loses an id in this very moment says goodbye, but its message came before.
+                    Err(_) if self.connection.lost().is_cancelled() => break,
+                    Err(error) => return Err(self.refuse(&error)),
+                }
             }
         }
         ingest.tell(&report, self.connection.origin(), true);
-        ingest.accept(decoded.batches, received_ns).await;
+        ingest.accept(decoded.batches, received_ns, &self.unsettled).await;
         Ok(())
+    }
+
+    /// Waits until the log has everything that this connection brought so far.
+    async fn settled(&self) {
+        self.unsettled.close();
+        self.unsettled.wait().await;
+        self.unsettled.reopen();
     }
 
     fn refuse(&self, error: &ClaimError) -> End {
@@ -272,8 +298,9 @@ async fn next(
     stream: &mut (impl AsyncRead + Unpin),
     input: &mut BytesMut,
     decoder: &mut Decoder,
-    ingest: &Ingest,
+    session: &Session,
 ) -> Result<Event, End> {
+    let ingest = &session.ingest;
     let idle = ingest.settings.idle_timeout;
     loop {
         let mut rest = &input[..];
@@ -286,7 +313,10 @@ async fn next(
         input.reserve(READ_BYTES);
         match timeout(idle, stream.read_buf(input)).await {
             Ok(Ok(0)) => return Err(End::Gone("the connection ended without a close frame".into())),
-            Ok(Ok(bytes)) => ingest.node.meters.bytes_received.increment(bytes as u64),
+            Ok(Ok(bytes)) => {
+                session.connection.pulse().beat();
+                ingest.node.meters.bytes_received.increment(bytes as u64);
+            }
             Ok(Err(error)) => return Err(End::Gone(error.to_string().into())),
             Err(_) => {
                 let reason = format!("nothing came for {} s, not even a pong", idle.as_secs_f64());

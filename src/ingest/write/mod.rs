@@ -103,7 +103,8 @@ async fn submit(
         let (tell, done) = oneshot::channel();
         let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
         let grant = room.split(budget::cost(bytes));
-        let job = Job { drafts, received_ns, idempotency_key: key.clone(), grant, done: Some(tell) };
+        let job =
+            Job { drafts, received_ns, idempotency_key: key.clone(), grant, done: Some(tell), open: None };
         let ticket = ingest.writers.submit(&collector, job).map_err(|_| WriteError::Draining)?;
         waiting.push(Waiting { ticket, done });
     }

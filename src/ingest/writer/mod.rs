@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::Broker;
 use crate::ingest::batch::Draft;
@@ -55,6 +56,8 @@ pub struct Job {
     pub grant: Grant,
     /// Told how it ended; dropped unused when the node stops before that.
     pub done: Option<oneshot::Sender<Outcome>>,
+    /// Dropped when the log has the batch.
+    pub open: Option<TaskTrackerToken>,
 }
 
 impl Job {

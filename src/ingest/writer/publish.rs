@@ -84,7 +84,7 @@ impl Writer {
 
     /// Carries one job to its end. Its grant is kept until then.
     async fn carry(&mut self, job: Job) -> ControlFlow<()> {
-        let Job { drafts, received_ns, idempotency_key, grant, done } = job;
+        let Job { drafts, received_ns, idempotency_key, grant, done, open } = job;
         let stamped = self.stamp(drafts, received_ns, idempotency_key.as_deref());
         let stored = match self.store(&stamped.outgoing, &stamped.metrics, false).await {
             Ok(()) => ControlFlow::Continue(Outcome::Stored),
@@ -99,7 +99,7 @@ impl Writer {
                 return ControlFlow::Break(());
             }
         };
-        drop(grant);
+        drop((grant, open));
         if let Some(done) = done {
             // Nobody listens any more when the caller has gone away.
             let _ = done.send(outcome);

@@ -25,7 +25,7 @@ async fn submit(bench: &Bench, texts: &[&str]) -> (Ticket, oneshot::Receiver<Out
 async fn submit_for(bench: &Bench, texts: &[&str], done: Option<oneshot::Sender<Outcome>>) -> Ticket {
     let drafts = texts.iter().map(|text| draft("a", text, text, false)).collect();
     let grant = Budget::new(1 << 20, metrics::Gauge::noop()).grant(1).await;
-    let job = Job { drafts, received_ns: 5, idempotency_key: None, grant, done };
+    let job = Job { drafts, received_ns: 5, idempotency_key: None, grant, done, open: None };
     bench.ingest.writers.submit(&id("a"), job).unwrap()
 }
 
