@@ -115,8 +115,8 @@ mod tests {
             ("/heath", Role::Ingest, "/health"),
             ("/ws/collectors", Role::Standalone, "/ws/collector"),
             ("/metrics/", Role::Edge, "/metrics"),
-            ("/ws/collector", Role::Edge, "a node in the role ingest"),
-            ("/ws", Role::Ingest, "a node in the role edge"),
+            ("/ws/collector", Role::Edge, "one in the role ingest"),
+            ("/ws", Role::Ingest, "one in the role edge"),
             ("/entirely-elsewhere", Role::Edge, "GET / lists"),
         ] {
             let text = directions(path, role);
