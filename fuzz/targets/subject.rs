@@ -9,10 +9,9 @@ use telecast_fuzz::proto::offset::Shard;
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
     assert_eq!(unescape_token(&escape_token(text)), text);
-    if let Some(channel) = channel_of_suffix(text) {
-        let suffix = subject_suffix(Shard(0), &channel);
-        let tokens = suffix.strip_prefix("0.").expect("the shard comes first");
-        assert_eq!(tokens.matches('.').count(), 1);
-        assert_eq!(channel_of_suffix(tokens), Some(channel));
-    }
+    let channel = channel_of_suffix(text);
+    let suffix = subject_suffix(Shard(0), &channel);
+    let tokens = suffix.strip_prefix("0.").expect("the shard comes first");
+    assert_eq!(tokens.matches('.').count(), 1);
+    assert_eq!(channel_of_suffix(tokens), channel);
 });

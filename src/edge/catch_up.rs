@@ -20,12 +20,11 @@ use crate::edge::view::{Batch, Cursor, Frame, View};
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::filter::Match;
 use crate::proto::message::GapReason;
-use crate::proto::offset::{Offset, Sequence, Shard};
+use crate::proto::offset::{Offset, SHARDS_MAX, Sequence, Shard};
 
-/// Envelopes fetched at a time.
-const CHUNK_ENVELOPES_MAX: usize = 128;
-/// Bytes of lines fetched at a time. A session that catches up holds at most three chunks: 768 kB.
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// What is fetched at a time: a session that catches up holds at most three such chunks, of about as many bytes in frames
+/// as in lines, or a few times that as JSON.
+const CHUNK: ReadLimits = ReadLimits { envelopes_max: 128, bytes_max: 128 * 1024 };
 /// Between two attempts to read the log while it does not answer.
 const RETRY: Duration = Duration::from_millis(500);
 /// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
@@ -48,13 +47,33 @@ pub(crate) struct CatchUp {
     pub(crate) view: Arc<View>,
     /// What the session has got so far.
     pub(crate) at: Offset,
-    /// The first hole is no loss: the session asked for whatever there is.
-    pub(crate) quiet: bool,
+    pub(crate) quiet: Quiet,
     /// How the resume is counted when it ends.
     pub(crate) outcome: Option<ReplayOutcome>,
     pub(crate) feed: mpsc::Sender<Fed>,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) session: SessionKey,
+}
+
+/// Shards whose first hole is no loss, because the session asked for whatever there is and has got nothing of them yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quiet(u64);
+
+const _: () = assert!(SHARDS_MAX <= 64, "one bit per shard");
+
+impl Quiet {
+    /// All shards, or none.
+    pub(crate) fn all(quiet: bool) -> Self {
+        Self(if quiet { u64::MAX } else { 0 })
+    }
+
+    /// From now on a hole of this shard is a loss. Says whether it was none until now.
+    fn end(&mut self, shard: Shard) -> bool {
+        let bit = 1u64 << (shard.0 % 64);
+        let was = self.0 & bit != 0;
+        self.0 &= !bit;
+        was
+    }
 }
 
 /// The session is gone, or was told that it cannot go on.
@@ -76,22 +95,33 @@ impl CatchUp {
 
     async fn run(mut self) -> Result<(), Over> {
         let mut heads = self.hub.watch_head();
+        let mut resets = heads.borrow().resets;
         loop {
             let head = heads.borrow_and_update().clone();
+            if std::mem::replace(&mut resets, head.resets) != head.resets
+                && head.offset.epoch == self.at.epoch
+                && !self.at.is_at_or_before(&head.offset)
+            {
+                // The log went backwards, behind this session: what it will hold up to there again is not the same.
+                self.announce((*head.offset).clone(), GapReason::Reset).await?;
+                continue;
+            }
             if head.offset.epoch != self.at.epoch || head.offset.sequences.len() != self.at.sequences.len() {
                 let start = Offset::start(head.offset.epoch, head.offset.sequences.len() as u16);
                 self.announce(start, GapReason::Reset).await?;
-                self.quiet = true;
+                self.quiet = Quiet::all(true);
                 continue;
             }
-            if self.at == *head.offset {
-                if let Some(cursor) = self.view.join(head.index) {
-                    return self.join(cursor, &head).await;
-                }
-            } else if self.advance_to(&head).await? {
-                continue;
+            let advanced = self.advance_to(&head).await?;
+            // Right where it has got to, even if the head has moved on meanwhile: or it might chase it for ever.
+            if self.at == *head.offset
+                && let Some(cursor) = self.view.join(head.index)
+            {
+                return self.join(cursor, &head).await;
             }
-            self.wait_for_head(&mut heads).await?;
+            if !advanced {
+                self.wait_for_head(&mut heads).await?;
+            }
         }
     }
 
@@ -125,7 +155,7 @@ impl CatchUp {
             while self.at.sequence(shard) < last {
                 advanced = true;
                 let after = self.at.sequence(shard);
-                match self.hub.entries(self.at.epoch, shard, after, CHUNK_ENVELOPES_MAX) {
+                match self.hub.entries(self.at.epoch, shard, after, CHUNK) {
                     Some(entries) if !entries.is_empty() => self.send_entries(shard, &entries, last).await?,
                     _ => {
                         if self.send_from_log(shard, last).await?.is_break() {
@@ -145,6 +175,7 @@ impl CatchUp {
         entries: &[Arc<Entry>],
         last: Sequence,
     ) -> Result<(), Over> {
+        self.quiet.end(shard);
         let mut frames = Vec::new();
         for entry in entries.iter().take_while(|entry| entry.sequence() <= last) {
             let from = self.at.clone();
@@ -173,15 +204,12 @@ impl CatchUp {
         let answer = {
             // Few sessions read the log at a time, so that a crowd of old offsets cannot starve the live flow.
             let _permit = self.shared.replays.acquire().await.map_err(|_| Over)?;
-            self.shared
-                .broker
-                .read(
-                    shard,
-                    from,
-                    ReadLimits { envelopes_max: CHUNK_ENVELOPES_MAX, bytes_max: CHUNK_BYTES_MAX },
-                )
-                .await
+            self.shared.broker.read(shard, from, CHUNK).await
         };
+        if self.hub.head().offset.epoch != self.at.epoch {
+            // What was read may be of another log than the session's place.
+            return Ok(ControlFlow::Break(()));
+        }
         let answer = match answer {
             Ok(answer) => answer,
             Err(BrokerError::Unavailable(_)) => {
@@ -224,7 +252,7 @@ impl CatchUp {
             return Ok(ControlFlow::Continue(()));
         }
         let to = self.at.with(shard, next - 1);
-        if std::mem::take(&mut self.quiet) {
+        if self.quiet.end(shard) {
             self.at = to;
         } else {
             self.announce(to, GapReason::Retention).await?;
@@ -233,7 +261,7 @@ impl CatchUp {
     }
 
     async fn send_stored(&mut self, shard: Shard, answer: &[Stored], last: Sequence) -> Result<(), Over> {
-        self.quiet = false;
+        self.quiet.end(shard);
         let mut frames = Vec::new();
         for stored in answer.iter().take_while(|stored| stored.sequence <= last) {
             if stored.sequence > self.at.sequence(shard) + 1 {
@@ -256,7 +284,7 @@ impl CatchUp {
 
     /// A frame at the session's place. Its index says nothing: it is not part of the view's run.
     fn frame(&self, bytes: bytes::Bytes) -> Frame {
-        Frame { index: 0, offset: Arc::new(self.at.clone()), bytes }
+        Frame { index: 0, offset: Arc::new(self.at.clone()), bytes, own: true }
     }
 
     /// Tells the session what it will not get, and moves it behind that.

@@ -35,6 +35,8 @@ pub(crate) struct Follower {
     /// Opened when everything that was stored at the start has been read.
     pub(crate) caught_up: Arc<Gate>,
     pub(crate) caught_up_at: Sequence,
+    /// The live flow may still hold envelopes of a log that is gone: it has to be taken anew.
+    tail_outdated: bool,
 }
 
 impl Follower {
@@ -48,7 +50,16 @@ impl Follower {
         caught_up: Arc<Gate>,
     ) -> Self {
         let sequencer = Sequencer::new(start + 1, bounds.last, HELD_BYTES_MAX);
-        Self { shared, hub, shard, epoch: bounds.epoch, sequencer, caught_up, caught_up_at: bounds.last }
+        Self {
+            shared,
+            hub,
+            shard,
+            epoch: bounds.epoch,
+            sequencer,
+            caught_up,
+            caught_up_at: bounds.last,
+            tail_outdated: false,
+        }
     }
 
     /// Runs until `shutdown`.
@@ -67,8 +78,12 @@ impl Follower {
             check.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut arrived = Vec::with_capacity(TURN_ENVELOPES_MAX);
             let mut heard = Instant::now();
+            self.tail_outdated = false;
             loop {
                 self.repair().await;
+                if self.tail_outdated {
+                    break;
+                }
                 // All three keep what they have when another branch wins.
                 let check_bounds = tokio::select! {
                     count = tail.recv_many(&mut arrived, TURN_ENVELOPES_MAX) => {
@@ -108,7 +123,7 @@ impl Follower {
     /// Takes envelopes from the live flow. False when some were older than expected.
     fn take_live(&mut self, arrived: &mut Vec<Stored>) -> bool {
         self.shared.node.meters.log_messages_received.increment(arrived.len() as u64);
-        self.shared.note_heard();
+        self.shared.note_heard(self.shard);
         let mut ordered = Vec::with_capacity(arrived.len());
         let mut as_expected = true;
         for stored in arrived.drain(..) {
@@ -149,7 +164,7 @@ impl Follower {
     /// One read. False when it brought nothing, which a lagging replica may do for a while.
     async fn read_missing(&mut self, from: Sequence) -> Result<bool, BrokerError> {
         let answer = self.shared.broker.read(self.shard, from, READ).await?;
-        self.shared.note_heard();
+        self.shared.note_heard(self.shard);
         let whole = answer.first().is_some_and(|stored| stored.sequence == from);
         let mut oldest = 0;
         if !whole {
@@ -180,7 +195,7 @@ impl Follower {
         match self.shared.broker.bounds(self.shard).await {
             Ok(bounds) if self.is_another(bounds) => self.reset(bounds),
             Ok(bounds) => {
-                self.shared.note_heard();
+                self.shared.note_heard(self.shard);
                 self.sequencer.learn_last(bounds.last);
             }
             Err(error) => {
@@ -204,11 +219,12 @@ impl Follower {
             goes_on_after = last,
             "the log is another one: clients are told of a reset"
         );
+        self.tail_outdated = true;
         self.epoch = bounds.epoch;
         self.sequencer = Sequencer::new(last + 1, bounds.last, HELD_BYTES_MAX);
         self.caught_up_at = self.caught_up_at.min(bounds.last);
         self.hub.reset(self.shard, bounds.epoch, last, &self.shared.node.meters);
-        self.shared.note_heard();
+        self.shared.note_heard(self.shard);
     }
 
     fn hand_over(&self, ordered: Vec<Ordered>) {

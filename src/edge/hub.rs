@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::broker::ReadLimits;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
-use crate::edge::view::{Cursor, Frame, Seat, View, ViewKey};
+use crate::edge::view::{Account, Cursor, Frame, Seat, View, ViewKey};
 use crate::ops::meters::Meters;
 use crate::proto::channel::Channel;
 use crate::proto::filter::Match;
@@ -31,6 +32,8 @@ pub(crate) struct Head {
     pub(crate) index: Index,
     /// Its offset.
     pub(crate) offset: Arc<Offset>,
+    /// How often the log has turned out to be another one.
+    pub(crate) resets: u64,
 }
 
 /// Where a session begins.
@@ -57,11 +60,14 @@ pub(crate) struct Hub {
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
     view_bytes_max: usize,
+    /// What views hold beside the ring.
+    account: Arc<Account>,
 }
 
 struct State {
     ring: Ring,
     epochs: Vec<Epoch>,
+    resets: u64,
     views: HashMap<ViewKey, Arc<View>>,
     routes: HashMap<Channel, Arc<[Route]>>,
 }
@@ -84,9 +90,15 @@ impl Hub {
         let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
         let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
         let ring = Ring::new(offset, ring_bytes_max);
-        let head = Head { index: 0, offset: ring.head().clone() };
-        let state = State { ring, epochs, views: HashMap::new(), routes: HashMap::new() };
-        Arc::new(Self { state: Mutex::new(state), head: watch::Sender::new(head), doorbells, view_bytes_max })
+        let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
+        let state = State { ring, epochs, resets: 0, views: HashMap::new(), routes: HashMap::new() };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            head: watch::Sender::new(head),
+            doorbells,
+            view_bytes_max,
+            account: Account::new(ring_bytes_max),
+        })
     }
 
     /// Adds what comes next on a shard.
@@ -109,6 +121,7 @@ impl Hub {
             *slot = epoch;
         }
         let epoch = Epoch::combine(&state.epochs);
+        state.resets += 1;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.dispatch(&entry, meters);
         self.publish(state);
@@ -116,7 +129,8 @@ impl Hub {
 
     /// Makes the ring's head known, then wakes the writers: whoever sees a head also sees the frames up to it.
     fn publish(&self, state: MutexGuard<'_, State>) {
-        let head = Head { index: state.ring.head_index(), offset: state.ring.head().clone() };
+        let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
+        let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
         drop(state);
         self.doorbells.iter().for_each(|doorbell| doorbell.ring());
@@ -135,7 +149,7 @@ impl Hub {
     /// Gives a session the view it asks for, beginning after `at`, or after the newest place.
     pub(crate) fn attach(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
         let mut state = self.lock();
-        let view = Seat::take(state.view(key, self.view_bytes_max));
+        let view = Seat::take(state.view(key, self.view_bytes_max, &self.account));
         let (index, at) = match at {
             None => (Some(state.ring.head_index()), state.ring.head().clone()),
             Some(offset) => (state.ring.locate(&offset), Arc::new(offset)),
@@ -146,19 +160,19 @@ impl Hub {
         Attachment { view, at, start }
     }
 
-    /// Up to `max` entries of a shard that follow `after`, if the ring reaches back that far in `epoch`.
+    /// As many entries as `limits` allow of a shard that follow `after`, if the ring reaches back that far in `epoch`.
     pub(crate) fn entries(
         &self,
         epoch: Epoch,
         shard: Shard,
         after: Sequence,
-        max: usize,
+        limits: ReadLimits,
     ) -> Option<Vec<Arc<Entry>>> {
         let state = self.lock();
         if state.ring.head().epoch != epoch {
             return None;
         }
-        state.ring.shard_entries(shard, after, max)
+        state.ring.shard_entries(shard, after, limits.envelopes_max, limits.bytes_max)
     }
 
     /// Whether `offset` is a place the ring can go on from, in whatever epoch.
@@ -179,11 +193,11 @@ impl Hub {
         let before = views.len();
         views.retain(|_, view| view.sessions() > 0);
         if before != views.len() {
-            routes.clear();
+            routes.retain(|_, routes| routes.iter().all(|route| route.view.sessions() > 0));
         }
         views.values().for_each(|view| view.trim(first));
         meters.views.set(views.len() as f64);
-        meters.ring_bytes.set(ring.bytes() as f64);
+        meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -192,29 +206,36 @@ impl Hub {
 }
 
 impl State {
-    fn view(&mut self, key: &ViewKey, bytes_max: usize) -> Arc<View> {
+    fn view(&mut self, key: &ViewKey, bytes_max: usize, account: &Arc<Account>) -> Arc<View> {
         if let Some(view) = self.views.get(key) {
             return view.clone();
         }
-        let view =
-            Arc::new(View::new(key.clone(), self.ring.head_index(), self.ring.head().clone(), bytes_max));
+        let view = Arc::new(View::new(
+            key.clone(),
+            self.ring.head_index(),
+            self.ring.head().clone(),
+            bytes_max,
+            account.clone(),
+        ));
         self.views.insert(key.clone(), view.clone());
-        self.routes.clear();
+        // Only channels that the new view wants have to be looked at again.
+        self.routes.retain(|channel, _| key.filters.matches_channel(channel) == Match::No);
         view
     }
 
     /// Gives an entry's frame to every view that wants it.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
+        let first = self.ring.first_index();
         match &entry.item {
             Item::Gap { reason, .. } => {
                 for view in self.views.values() {
-                    push(view, entry, true);
+                    push(view, entry, true, first);
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
             Item::Envelope(stored) => {
                 for route in self.routes_of(&stored.envelope.channel).iter() {
-                    push(&route.view, entry, route.whole);
+                    push(&route.view, entry, route.whole, first);
                 }
             }
         }
@@ -243,7 +264,7 @@ impl State {
     }
 }
 
-fn push(view: &View, entry: &Entry, whole: bool) {
+fn push(view: &View, entry: &Entry, whole: bool, first: Index) {
     let ViewKey { filters, format } = view.key();
     let bytes = if whole {
         entry.frame(*format, |entry| encode::whole(entry, *format))
@@ -251,6 +272,6 @@ fn push(view: &View, entry: &Entry, whole: bool) {
         encode::part(entry, filters, *format)
     };
     if let Some(bytes) = bytes {
-        view.push(Frame { index: entry.index, offset: entry.offset.clone(), bytes });
+        view.push(Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole }, first);
     }
 }

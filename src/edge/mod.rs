@@ -58,19 +58,31 @@ pub(crate) struct Shared {
     replays: Semaphore,
     tasks: TaskTracker,
     started: Instant,
-    heard_ms: AtomicU64,
+    /// When each shard was heard of, in milliseconds since `started`.
+    heard_ms: Box<[AtomicU64]>,
+    /// Clients have been told that the log is silent.
+    stale: AtomicBool,
     lags: Mutex<Vec<u64>>,
     collectors: status::Collectors,
 }
 
 impl Shared {
-    /// The log answered or sent something.
-    fn note_heard(&self) {
-        self.heard_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    /// A shard answered or sent something.
+    fn note_heard(&self, shard: Shard) {
+        if let Some(heard) = self.heard_ms.get(usize::from(shard.0)) {
+            heard.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
     }
 
+    /// How long the most silent shard has been silent.
     fn log_silence(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+        let oldest = self.heard_ms.iter().map(|heard| heard.load(Ordering::Relaxed)).min().unwrap_or(0);
+        self.started.elapsed().saturating_sub(Duration::from_millis(oldest))
+    }
+
+    /// For how many milliseconds the log has been silent, if clients have been told that it is.
+    fn stale(&self) -> Option<u64> {
+        self.stale.load(Ordering::Relaxed).then(|| self.log_silence().as_millis() as u64)
     }
 
     /// How far a writer's slowest live session is behind; the gauge shows the worst of all writers.
@@ -111,12 +123,13 @@ impl Edge {
         let (writers, inboxes) = (0..writers.max(1)).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
         let shared = Arc::new(Shared {
             node: node.clone(),
+            heard_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
+            stale: AtomicBool::new(false),
             broker,
             replays: Semaphore::new(settings.replay_concurrency_max),
             settings,
             tasks: TaskTracker::new(),
             started: Instant::now(),
-            heard_ms: AtomicU64::new(0),
             lags: Mutex::default(),
             collectors: status::Collectors::default(),
         });
@@ -179,7 +192,7 @@ impl Edge {
         loop {
             match self.shared.broker.bounds(shard).await {
                 Ok(bounds) => {
-                    self.shared.note_heard();
+                    self.shared.note_heard(shard);
                     return bounds;
                 }
                 Err(error) => {
@@ -193,15 +206,16 @@ impl Edge {
     /// Once a second: tidies the hub, and tells clients when the log falls silent and when it is back.
     async fn tick(&self) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
-        let mut stale = false;
         loop {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
             }
             let silence = self.shared.log_silence();
+            let stale = self.shared.stale.load(Ordering::Relaxed);
             if silence >= STALE_AFTER && !stale {
-                stale = true;
+                // Before the others are told: who joins between the two is told twice rather than never.
+                self.shared.stale.store(true, Ordering::Relaxed);
                 tracing::warn!(
                     event = "log_silent",
                     silence_ms = silence.as_millis() as u64,
@@ -209,7 +223,7 @@ impl Edge {
                 );
                 self.broadcast(&ServerMessage::Stale { since_ms: silence.as_millis() as u64 }).await;
             } else if silence < STALE_AFTER && stale {
-                stale = false;
+                self.shared.stale.store(false, Ordering::Relaxed);
                 tracing::info!(event = "log_back", "the log answers again");
                 self.broadcast(&ServerMessage::Live).await;
             }

@@ -72,12 +72,17 @@ impl Outbox {
     /// it was begun at all.
     pub(crate) fn retract(&mut self) -> Option<Frame> {
         let batch = self.batch.take()?;
-        let kept = if self.byte > 0 { self.frame + 1 } else { self.frame };
-        let last = kept.checked_sub(1).and_then(|last| batch.frames.get(last)).cloned();
-        if self.byte > 0 {
-            self.batch = Some(Arc::new(Batch { frames: batch.frames[..kept].to_vec() }));
+        let frame = std::mem::take(&mut self.frame);
+        match std::mem::take(&mut self.byte) {
+            0 => frame.checked_sub(1).and_then(|last| batch.frames.get(last)).cloned(),
+            begun => {
+                // Its rest goes first, as bytes that stand for no place any more: the session may be elsewhere when they
+                // are written. No control frame has been begun, or this one would not be.
+                let last = batch.frames.get(frame)?;
+                self.control.push_front(last.bytes.slice(begun..));
+                Some(last.clone())
+            }
         }
-        last
     }
 
     /// Fills `slices` with what goes out next, in order, and returns how many it filled.
@@ -171,6 +176,7 @@ mod tests {
             index: at as u64,
             offset: offset.clone(),
             bytes: Bytes::from(vec![tag + at as u8; *size]),
+            own: false,
         };
         Arc::new(Batch { frames: sizes.iter().enumerate().map(frame).collect() })
     }
@@ -203,7 +209,10 @@ mod tests {
         let _ = outbox.advance(5);
         assert_eq!(outbox.retract().unwrap().index, 1, "the second frame was begun and will be finished");
         assert_eq!(next_bytes(&outbox, 99), [2, 2, 2]);
-        let _ = outbox.advance(3);
+        assert!(outbox.put_control(Bytes::from_static(&[9])));
+        assert!(outbox.retract().is_none(), "what is begun has no place a second time");
+        assert_eq!(next_bytes(&outbox, 99), [2, 2, 2, 9]);
+        assert_eq!(outbox.advance(4).place, None, "a session that has moved on is not put back");
         assert!(outbox.is_empty());
         outbox.put_batch(batch(&[4], 1));
         assert!(outbox.retract().is_none());

@@ -54,6 +54,7 @@ pub(crate) async fn resolve(shared: &Shared, hub: &Hub, from: Option<From>) -> R
             if let Some(offset) = hub.since(since_ns) {
                 return Ok(Place::quietly_at((*offset).clone()));
             }
+            let _permit = shared.replays.acquire().await;
             let mut offset = (*head.offset).clone();
             for (shard, sequence) in offset.sequences.iter_mut().enumerate() {
                 *sequence = last_before(&*shared.broker, Shard(shard as u16), since_ns).await?;

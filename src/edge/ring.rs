@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) offset: Arc<Offset>,
     /// What it is.
     pub(crate) item: Item,
+    /// The latest time at which the log stored this entry or one before it: unlike the times themselves, it only grows.
+    stored_max_ns: i64,
     frames: [OnceLock<Option<Bytes>>; 2],
     charge: Charge,
 }
@@ -79,6 +81,13 @@ impl Entry {
         self.offset.sequence(self.shard)
     }
 
+    fn lines_bytes(&self) -> usize {
+        match &self.item {
+            Item::Envelope(stored) => stored.envelope.lines.len(),
+            Item::Gap { .. } => 0,
+        }
+    }
+
     /// The whole entry as a ready frame of `format`, made by `encode` the first time it is asked for. `None` when there
     /// is nothing in it to show.
     pub(crate) fn frame(&self, format: Format, encode: impl FnOnce(&Self) -> Option<Bytes>) -> Option<Bytes> {
@@ -103,6 +112,7 @@ pub(crate) struct Ring {
     head_index: Index,
     /// Entries from this index on belong to the current epoch.
     epoch_index: Index,
+    stored_max_ns: i64,
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
 }
@@ -117,6 +127,7 @@ impl Ring {
             head: start,
             head_index: 0,
             epoch_index: 1,
+            stored_max_ns: i64::MIN,
             bytes: Arc::default(),
             bytes_max,
         }
@@ -150,12 +161,16 @@ impl Ring {
         self.head = offset.clone();
         let charge = Charge { bytes: AtomicUsize::new(0), account: self.bytes.clone() };
         let lines = match &item {
-            Item::Envelope(stored) => stored.envelope.lines.len(),
+            Item::Envelope(stored) => {
+                self.stored_max_ns = self.stored_max_ns.max(stored.stored_ns);
+                stored.envelope.lines.len()
+            }
             Item::Gap { .. } => 0,
         };
         charge.add(ENTRY_OVERHEAD_BYTES + lines);
         let frames = [OnceLock::new(), OnceLock::new()];
-        let entry = Arc::new(Entry { index: self.head_index, shard, offset, item, frames, charge });
+        let (index, stored_max_ns) = (self.head_index, self.stored_max_ns);
+        let entry = Arc::new(Entry { index, shard, offset, item, stored_max_ns, frames, charge });
         self.entries.push_back(entry.clone());
         self.evict();
         entry
@@ -210,28 +225,37 @@ impl Ring {
         found.filter(|entry| *entry.offset == *offset).map(|entry| entry.index)
     }
 
-    /// Up to `max` entries of one shard that follow `after` in the current epoch, if none of them is gone from here.
-    pub(crate) fn shard_entries(&self, shard: Shard, after: Sequence, max: usize) -> Option<Vec<Arc<Entry>>> {
+    /// Up to `entries_max` entries and about `bytes_max` bytes of one shard that follow `after` in the current epoch, if none
+    /// of them is gone from here.
+    pub(crate) fn shard_entries(
+        &self,
+        shard: Shard,
+        after: Sequence,
+        entries_max: usize,
+        bytes_max: usize,
+    ) -> Option<Vec<Arc<Entry>>> {
         let current = self.entries.partition_point(|entry| entry.index < self.epoch_index);
         let before = current.checked_sub(1).map_or(&self.base, |reset| &self.entries[reset].offset);
         if after < before.sequence(shard) {
             return None;
         }
         let from = self.partition_from(current, |entry| entry.offset.sequence(shard) <= after);
-        Some(self.entries.range(from..).filter(|entry| entry.shard == shard).take(max).cloned().collect())
+        let mut bytes = 0;
+        let entries = self.entries.range(from..).filter(|entry| entry.shard == shard).take(entries_max);
+        let fitting = entries.take_while(|entry| {
+            let room = bytes < bytes_max;
+            bytes += entry.lines_bytes();
+            room
+        });
+        Some(fitting.cloned().collect())
     }
 
     /// The offset before the first envelope that the log stored at or after `stored_ns`, if the ring reaches back
     /// that far.
     pub(crate) fn since(&self, stored_ns: i64) -> Option<Arc<Offset>> {
-        let is_before = |entry: &Entry| match &entry.item {
-            Item::Envelope(stored) => stored.stored_ns < stored_ns,
-            Item::Gap { .. } => true,
-        };
-        match self.entries.iter().position(|entry| !is_before(entry)) {
-            Some(0) => None,
-            Some(at) => Some(self.entries[at - 1].offset.clone()),
-            None => (!self.entries.is_empty()).then(|| self.head.clone()),
+        match self.entries.partition_point(|entry| entry.stored_max_ns < stored_ns) {
+            0 => None,
+            at => Some(self.entries[at - 1].offset.clone()),
         }
     }
 
@@ -300,15 +324,15 @@ mod tests {
         assert_eq!(ring.first_index(), 91);
         assert_eq!(ring.locate(&offset(EPOCH, &[89, 0])), None);
         assert_eq!(ring.locate(&offset(EPOCH, &[90, 0])), Some(90));
-        assert!(ring.shard_entries(Shard(0), 89, 10).is_none());
-        let entries = ring.shard_entries(Shard(0), 97, 10).unwrap();
+        assert!(ring.shard_entries(Shard(0), 89, 10, usize::MAX).is_none());
+        let entries = ring.shard_entries(Shard(0), 97, 10, usize::MAX).unwrap();
         assert_eq!(entries.iter().map(|entry| entry.sequence()).collect::<Vec<_>>(), [98, 99, 100]);
     }
 
     #[test]
     fn frames_count_while_their_entry_is_here_and_not_after() {
         let mut ring = ring_of(&[(0, 1)], 1000);
-        let entry = ring.shard_entries(Shard(0), 0, 1).unwrap().remove(0);
+        let entry = ring.shard_entries(Shard(0), 0, 1, usize::MAX).unwrap().remove(0);
         let before = ring.bytes();
         let frame = || Some(Bytes::from_static(&[0; 100]));
         assert_eq!(entry.frame(Format::Json, |_| frame()), frame());
@@ -329,10 +353,10 @@ mod tests {
         assert_eq!(ring.locate(&offset(EPOCH, &[2, 0])), Some(2), "the old history goes on into the reset");
         assert_eq!(ring.locate(&offset(Epoch(2), &[0, 1])), Some(4));
         assert_eq!(ring.locate(&offset(Epoch(2), &[1, 1])), Some(5));
-        let entries = ring.shard_entries(Shard(0), 0, 10).unwrap();
+        let entries = ring.shard_entries(Shard(0), 0, 10, usize::MAX).unwrap();
         assert_eq!(entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [5]);
         assert!(
-            ring.shard_entries(Shard(1), 0, 10).is_none(),
+            ring.shard_entries(Shard(1), 0, 10, usize::MAX).is_none(),
             "what shard 1 had before the reset is not in this epoch"
         );
     }

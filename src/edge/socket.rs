@@ -108,13 +108,19 @@ async fn accept(
         (ConnectFailure::NotReady, ApiError::unavailable("log_unavailable", message, 2))
     };
     let hub = edge.hub.get().ok_or_else(|| away("never since this node started".to_owned()))?;
-    let place =
-        resolve(&edge.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
+    if edge.gates.iter().any(|gate| !gate.is_open()) {
+        // What is still being read from the log is old: a client that wants what comes next must not get it.
+        let message = "this node is still reading what the log holds: try again, or another node";
+        return Err((ConnectFailure::NotReady, ApiError::unavailable("not_ready", message, 1)));
+    }
     let admission = node.admit().ok_or_else(|| {
         let message =
             format!("this node has its maximum of {} clients: try again, or another node", node.clients_max);
         (ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 5))
     })?;
+    // Only for clients that have their place: finding an old one costs reads of the log.
+    let place =
+        resolve(&edge.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";
         (ConnectFailure::NotWebSocket, ApiError::bad_request("bad_handshake", message))

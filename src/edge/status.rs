@@ -12,14 +12,21 @@ use crate::edge::sequencer::Ordered;
 use crate::ops::node::StatusSection;
 use crate::proto::channel::CollectorId;
 
-/// Collectors remembered; the one that was silent longest makes room.
+/// Collectors remembered; those that are gone make room, and where all are present, newcomers are not listed.
 const COLLECTORS_MAX: usize = 10_000;
 /// A collector that wrote nothing for so long counts as gone. Telegraf's default flush is every ten seconds.
 const PRESENT: Duration = Duration::from_secs(30);
 
 /// Collectors, as seen through the log.
 #[derive(Default)]
-pub(crate) struct Collectors(Mutex<HashMap<CollectorId, Seen>>);
+pub(crate) struct Collectors(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    seen: HashMap<CollectorId, Seen>,
+    /// When those that are gone were last removed.
+    tidied: Option<Instant>,
+}
 
 struct Seen {
     last: Instant,
@@ -30,7 +37,8 @@ impl Collectors {
     /// These came.
     pub(crate) fn note(&self, arrivals: &[Ordered]) {
         let now = Instant::now();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { seen, tidied } = &mut *table;
         for arrival in arrivals {
             let Ordered::Envelope(stored) = arrival else { continue };
             let collector = &stored.envelope.channel.collector;
@@ -39,17 +47,20 @@ impl Collectors {
                 seen.envelopes += 1;
                 continue;
             }
-            if seen.len() >= COLLECTORS_MAX {
-                let oldest = seen.iter().min_by_key(|(_, seen)| seen.last).map(|(id, _)| id.clone());
-                oldest.and_then(|id| seen.remove(&id));
+            if seen.len() >= COLLECTORS_MAX && tidied.is_none_or(|tidied| now - tidied >= PRESENT) {
+                // All that are gone at once, and not again soon: the live flow waits for this.
+                *tidied = Some(now);
+                seen.retain(|_, seen| now.duration_since(seen.last) < PRESENT);
             }
-            seen.insert(collector.clone(), Seen { last: now, envelopes: 1 });
+            if seen.len() < COLLECTORS_MAX {
+                seen.insert(collector.clone(), Seen { last: now, envelopes: 1 });
+            }
         }
     }
 
     fn describe(&self) -> (bool, Value) {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows: Vec<_> = seen.iter().collect();
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows: Vec<_> = table.seen.iter().collect();
         rows.sort_by(|a, b| a.0.cmp(b.0));
         let present = rows.iter().any(|(_, seen)| seen.last.elapsed() < PRESENT);
         let row = |(id, seen): (&CollectorId, &Seen)| {

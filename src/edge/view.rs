@@ -36,6 +36,8 @@ pub(crate) struct Frame {
     pub(crate) offset: Arc<Offset>,
     /// Header and payload, ready to be written.
     pub(crate) bytes: Bytes,
+    /// Made for this view alone; other frames are the ring's, and counted there.
+    pub(crate) own: bool,
 }
 
 /// A run of frames for sessions to read at the same cursor.
@@ -61,6 +63,24 @@ pub(crate) enum Pending {
         /// The ring's index of that place.
         index: Index,
     },
+}
+
+/// What all views of an edge hold in frames of their own.
+pub(crate) struct Account {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Account {
+    /// An account that may rise to `bytes_max`.
+    pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), bytes_max })
+    }
+
+    /// What is held now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// A shared run of frames.
@@ -97,8 +117,11 @@ impl Drop for Seat {
 struct State {
     frames: VecDeque<Frame>,
     first: Cursor,
+    /// Of frames that are this view's own.
     bytes: usize,
     bytes_max: usize,
+    /// Of all views' own frames.
+    account: Arc<Account>,
     /// All matching entries after this index are here as frames.
     covered_after: Index,
     /// The place behind the newest frame there has been.
@@ -107,12 +130,19 @@ struct State {
 
 impl View {
     /// An empty view that will get everything after `index`, which is at `offset`.
-    pub(crate) fn new(key: ViewKey, index: Index, offset: Arc<Offset>, bytes_max: usize) -> Self {
+    pub(crate) fn new(
+        key: ViewKey,
+        index: Index,
+        offset: Arc<Offset>,
+        bytes_max: usize,
+        account: Arc<Account>,
+    ) -> Self {
         let state = State {
             frames: VecDeque::new(),
             first: 0,
             bytes: 0,
             bytes_max,
+            account,
             covered_after: index,
             newest: (index, offset),
         };
@@ -134,13 +164,17 @@ impl View {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Adds a frame.
-    pub(crate) fn push(&self, frame: Frame) {
+    /// Adds a frame, and lets go of those whose entries are older than `first_index`.
+    pub(crate) fn push(&self, frame: Frame, first_index: Index) {
         let mut state = self.lock();
         state.newest = (frame.index, frame.offset.clone());
-        state.bytes += frame.bytes.len();
+        if frame.own {
+            state.bytes += frame.bytes.len();
+            state.account.bytes.fetch_add(frame.bytes.len(), Ordering::Relaxed);
+        }
         state.frames.push_back(frame);
-        while state.bytes > state.bytes_max && state.frames.len() > 1 {
+        state.trim(first_index);
+        while state.is_over() && state.frames.len() > 1 {
             state.drop_oldest();
         }
         self.end.store(state.first + state.frames.len() as u64, Ordering::Release);
@@ -148,10 +182,7 @@ impl View {
 
     /// Lets go of frames whose entries are older than `first_index`, so that their bytes do not outlive the ring.
     pub(crate) fn trim(&self, first_index: Index) {
-        let mut state = self.lock();
-        while state.frames.front().is_some_and(|frame| frame.index < first_index) {
-            state.drop_oldest();
-        }
+        self.lock().trim(first_index);
     }
 
     /// The cursor for a session that has seen everything up to `index`, if everything after it is still here.
@@ -189,12 +220,32 @@ impl View {
 }
 
 impl State {
+    /// The view's own frames are too many, or all views' own frames are and some of them are here.
+    fn is_over(&self) -> bool {
+        self.bytes > self.bytes_max || (self.bytes > 0 && self.account.bytes() > self.account.bytes_max)
+    }
+
+    fn trim(&mut self, first_index: Index) {
+        while self.frames.front().is_some_and(|frame| frame.index < first_index) {
+            self.drop_oldest();
+        }
+    }
+
     fn drop_oldest(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
             self.first += 1;
-            self.bytes -= frame.bytes.len();
+            if frame.own {
+                self.bytes -= frame.bytes.len();
+                self.account.bytes.fetch_sub(frame.bytes.len(), Ordering::Relaxed);
+            }
             self.covered_after = self.covered_after.max(frame.index);
         }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.account.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -209,10 +260,10 @@ mod tests {
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
         let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
-        let view = View::new(key, 10, offset(10), bytes_max);
+        let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
-            view.push(Frame { index, offset: offset(index), bytes });
+            view.push(Frame { index, offset: offset(index), bytes, own: true }, 0);
         }
         view
     }
@@ -259,5 +310,22 @@ mod tests {
         view.trim(18);
         assert_eq!(view.join(16), None);
         assert_eq!(indexes(view.pending(view.join(17).unwrap(), 10, 1 << 20)), [18, 19, 20]);
+    }
+
+    #[test]
+    fn frames_of_their_own_are_bounded_over_all_views() {
+        let account = Account::new(1_000);
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+        let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
+        let views = [view(), view(), view()];
+        for index in 1..=20 {
+            for view in &views {
+                let bytes = Bytes::from(vec![0; 100]);
+                view.push(Frame { index, offset: offset(index), bytes, own: true }, 0);
+            }
+        }
+        assert!(account.bytes() <= 1_000);
+        drop(views);
+        assert_eq!(account.bytes(), 0);
     }
 }

@@ -10,6 +10,9 @@ use crate::proto::offset::Shard;
 /// far below the server's control-line limit (4096 bytes): 2 × 3 × 255 + prefix < 2048.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// The collector of metrics whose origin nobody names.
+pub const UNKNOWN_COLLECTOR: &str = "unknown";
+
 /// Names one collector: the agent that pushes metrics. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CollectorId(Arc<str>);
@@ -41,6 +44,11 @@ impl CollectorId {
             return Err(CollectorIdError::Control);
         }
         Ok(Self(Arc::from(text)))
+    }
+
+    /// [`UNKNOWN_COLLECTOR`].
+    pub fn unknown() -> Self {
+        Self(Arc::from(UNKNOWN_COLLECTOR))
     }
 
     /// The id as the collector gave it.

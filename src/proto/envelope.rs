@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::proto::channel::{Channel, CollectorId, escape_token, unescape_token};
+use crate::proto::channel::{Channel, CollectorId, UNKNOWN_COLLECTOR, escape_token, unescape_token};
 use crate::proto::offset::Shard;
 
 /// One message of the log: one collector, one measurement, one or more metrics as line protocol.
@@ -47,11 +47,13 @@ pub fn subject_suffix(shard: Shard, channel: &Channel) -> String {
 }
 
 /// Reads `<collector>.<measurement>` back from the tokens after the shard. Programs that publish a host name with dots
-/// unescaped make more than two tokens: the last is the measurement, everything before it the collector.
-pub fn channel_of_suffix(tokens: &str) -> Option<Channel> {
-    let (collector, measurement) = tokens.rsplit_once('.')?;
-    let collector = CollectorId::new(&unescape_token(collector)).ok()?;
-    Some(Channel::new(collector, unescape_token(measurement).as_ref()))
+/// unescaped make more than two tokens: the last is the measurement, everything before it the collector. Whatever else
+/// they publish is an envelope all the same, of the collector `unknown`: it has a place in the log, and a reader that
+/// passed it over would see a hole there.
+pub fn channel_of_suffix(tokens: &str) -> Channel {
+    let (collector, measurement) = tokens.rsplit_once('.').unwrap_or((UNKNOWN_COLLECTOR, tokens));
+    let collector = CollectorId::new(&unescape_token(collector)).unwrap_or_else(|_| CollectorId::unknown());
+    Channel::new(collector, unescape_token(measurement).as_ref())
 }
 
 #[cfg(test)]
@@ -61,9 +63,16 @@ mod tests {
 
     #[test]
     fn a_host_name_with_raw_dots_is_still_one_collector() {
-        let channel = channel_of_suffix("web.example.org.cpu").unwrap();
+        let channel = channel_of_suffix("web.example.org.cpu");
         assert_eq!(channel.collector.as_str(), "web.example.org");
         assert_eq!(&*channel.measurement, "cpu");
+    }
+
+    #[test]
+    fn a_subject_that_names_no_channel_is_an_envelope_of_nobody() {
+        for tokens in ["cpu", "%00.cpu", ""] {
+            assert_eq!(channel_of_suffix(tokens).collector.as_str(), "unknown", "{tokens}");
+        }
     }
 
     proptest! {
@@ -72,7 +81,7 @@ mod tests {
             let channel = Channel::new(CollectorId::new(&collector).unwrap(), measurement.as_str());
             let suffix = subject_suffix(Shard(3), &channel);
             let tokens = suffix.strip_prefix("3.").unwrap();
-            prop_assert_eq!(channel_of_suffix(tokens), Some(channel));
+            prop_assert_eq!(channel_of_suffix(tokens), channel);
         }
     }
 }

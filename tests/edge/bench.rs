@@ -22,7 +22,7 @@ use telecast::ops::meters::Meters;
 use telecast::ops::node::Node;
 use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::envelope::Envelope;
-use telecast::proto::offset::{Sequence, Shard};
+use telecast::proto::offset::{Offset, Sequence, Shard};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -328,7 +328,15 @@ impl Client {
                 self.gaps.push((part("from"), part("to"), part("reason")));
                 self.offset = part("to");
             }
-            "heartbeat" | "goodbye" => self.offset = message["offset"].as_str().unwrap().to_owned(),
+            "heartbeat" | "goodbye" => {
+                let offset = message["offset"].as_str().unwrap();
+                let (before, now): (Offset, Offset) = (self.offset.parse().unwrap(), offset.parse().unwrap());
+                assert!(
+                    before.is_at_or_before(&now),
+                    "{message} takes the client back from {before:?} to {now:?}"
+                );
+                self.offset = offset.to_owned();
+            }
             _ => self.others.push(message.clone()),
         }
     }

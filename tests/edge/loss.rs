@@ -108,3 +108,23 @@ async fn a_client_that_takes_nothing_for_too_long_is_disconnected() {
     drop(slow);
     edge.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_what_there_is_has_lost_nothing_on_any_shard() {
+    let mut settings = tiny_ring(&[("log.shards", "2")]);
+    settings.log.max_bytes = 50_000;
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut witness = edge.connect("").await;
+    let mut published = 0;
+    for _ in 0..20 {
+        for collector in 0..6 {
+            published += log.publish_many(&format!("web-{collector}"), 10).await.len();
+        }
+        witness.read_rows(published).await;
+    }
+    let mut earliest = edge.connect("?from=earliest").await;
+    earliest.read_rows(300).await;
+    assert!(earliest.gaps.is_empty(), "{:?}", earliest.gaps);
+    edge.stop().await;
+}

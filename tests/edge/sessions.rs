@@ -117,3 +117,45 @@ async fn a_drain_says_goodbye_with_an_offset_that_resumes_elsewhere() {
     tokio::time::timeout(Duration::from_secs(10), leaving.stop()).await.unwrap();
     staying.stop().await;
 }
+
+/// Enough to block a socket in the middle of a frame: more than the kernel takes for a client that does not read.
+async fn publish_more_than_a_socket_takes(log: &Log) {
+    for _ in 0..60 {
+        log.publish_padded("web-01", "cpu", 250_000).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_never_takes_a_client_back_behind_a_frame_that_was_begun() {
+    let settings = settings(&[SHORT_HEARTBEAT]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut client = edge.connect("").await;
+    publish_more_than_a_socket_takes(&log).await;
+    // The client does not read while two heartbeats would be due; the ledger checks each offset it then gets.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    client.read_rows(60).await;
+    client.ping().await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_holds_when_another_wish_follows_while_a_frame_is_half_written() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut client = edge.connect("").await;
+    let start = client.offset.clone();
+    publish_more_than_a_socket_takes(&log).await;
+    client.send(json!({"type": "replay", "from": start.as_str(), "id": 1})).await;
+    client.send(json!({"type": "subscribe", "filter": "web-01.>", "id": 2})).await;
+    assert_eq!(client.read_type("ack").await["id"], 1);
+    let before = client.rows.len();
+    // From here on the client gets again what it may have got already.
+    client.offset = start;
+    assert_eq!(client.read_type("ack").await["id"], 2);
+    client.read_rows(before + 60).await;
+    let counts: Vec<u64> = client.rows[before..].iter().map(|row| row.2).collect();
+    assert_eq!(counts, (1..=60).collect::<Vec<_>>());
+    edge.stop().await;
+}

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Shared;
-use crate::edge::catch_up::CatchUp;
+use crate::edge::catch_up::{CatchUp, Quiet};
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Attachment, Head, Hub, Start};
@@ -116,6 +116,7 @@ impl Writer {
         let doorbell = self.doorbell.clone();
         let throttle = self.shared.settings.throttle;
         let mut flushed = Instant::now();
+        let mut held_back = false;
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wave = tokio::time::interval(WAVE_INTERVAL);
@@ -123,12 +124,8 @@ impl Writer {
         loop {
             // Every branch is cancel-safe: a bell rung, a command sent and a tick due are kept for the next turn.
             tokio::select! {
-                () = doorbell.wait() => {
-                    if !throttle.is_zero() {
-                        tokio::time::sleep_until(flushed + throttle).await;
-                        flushed = Instant::now();
-                    }
-                }
+                () = doorbell.wait() => {}
+                () = tokio::time::sleep_until(flushed + throttle), if held_back => {}
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => break,
@@ -141,7 +138,11 @@ impl Writer {
                 self.obey(command);
             }
             self.resume_ready();
-            self.sweep();
+            held_back = !throttle.is_zero() && flushed.elapsed() < throttle;
+            if !held_back {
+                flushed = Instant::now();
+                self.sweep();
+            }
             self.sent.hand_over(&self.shared);
         }
         self.table.sessions().for_each(Session::hang_up);
@@ -238,6 +239,11 @@ impl Writer {
         // the place before it.
         let known = gap.as_ref().map_or(&*at, |(from, _)| from);
         let mut fits = session.outbox.put_control(first(&shared, known));
+        if matches!(session.mode, Mode::Starting)
+            && let Some(silence) = shared.stale()
+        {
+            fits &= session.outbox.put_control(encode::server(&ServerMessage::Stale { since_ms: silence }));
+        }
         if let Some((from, reason)) = &gap {
             fits &= session.outbox.put_control(encode::gap(from, &at, *reason));
             shared.node.meters.gaps.of((*reason).into()).increment(1);
@@ -266,6 +272,7 @@ impl Writer {
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed);
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
+        let quiet = Quiet::all(quiet);
         CatchUp { shared, hub, view, at, quiet, outcome, feed, doorbell, session: key }.spawn();
     }
 
@@ -366,7 +373,9 @@ impl Writer {
         let Some(session) = self.table.get(key) else { return };
         session.note_idle(head);
         let mut due = Vec::new();
-        if now - session.offset_sent >= heartbeat {
+        // A frame that was begun carries a later offset than the session's place: a heartbeat behind it would take the
+        // client back. It needs none either, as frames carry offsets themselves.
+        if now - session.offset_sent >= heartbeat && session.outbox.wants_batch() {
             session.offset_sent = now;
             due.push(encode::server(&ServerMessage::Heartbeat { offset: &session.at.token() }));
         }

@@ -1,5 +1,6 @@
 //! The sweep: from cursors to sockets.
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::task::Context;
@@ -68,7 +69,10 @@ impl Writer {
             let filled = session.outbox.fill(&mut slices);
             match session.socket.try_write_vectored(&slices[..filled]) {
                 Ok(written) => {
-                    session.blocked_since = None;
+                    if session.blocked_since.take().is_some() {
+                        // It reads, however slowly; its answers to pings may be far behind what it has to read first.
+                        session.heard.update();
+                    }
                     let completed = session.outbox.advance(written);
                     if let Some((index, offset)) = completed.place {
                         session.index = index;
@@ -97,7 +101,10 @@ impl Writer {
         session.blocked_since.get_or_insert_with(Instant::now);
         session.behind = true;
         let waker = session.waker.get_or_insert_with(|| SessionWaker::waker(doorbell, key));
-        session.socket.poll_write_ready(&mut Context::from_waker(waker)).is_ready()
+        let socket = &session.socket;
+        // Outside of tokio's budget per turn: beyond it, a socket would be called ready instead of being watched.
+        let watched = tokio::task::unconstrained(poll_fn(|context| socket.poll_write_ready(context)));
+        std::pin::pin!(watched).poll(&mut Context::from_waker(waker)).is_ready()
     }
 
     /// Puts the next frames into an outbox that has none.
