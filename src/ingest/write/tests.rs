@@ -188,6 +188,27 @@ async fn a_write_out_of_time_is_503_and_leaves_nothing_behind_but_what_was_begun
 }
 
 #[tokio::test]
+async fn a_caller_that_hangs_up_leaves_nothing_behind_but_what_was_begun() {
+    let bench = bench(settings());
+    bench.broker.set(Mood::Silent);
+    let mut begun = Box::pin(post(&bench, "/write?collector=a", &[], "cpu u=1"));
+    tokio::select! {
+        _ = &mut begun => panic!("the log is silent"),
+        () = bench.broker.begun(1) => {}
+    }
+    {
+        let mut waiting = Box::pin(post(&bench, "/write?collector=a", &[], "mem u=2"));
+        while bench.metric("ws_collector_buffered_bytes") < (2 * BLOCK_BYTES) as f64 {
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+        }
+    }
+    assert_eq!(bench.metric("ws_collector_buffered_bytes"), BLOCK_BYTES as f64);
+    bench.broker.set(Mood::Well);
+    assert_eq!(begun.await.status, 204);
+    assert_eq!(bench.broker.stored().await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_the_log_refuses_is_the_callers_to_know() {
     let bench = bench(settings());
     bench.broker.set(Mood::Refuses("bad"));
