@@ -152,3 +152,17 @@ async fn a_connection_that_waits_for_room_is_not_taken_for_dead() {
     let second = registry.connect(SOCKET);
     assert!(matches!(second.claim_or_probe(&id("web-01")).await, Err(ClaimError::Held { .. })));
 }
+
+/// Both asked the same dead connection; that it did not answer is no reason to throw the other newcomer out.
+#[tokio::test(start_paused = true)]
+async fn of_two_that_ask_a_dead_connection_one_gets_the_id_and_keeps_it() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let dead = registry.connect(SOCKET);
+    dead.claim(&id("web-01"), Instant::now()).unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let (one, other) = (registry.connect(SOCKET), registry.connect(SOCKET));
+    let wanted = id("web-01");
+    let (first, second) = tokio::join!(one.claim_or_probe(&wanted), other.claim_or_probe(&wanted));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    assert!(!one.lost().is_cancelled() && !other.lost().is_cancelled());
+}
