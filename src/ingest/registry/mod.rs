@@ -242,13 +242,16 @@ impl State {
 impl Connection {
     /// Gives the id to this connection, unless another that has it is alive: a silent one is asked first, which takes
     /// up to two seconds. Asking for an id that it has costs a look-up.
-    pub async fn claim_or_probe(&self, id: &CollectorId) -> Result<(), ClaimError> {
+    ///
+    /// The other one may wait for room, and can then show nothing. Whoever is `patient` waits with it: a message that
+    /// would be lost with a refusal does not mind. Everybody else is refused.
+    pub async fn claim_or_probe(&self, id: &CollectorId, patient: bool) -> Result<(), ClaimError> {
         let Err(held) = self.claim(id, Instant::now()) else { return Ok(()) };
         let (asked, pulse) = match self.registry.state().collectors.get(id).and_then(|c| c.holder.as_ref()) {
             Some(holder) => (holder.connection, holder.pulse.clone()),
             None => return self.claim(id, Instant::now()),
         };
-        match pulse.probe().await {
+        match pulse.probe(patient).await {
             Life::Alive => Err(held),
             Life::Gone => self.claim(id, Instant::now()),
             // Another newcomer may have been faster: what was found out says nothing about that one.

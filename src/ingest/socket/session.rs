@@ -15,12 +15,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at}
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ingest::batch::{self, Options, UNKNOWN_COLLECTOR};
+use crate::ingest::batch::{self, CollectorBatch, Options, UNKNOWN_COLLECTOR};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
 use crate::ingest::{Ingest, unix_ns};
-use crate::ops::meters::ConnectFailure;
+use crate::ops::meters::{ConnectFailure, DropReason};
 use crate::proto::frame::{self, Decoder, Event, FrameError, Opcode, Peer};
 use crate::proto::message::CloseCode;
 
@@ -226,16 +226,25 @@ impl Session {
             // Agents that name nobody share one name, and none of them has it to itself.
             for batch in decoded.batches.iter().filter(|batch| batch.collector.as_str() != UNKNOWN_COLLECTOR)
             {
-                match self.connection.claim_or_probe(&batch.collector).await {
-                    Ok(()) => {}
-                    // A connection that loses an id in this very moment says goodbye, but its message came before.
-                    Err(_) if self.connection.lost().is_cancelled() => break,
-                    Err(error) => return Err(self.refuse(&error)),
+                let claimed = tokio::select! {
+                    claimed = self.connection.claim_or_probe(&batch.collector, true) => claimed,
+                    // A connection that loses an id in this very moment says goodbye, and so does every one of a node
+                    // that goes away; but this message came before.
+                    () = self.connection.lost().cancelled() => break,
+                    () = ingest.stopping.cancelled() => break,
+                };
+                if let Err(error) = claimed {
+                    if self.connection.lost().is_cancelled() {
+                        break;
+                    }
+                    return Err(self.refuse(&error, &decoded.batches));
                 }
             }
         }
         ingest.tell(&report, self.connection.origin(), true);
+        self.connection.pulse().set_waiting(true);
         ingest.accept(decoded.batches, received_ns, &self.unsettled).await;
+        self.connection.pulse().set_waiting(false);
         Ok(())
     }
 
@@ -246,12 +255,18 @@ impl Session {
         self.unsettled.reopen();
     }
 
-    fn refuse(&self, error: &ClaimError) -> End {
-        let (reason, code) = match error {
-            ClaimError::Held { .. } => (ConnectFailure::Conflict, CloseCode::CollectorConflict),
-            ClaimError::Full => (ConnectFailure::Capacity, CloseCode::TryLater),
+    /// Ends a connection that does not get an id, and counts the message that asked for it: the agent believes it sent.
+    fn refuse(&self, error: &ClaimError, batches: &[CollectorBatch]) -> End {
+        let (reason, dropped, code) = match error {
+            ClaimError::Held { .. } => {
+                (ConnectFailure::Conflict, DropReason::Conflict, CloseCode::CollectorConflict)
+            }
+            ClaimError::Full => (ConnectFailure::Capacity, DropReason::Capacity, CloseCode::TryLater),
         };
         self.ingest.node.meters.connections_failed.of(reason).increment(1);
+        for batch in batches {
+            self.ingest.writers.turn_away(&batch.collector, dropped, &batch.drafts, &error.to_string());
+        }
         End::Refused(code, error.to_string().into())
     }
 }

@@ -184,6 +184,7 @@ async fn a_host_that_another_connection_has_is_refused_with_4009() {
         ["cpu,host=a u=1 1", "cpu,host=a u=2 2"],
         "nothing of the refused message"
     );
+    assert_eq!(bench.metric("ws_envelopes_dropped_total{reason=\"conflict\"}"), 2.0);
 }
 
 #[tokio::test]
