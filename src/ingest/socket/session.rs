@@ -181,26 +181,34 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
 
     /// Reads on until the peer has seen our close frame: what is unread when a socket is closed makes the kernel reset
     /// the connection, and the close frame could be lost with it. Messages on their way are taken if they are welcome.
-    /// Only reading is out of time at `deadline`; a message that was read still waits for its room.
+    /// Only reading is out of time at `deadline`; a message that was read still waits for its room. The time is looked at
+    /// before each read, because a timeout does not cut off a peer that always has something ready.
     async fn farewell(&mut self, end: &End, deadline: Instant) {
         match end {
-            End::Goodbye(..) => loop {
-                let event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session);
-                let message = match timeout_at(deadline, event).await {
-                    Ok(Ok(Event::Binary(message))) => message,
-                    Ok(Ok(Event::Text(text))) => text.into_bytes(),
-                    Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
-                    Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
-                };
-                let _ = self.session.take(message, false).await;
-            },
-            End::Refused(..) => loop {
-                self.input.clear();
-                self.input.reserve(READ_BYTES);
-                if !matches!(timeout_at(deadline, self.stream.read_buf(&mut self.input)).await, Ok(Ok(1..))) {
-                    return;
+            End::Goodbye(..) => {
+                while Instant::now() < deadline {
+                    let event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session);
+                    let message = match timeout_at(deadline, event).await {
+                        Ok(Ok(Event::Binary(message))) => message,
+                        Ok(Ok(Event::Text(text))) => text.into_bytes(),
+                        Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
+                        Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
+                    };
+                    let _ = self.session.take(message, false).await;
                 }
-            },
+            }
+            End::Refused(..) => {
+                while Instant::now() < deadline {
+                    self.input.clear();
+                    self.input.reserve(READ_BYTES);
+                    if !matches!(
+                        timeout_at(deadline, self.stream.read_buf(&mut self.input)).await,
+                        Ok(Ok(1..))
+                    ) {
+                        return;
+                    }
+                }
+            }
             End::Gone(_) | End::PeerClosed(_) => {}
         }
     }
