@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use fastwebsockets::upgrade::UpgradeFut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,7 +65,10 @@ enum Control {
 
 impl Session {
     pub(super) fn new(ingest: Arc<Ingest>, connection: Connection, params: Params) -> Self {
-        Self { ingest, connection, params, unsettled: TaskTracker::new() }
+        let unsettled = TaskTracker::new();
+        // A closed tracker still gives out tokens; only waiting for an open one never ends.
+        unsettled.close();
+        Self { ingest, connection, params, unsettled }
     }
 
     /// Runs until the socket is closed and what it brought is accepted.
@@ -125,11 +128,13 @@ struct Reader<'s, R> {
 
 impl<R: AsyncRead + Unpin> Reader<'_, R> {
     async fn run(mut self) -> End {
-        let end = self.serve().await;
+        let mut end = self.serve().await;
         if let End::Goodbye(..) = end {
-            // Or what this collector sends elsewhere after the close frame would overtake what waits here.
-            let settled = self.session.ingest.settings.write_timeout / 2;
-            let _ = timeout(settled, self.session.settled()).await;
+            // A quarter: with the farewell it fits into the half of a drain that is the sockets'.
+            let deadline = Instant::now() + self.session.ingest.settings.write_timeout / 4;
+            if let Err(other) = self.settle(deadline).await {
+                end = other;
+            }
         }
         if let Some(frame) = end.close_frame() {
             // Fails only when the writing half has given up, and then nobody would read it.
@@ -177,6 +182,33 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 return end;
             }
         }
+    }
+
+    /// Before our goodbye: takes what the peer has sent already, and waits until the log has everything that this connection
+    /// brought. Otherwise what the collector sends elsewhere after the close frame would overtake it.
+    async fn settle(&mut self, deadline: Instant) -> Result<(), End> {
+        while Instant::now() < deadline {
+            // Reading comes first: what has arrived is to be settled as well.
+            let event = tokio::select! {
+                biased;
+                () = self.broken.cancelled() => return Err(End::Gone("could not be written to".into())),
+                event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session) => event?,
+                () = self.session.unsettled.wait() => return Ok(()),
+                () = sleep_until(deadline) => return Ok(()),
+            };
+            let message = match event {
+                Event::Binary(message) => message,
+                Event::Text(text) => text.into_bytes(),
+                Event::Ping(payload) => {
+                    let _ = self.control.try_send(Control::Frame(control_frame(Opcode::Pong, &payload)));
+                    continue;
+                }
+                Event::Pong(_) => continue,
+                Event::Close { code, .. } => return Err(End::PeerClosed(code)),
+            };
+            self.session.take(message, false).await?;
+        }
+        Ok(())
     }
 
     /// Reads on until the peer has seen our close frame: what is unread when a socket is closed makes the kernel reset
@@ -254,13 +286,6 @@ impl Session {
         ingest.accept(decoded.batches, received_ns, &self.unsettled).await;
         self.connection.pulse().set_waiting(false);
         Ok(())
-    }
-
-    /// Waits until the log has everything that this connection brought so far.
-    async fn settled(&self) {
-        self.unsettled.close();
-        self.unsettled.wait().await;
-        self.unsettled.reopen();
     }
 
     /// Ends a connection that does not get an id, and counts the message that asked for it: the agent believes it sent.
