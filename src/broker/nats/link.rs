@@ -116,22 +116,21 @@ impl Link {
     }
 
     /// Connects, and connects again, until told to stop.
-    pub(super) async fn run(self: Arc<Self>) {
-        self.stop.run_until_cancelled(self.keep_connected()).await;
+    pub(super) async fn run(self: Arc<Self>, updates: Updates) {
+        self.stop.run_until_cancelled(self.keep_connected(updates)).await;
         self.note(Err(BrokerError::Unavailable("this process is stopping".into())));
         if let Some(live) = self.live.send_replace(None) {
             live.closed.cancel();
         }
     }
 
-    async fn keep_connected(&self) {
+    async fn keep_connected(&self, mut updates: Updates) {
         let servers = match server_addresses(&self.nats.url) {
             Ok(servers) => servers,
             // Configuration is fixed for the life of the process, so there is nothing to try again.
             Err(reason) => return self.report_for_ever(BrokerError::Incompatible(reason)).await,
         };
         let mut retry = Retry::default();
-        let mut updates = Updates::Apply;
         for server in servers.iter().cycle() {
             // Boxed: dialling holds 20 kB of options, and this task lives as long as the process.
             match Box::pin(self.dial(server)).await {

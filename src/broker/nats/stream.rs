@@ -127,6 +127,13 @@ pub(super) fn judge(found: &Value, wanted: &Value) -> Verdict {
     if updated == *found { Verdict::Matches } else { Verdict::Update(updated) }
 }
 
+/// What an update changes, for people.
+pub(super) fn changes(found: &Value, updated: &Value) -> String {
+    let changed = ADJUSTABLE.iter().filter(|key| found[**key] != updated[**key]);
+    let described: Vec<_> = changed.map(|key| format!("{key} {} → {}", found[*key], updated[*key])).collect();
+    described.join(", ")
+}
+
 fn incompatible(name: &str, key: &str, found: &Value, wanted: &Value) -> Verdict {
     Verdict::Incompatible(format!(
         "stream {name} has {key} {found}, and this configuration needs {wanted}: change the configuration \
@@ -192,6 +199,7 @@ mod tests {
             panic!("an update is due");
         };
         assert_eq!(updated["max_age"], wanted()["max_age"]);
+        assert_eq!(changes(&changed("max_age", json!(1)), &updated), "max_age 1 → 3600000000000");
         assert_eq!(updated["metadata"]["_nats.ver"], "2.15.1");
     }
 
