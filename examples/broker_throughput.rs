@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use telecast::broker::memory::MemoryBroker;
-use telecast::broker::nats::NatsBroker;
+use telecast::broker::nats::{NatsBroker, Updates};
 use telecast::broker::{Broker, Outgoing, ReadLimits};
 use telecast::config::{LogSettings, NatsSettings, Storage};
 use telecast::proto::channel::{Channel, CollectorId};
@@ -38,7 +38,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let broker: Arc<dyn Broker> = match std::env::var("NATS_URL") {
-        Ok(url) => NatsBroker::connect(&nats_settings(url), &log, "broker_throughput", &tasks, stop.clone()),
+        Ok(url) => {
+            let nats = nats_settings(url);
+            NatsBroker::connect(&nats, &log, "broker_throughput", Updates::Apply, &tasks, stop.clone())
+        }
         Err(_) => MemoryBroker::new(&log),
     };
     broker.connection().wait_for(|connection| connection.is_connected()).await?;

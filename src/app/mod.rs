@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::listen::Listener;
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::nats::NatsBroker;
+use crate::broker::nats::{NatsBroker, Updates};
 use crate::config::{Role, Settings};
 use crate::demo;
 use crate::edge::Edge;
@@ -236,7 +236,8 @@ fn connect(settings: &Settings, tasks: &TaskTracker, stop: &CancellationToken) -
         None => MemoryBroker::new(&settings.log),
         Some(nats) => {
             let name = format!("telecast {} {}", settings.node.role.as_str(), settings.node.id);
-            NatsBroker::connect(nats, &settings.log, &name, tasks, stop.clone())
+            let updates = if settings.node.role.ingests() { Updates::Apply } else { Updates::Leave };
+            NatsBroker::connect(nats, &settings.log, &name, updates, tasks, stop.clone())
         }
     }
 }

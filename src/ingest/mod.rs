@@ -121,8 +121,9 @@ impl Ingest {
         let deadline = Instant::now() + within;
         self.stopping.cancel();
         self.sockets.close();
-        // A socket that waits for room ends when the log takes something, or with the writers below.
-        let _ = tokio::time::timeout_at(deadline, self.sockets.wait()).await;
+        // A socket that waits for room ends when the log takes something, or with the writers below. What sockets bring
+        // last needs its time, too.
+        let _ = tokio::time::timeout(within / 2, self.sockets.wait()).await;
         self.writers.finish(deadline.saturating_duration_since(Instant::now())).await;
         let _ = tokio::time::timeout(SOCKETS_GRACE, self.sockets.wait()).await;
         self.writers.left()

@@ -89,12 +89,16 @@ label! {
 }
 
 label! {
-    /// Why accepted envelopes never reached the log.
+    /// Why envelopes that had arrived never reached the log.
     DropReason = "reason" {
         /// The log refuses them for ever.
         Refused = "refused",
         /// The node had to stop before the log answered.
         Shutdown = "shutdown",
+        /// Another connection has their collector's id.
+        Conflict = "conflict",
+        /// The node knows as many collectors as it can.
+        Capacity = "capacity",
     }
 }
 
@@ -230,7 +234,7 @@ meters! {
     lines_rejected: rejections "ws_lines_rejected_total", Count, "Lines that were not accepted, by kind.";
     envelopes_published: counter "ws_envelopes_published_total", Count, "Envelopes the log acknowledged.";
     envelopes_duplicate: counter "ws_envelopes_duplicate_total", Count, "Envelopes the log already held and did not store again.";
-    envelopes_dropped: drops "ws_envelopes_dropped_total", Count, "Accepted envelopes that never reached the log, by reason.";
+    envelopes_dropped: drops "ws_envelopes_dropped_total", Count, "Envelopes that had arrived and never reached the log, by reason.";
     writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";

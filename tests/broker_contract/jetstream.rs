@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use telecast::broker::Broker;
-use telecast::broker::nats::NatsBroker;
+use telecast::broker::nats::{NatsBroker, Updates};
 use telecast::config::{LogSettings, NatsSettings};
 use telecast::proto::offset::Shard;
 use tokio_util::sync::CancellationToken;
@@ -60,8 +60,9 @@ impl Node {
 
     pub fn connect_to(nats: &NatsSettings, settings: &LogSettings, id: &str) -> Self {
         let stop = CancellationToken::new();
+        let name = format!("telecast {id}");
         let broker =
-            NatsBroker::connect(nats, settings, &format!("telecast {id}"), &TaskTracker::new(), stop.clone());
+            NatsBroker::connect(nats, settings, &name, Updates::Apply, &TaskTracker::new(), stop.clone());
         Self { broker, stop }
     }
 

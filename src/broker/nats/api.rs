@@ -22,6 +22,8 @@ pub(super) mod code {
     pub(crate) const NO_MESSAGE: u32 = 10037;
     /// The expected last sequence was another one.
     pub(crate) const WRONG_LAST_SEQUENCE: u32 = 10071;
+    /// The message, or its headers, are larger than the stream takes.
+    pub(crate) const TOO_LARGE: [u32; 2] = [10054, 10097];
 }
 
 /// Why there is no useful answer.
@@ -64,6 +66,16 @@ impl Failure {
     /// Whether the stream may be missing, which looking after the streams can repair.
     pub(super) fn hints_at_missing_stream(&self) -> bool {
         matches!(self, Self::NoResponders) || self.is(code::STREAM_NOT_FOUND)
+    }
+
+    /// As the answer to a published envelope, which is lost when it counts as refused: only what is wrong with the
+    /// envelope itself does. Full accounts, disks and streams also answer 400, and pass.
+    pub(super) fn of_publish(self) -> BrokerError {
+        let too_large = matches!(&self, Self::Api(error) if code::TOO_LARGE.contains(&error.err_code));
+        match self.into() {
+            BrokerError::Refused(text) if !too_large => BrokerError::Unavailable(text),
+            error => error,
+        }
     }
 }
 
@@ -141,5 +153,25 @@ impl Live {
     /// Too long without an answer; a request that is not permitted ends here, too.
     pub(super) fn no_answer(&self, subject: &str) -> Failure {
         Failure::Lost(format!("NATS did not answer {subject} in time{}", self.complaint()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: u16, err_code: u32) -> BrokerError {
+        Failure::Api(ApiError { code, err_code, description: "so it is".into() }).of_publish()
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_an_envelope_itself_refuses_it() {
+        for err_code in code::TOO_LARGE {
+            assert!(matches!(answered(400, err_code), BrokerError::Refused(_)), "{err_code}");
+        }
+        // Limits of the account, insufficient resources, a sealed stream, a failed store, something of 2030.
+        for (status, err_code) in [(400, 10002), (503, 10023), (400, 10109), (503, 10077), (403, 10999)] {
+            assert!(matches!(answered(status, err_code), BrokerError::Unavailable(_)), "{err_code}");
+        }
     }
 }

@@ -97,7 +97,11 @@ impl Link {
         let live = self.live.borrow().clone();
         match live {
             Some(live) if self.connection.borrow().is_connected() => Ok(live),
-            _ => Err(self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            _ => Err(match self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                // What was refused is a stream, and by no means what the caller has in hand: that may succeed later.
+                BrokerError::Refused(reason) => BrokerError::Unavailable(reason),
+                obstacle => obstacle,
+            }),
         }
     }
 
@@ -112,22 +116,21 @@ impl Link {
     }
 
     /// Connects, and connects again, until told to stop.
-    pub(super) async fn run(self: Arc<Self>) {
-        self.stop.run_until_cancelled(self.keep_connected()).await;
+    pub(super) async fn run(self: Arc<Self>, updates: Updates) {
+        self.stop.run_until_cancelled(self.keep_connected(updates)).await;
         self.note(Err(BrokerError::Unavailable("this process is stopping".into())));
         if let Some(live) = self.live.send_replace(None) {
             live.closed.cancel();
         }
     }
 
-    async fn keep_connected(&self) {
+    async fn keep_connected(&self, mut updates: Updates) {
         let servers = match server_addresses(&self.nats.url) {
             Ok(servers) => servers,
             // Configuration is fixed for the life of the process, so there is nothing to try again.
             Err(reason) => return self.report_for_ever(BrokerError::Incompatible(reason)).await,
         };
         let mut retry = Retry::default();
-        let mut updates = Updates::Apply;
         for server in servers.iter().cycle() {
             // Boxed: dialling holds 20 kB of options, and this task lives as long as the process.
             match Box::pin(self.dial(server)).await {
@@ -345,6 +348,35 @@ mod tests {
         assert_eq!(servers.iter().map(display).collect::<Vec<_>>(), ["one:4223", "two:4222"]);
         assert!(server_addresses(" , ").is_err());
         assert!(server_addresses("http://x").is_err());
+    }
+
+    /// An account may have no room for another stream: that says nothing about the envelopes, which wait.
+    #[test]
+    fn a_refused_stream_is_no_verdict_on_what_waits_for_it() {
+        let log = LogSettings {
+            name: "telecast".into(),
+            shards: 1,
+            replicas: 1,
+            storage: crate::config::Storage::File,
+            max_age: Duration::from_secs(60),
+            max_bytes: 1 << 20,
+            duplicate_window: Duration::from_secs(60),
+        };
+        let nats = NatsSettings {
+            url: NOWHERE.into(),
+            credentials_file: None,
+            user: None,
+            password: None,
+            token: None,
+            request_timeout: Duration::from_secs(1),
+        };
+        let link = Link::new(nats, log, "test".into(), CancellationToken::new());
+        link.note(Err(BrokerError::Refused("maximum number of streams reached".into())));
+        let error = link.ready().err().unwrap();
+        assert!(
+            matches!(&error, BrokerError::Unavailable(why) if why.contains("number of streams")),
+            "{error}"
+        );
     }
 
     #[test]

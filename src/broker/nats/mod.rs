@@ -35,6 +35,7 @@ mod stream;
 mod tail;
 
 use link::Link;
+pub use reconcile::Updates;
 use state::NatsState;
 
 /// See the module.
@@ -47,17 +48,19 @@ pub struct NatsBroker {
 impl NatsBroker {
     /// Returns at once, whether or not NATS is there: [`Broker::connection`] tells when it is, and why not until then.
     ///
+    /// `updates` says whether this node may change the limits of streams that exist; it may create them in any case.
     /// `client_name` is what the server's monitoring shows. Everything that runs, runs on `tasks` and ends with `stop`;
     /// whoever stops the broker then waits for the tracker.
     pub fn connect(
         nats: &NatsSettings,
         log: &LogSettings,
         client_name: &str,
+        updates: Updates,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let link = Link::new(nats.clone(), log.clone(), client_name.to_owned(), stop);
-        tasks.spawn(link.clone().run());
+        tasks.spawn(link.clone().run(updates));
         let state = Arc::new(NatsState::new(link.clone(), tasks.clone()));
         Arc::new(Self { link, state, tasks: tasks.clone() })
     }

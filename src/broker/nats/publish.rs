@@ -70,7 +70,7 @@ pub(super) async fn publish(
             if failure.hints_at_missing_stream() {
                 link.recheck();
             }
-            BrokerError::from(failure)
+            failure.of_publish()
         })
     };
     tokio::select! {

@@ -14,10 +14,11 @@ use crate::proto::offset::Shard;
 /// A question that arrives while servers elect a leader is never answered, so it is asked again soon.
 const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether an existing stream's limits may be changed. Only until they are in place once: two nodes with different
-/// limits would otherwise change them back and forth for ever.
+/// Whether an existing stream's limits may be changed. Only by nodes that ingest: the log's limits are in their
+/// configuration, and a reader's defaults must not cut off what they keep. And only until the limits are in place once:
+/// two nodes with different ones would otherwise change them back and forth for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Updates {
+pub enum Updates {
     /// Bring them to what is configured.
     Apply,
     /// Another node may know better.
@@ -58,11 +59,13 @@ async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<String,
         Verdict::Matches => Ok(found.created),
         Verdict::Update(_) if updates == Updates::Leave => Ok(found.created),
         Verdict::Update(config) => {
+            let changes = stream::changes(&found.config, &config);
             let updated: Result<StreamInfo, _> = live.api(&format!("STREAM.UPDATE.{name}"), &config).await;
             updated.map_err(|failure| explain(name, failure))?;
             tracing::info!(
                 event = "stream_changed",
                 stream = name,
+                changes,
                 "changed a stream's limits to the configured ones"
             );
             Ok(found.created)

@@ -17,6 +17,9 @@ const STATE_DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Keys that the configuration may change in an existing stream without anybody losing what they rely on.
 const ADJUSTABLE: [&str; 4] = ["max_age", "max_bytes", "num_replicas", "duplicate_window"];
+/// Where a shard's stream says how many shards the log has: a node that counts otherwise would look for collectors, and
+/// put them, where nobody else does.
+const SHARDS: &str = "telecast.shards";
 /// What a server leaves out, or writes as `false` or as nothing, when it is not set.
 const ABSENT: [&str; 5] = ["mirror", "sources", "subject_transform", "sealed", "no_ack"];
 
@@ -51,6 +54,7 @@ pub(super) fn log_stream(log: &LogSettings, shard: Shard) -> Value {
     json!({
         "name": log_stream_name(log, shard),
         "description": "Telecast: the log",
+        "metadata": {SHARDS: log.shards.to_string()},
         "subjects": [subjects],
         "republish": {"src": subjects, "dest": live_subject(log, shard)},
         "retention": "limits",
@@ -127,6 +131,13 @@ pub(super) fn judge(found: &Value, wanted: &Value) -> Verdict {
     if updated == *found { Verdict::Matches } else { Verdict::Update(updated) }
 }
 
+/// What an update changes, for people.
+pub(super) fn changes(found: &Value, updated: &Value) -> String {
+    let changed = ADJUSTABLE.iter().filter(|key| found[**key] != updated[**key]);
+    let described: Vec<_> = changed.map(|key| format!("{key} {} → {}", found[*key], updated[*key])).collect();
+    described.join(", ")
+}
+
 fn incompatible(name: &str, key: &str, found: &Value, wanted: &Value) -> Verdict {
     Verdict::Incompatible(format!(
         "stream {name} has {key} {found}, and this configuration needs {wanted}: change the configuration \
@@ -144,6 +155,8 @@ fn same(key: &str, found: &Value, wanted: &Value) -> bool {
         }
         // How long markers stay is not ours to insist on, as long as there are some.
         "subject_delete_marker_ttl" => found.as_u64().is_some_and(|ttl| ttl > 0),
+        // The server and operators add their own; streams of before do not say it.
+        "metadata" => found[SHARDS].is_null() || found[SHARDS] == wanted[SHARDS],
         _ => found == wanted,
     }
 }
@@ -192,6 +205,7 @@ mod tests {
             panic!("an update is due");
         };
         assert_eq!(updated["max_age"], wanted()["max_age"]);
+        assert_eq!(changes(&changed("max_age", json!(1)), &updated), "max_age 1 → 3600000000000");
         assert_eq!(updated["metadata"]["_nats.ver"], "2.15.1");
     }
 
@@ -212,6 +226,7 @@ mod tests {
             ("mirror", json!({"name": "other"})),
             ("sources", json!([{"name": "other"}])),
             ("max_msgs", json!(10)),
+            ("metadata", json!({"telecast.shards": "4"})),
         ];
         for (key, value) in wrong {
             let Verdict::Incompatible(reason) = judge(&changed(key, value.clone()), &wanted()) else {

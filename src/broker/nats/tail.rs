@@ -13,6 +13,12 @@ use crate::broker::nats::{message, stream};
 use crate::broker::tail::{Sent, TailSender};
 use crate::proto::offset::Shard;
 
+/// The live flow over one connection.
+struct Subscription {
+    live: Arc<Live>,
+    messages: Subscriber,
+}
+
 /// See [`crate::broker::Broker::tail`]. While there is no connection, the tail begins with the next one.
 pub(super) async fn tail(link: &Arc<Link>, tasks: &TaskTracker, shard: Shard) -> mpsc::Receiver<Stored> {
     let (sender, receiver) = TailSender::channel();
@@ -21,7 +27,7 @@ pub(super) async fn tail(link: &Arc<Link>, tasks: &TaskTracker, shard: Shard) ->
     let subject = stream::live_subject(&link.log, shard);
     // Before this returns, so that whatever is asked for next on this connection is asked for later.
     let subscription = match live {
-        Some(live) => subscribe(&live, &subject).await,
+        Some(live) => subscribe(live, &subject).await,
         None => None,
     };
     let stop = link.stop.clone();
@@ -33,7 +39,7 @@ pub(super) async fn tail(link: &Arc<Link>, tasks: &TaskTracker, shard: Shard) ->
 async fn follow(
     mut lives: watch::Receiver<Option<Arc<Live>>>,
     subject: String,
-    mut subscription: Option<Subscriber>,
+    mut subscription: Option<Subscription>,
     mut sender: TailSender,
 ) {
     loop {
@@ -48,18 +54,23 @@ async fn follow(
         }
         let live = lives.borrow_and_update().clone();
         subscription = match live {
-            Some(live) => subscribe(&live, &subject).await,
+            Some(live) => subscribe(live, &subject).await,
             None => None,
         };
     }
 }
 
 /// Until the reader or the connection is gone.
-async fn forward(mut subscription: Subscriber, sender: &mut TailSender) -> Sent {
+async fn forward(subscription: Subscription, sender: &mut TailSender) -> Sent {
+    let Subscription { live, mut messages } = subscription;
     loop {
         let message = tokio::select! {
-            message = subscription.next() => message,
+            biased;
             () = sender.closed() => return Sent::ReaderGone,
+            // What has arrived is handed on before the end is looked at.
+            message = messages.next() => message,
+            // A connection may be given up while its client lives on, for as long as somebody listens to it.
+            () = live.closed.cancelled() => return Sent::Dropped,
         };
         let Some(message) = message else { return Sent::Dropped };
         // What is no envelope is passed over, as reads do.
@@ -71,6 +82,7 @@ async fn forward(mut subscription: Subscriber, sender: &mut TailSender) -> Sent 
 }
 
 /// `None` when the connection is lost already; the next one is about to come.
-async fn subscribe(live: &Live, subject: &str) -> Option<Subscriber> {
-    live.client.subscribe(subject.to_owned()).await.ok()
+async fn subscribe(live: Arc<Live>, subject: &str) -> Option<Subscription> {
+    let messages = live.client.subscribe(subject.to_owned()).await.ok()?;
+    Some(Subscription { live, messages })
 }

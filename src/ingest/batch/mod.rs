@@ -105,7 +105,7 @@ impl Rejected {
 pub struct BadLine {
     /// Counted from 1; the position of the object in a JSON batch.
     pub line: usize,
-    /// Counted from 1, in bytes; 0 where it has no meaning.
+    /// Counted from 1, in characters; 0 where it has no meaning.
     pub column: usize,
     /// The class it was counted in.
     pub kind: LineRejection,
@@ -172,6 +172,7 @@ fn decode_lines(bytes: &[u8], options: &Options<'_>) -> Decoded {
             }
         };
         let host = if options.collector.is_none() { line.tag("host") } else { None };
+        let host = host.filter(|host| !host.is_empty());
         let placed = grouping.group(host, Cow::Borrowed(line.measurement_escaped()), || line.measurement());
         let added = placed.and_then(|group| match line.timestamp() {
             Some(_) if verbatim => group.push_line(line.text().as_bytes(), true),
@@ -229,8 +230,9 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
             decoded.reject(LineRejection::Syntax, || at_entry(index + 1, error.to_string()));
             continue;
         }
-        let host = metric.tags.iter().find(|(key, _)| key == "host").map(|(_, host)| host.clone());
-        let host = if options.collector.is_none() { host } else { None };
+        // A tag without a value is not written, so it names nobody either.
+        let host = metric.tags.iter().find(|(key, host)| key == "host" && !host.is_empty());
+        let host = host.filter(|_| options.collector.is_none()).map(|(_, host)| host.clone());
         let placed = grouping.group(host, metric.name.clone(), || metric.name.clone());
         if let Err(misfit) = placed.and_then(|group| group.push_line(&text, own_timestamp)) {
             decoded.reject(misfit.kind, || at_entry(index + 1, misfit.message));

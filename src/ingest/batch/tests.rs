@@ -179,3 +179,13 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_host_tag_without_a_value_names_nobody() {
+    check(
+        br#"{"metrics":[{"name":"cpu","tags":{"host":""},"fields":{"u":1.5},"timestamp":1},
+            {"name":"cpu","tags":{},"fields":{"u":2.5},"timestamp":2}]}"#,
+        options(),
+        &["unknown/cpu: cpu u=1.5 1000000000\ncpu u=2.5 2000000000"],
+    );
+}

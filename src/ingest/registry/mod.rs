@@ -242,34 +242,42 @@ impl State {
 impl Connection {
     /// Gives the id to this connection, unless another that has it is alive: a silent one is asked first, which takes
     /// up to two seconds. Asking for an id that it has costs a look-up.
-    pub async fn claim_or_probe(&self, id: &CollectorId) -> Result<(), ClaimError> {
+    ///
+    /// The other one may wait for room, and can then show nothing. Whoever is `patient` waits with it: a message that
+    /// would be lost with a refusal does not mind. Everybody else is refused.
+    pub async fn claim_or_probe(&self, id: &CollectorId, patient: bool) -> Result<(), ClaimError> {
         let Err(held) = self.claim(id, Instant::now()) else { return Ok(()) };
-        let pulse = match self.registry.state().collectors.get(id).and_then(|c| c.holder.as_ref()) {
-            Some(holder) => holder.pulse.clone(),
+        let (asked, pulse) = match self.registry.state().collectors.get(id).and_then(|c| c.holder.as_ref()) {
+            Some(holder) => (holder.connection, holder.pulse.clone()),
             None => return self.claim(id, Instant::now()),
         };
-        match pulse.probe().await {
+        match pulse.probe(patient).await {
             Life::Alive => Err(held),
             Life::Gone => self.claim(id, Instant::now()),
-            Life::Silent => self.claim_as(id, Instant::now(), OnConflict::TakeOver),
+            // Another newcomer may have been faster: what was found out says nothing about that one.
+            Life::Silent => self.claim_from(id, Instant::now(), Some(asked)),
         }
     }
 
     /// Gives the id to this connection, or says who has it.
     pub fn claim(&self, id: &CollectorId, now: Instant) -> Result<(), ClaimError> {
-        self.claim_as(id, now, self.registry.on_conflict)
+        self.claim_from(id, now, None)
     }
 
-    fn claim_as(&self, id: &CollectorId, now: Instant, on_conflict: OnConflict) -> Result<(), ClaimError> {
+    /// As [`Self::claim`], and also from the connection with the number `silent`, whatever the configuration says.
+    fn claim_from(&self, id: &CollectorId, now: Instant, silent: Option<u64>) -> Result<(), ClaimError> {
         let registry = &self.registry;
         let mut state = registry.state();
         let collector =
             state.remember(id, self.origin, now, registry.collectors_max).ok_or(ClaimError::Full)?;
+        let yields = |holder: &Holder| {
+            registry.on_conflict == OnConflict::TakeOver || silent == Some(holder.connection)
+        };
         match &collector.holder {
             Some(holder) if holder.connection == self.number => return Ok(()),
             // A connection that lost an id is on its way out. It must not take the id back, or two agents with one
             // name would throw each other out for ever.
-            Some(holder) if on_conflict == OnConflict::Refuse || self.lost.is_cancelled() => {
+            Some(holder) if !yields(holder) || self.lost.is_cancelled() => {
                 return Err(ClaimError::Held {
                     collector: id.clone(),
                     node: registry.node_id.clone(),

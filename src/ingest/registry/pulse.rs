@@ -24,8 +24,10 @@ pub(crate) struct Pulse {
     began: Instant,
     heard_ms: AtomicU64,
     beats: AtomicU64,
-    /// A message waits for room: nothing is read meanwhile, so nothing can be heard.
+    /// A message is being taken: nothing is read meanwhile, so nothing can be heard.
     busy: AtomicBool,
+    /// It is, and waits for room in the buffer, for as long as the log needs.
+    waiting: AtomicBool,
     asked: Notify,
     gone: CancellationToken,
 }
@@ -37,6 +39,7 @@ impl Pulse {
             heard_ms: AtomicU64::new(0),
             beats: AtomicU64::new(0),
             busy: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             asked: Notify::new(),
             gone: CancellationToken::new(),
         }
@@ -53,6 +56,12 @@ impl Pulse {
         self.busy.store(busy, Ordering::Relaxed);
     }
 
+    /// Says whether that message waits for room. Apart from [`Self::set_busy`]: a message may also wait for another
+    /// connection's answer, and two that waited for each other would wait for ever.
+    pub(crate) fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
     /// Waits until somebody wants to know; the connection then pings at once. Cancel-safe.
     pub(crate) async fn asked(&self) {
         self.asked.notified().await;
@@ -67,14 +76,22 @@ impl Pulse {
         self.began.elapsed().saturating_sub(heard)
     }
 
-    /// Finds out, in at most [`ANSWER`].
-    pub(super) async fn probe(&self) -> Life {
+    /// Finds out, in at most [`ANSWER`]. Whoever is `patient` waits before that until the connection has room for its
+    /// message, however long it takes: only then can it read, and show whether there is anybody.
+    pub(super) async fn probe(&self, patient: bool) -> Life {
+        let mut waited = patient && self.room().await;
         let recent = self.silence() < RECENT;
         let beats = self.beats.load(Ordering::Relaxed);
         self.asked.notify_one();
-        let deadline = Instant::now() + if recent { ENDING } else { ANSWER };
+        let mut deadline = Instant::now() + if recent { ENDING } else { ANSWER };
         while !self.gone.is_cancelled() && Instant::now() < deadline {
-            if self.beats.load(Ordering::Relaxed) != beats {
+            if patient && self.room().await {
+                waited = true;
+                deadline = Instant::now() + ANSWER;
+            }
+            // What a connection reads after a wait may have lain in the kernel since before the agent left; its end
+            // comes behind it.
+            if !waited && self.beats.load(Ordering::Relaxed) != beats {
                 return Life::Alive;
             }
             sleep(GLANCE).await;
@@ -82,8 +99,18 @@ impl Pulse {
         match () {
             () if self.gone.is_cancelled() => Life::Gone,
             () if recent || self.busy.load(Ordering::Relaxed) => Life::Alive,
+            () if self.beats.load(Ordering::Relaxed) != beats => Life::Alive,
             () => Life::Silent,
         }
+    }
+
+    /// Returns when no message waits for room; says whether one did.
+    async fn room(&self) -> bool {
+        let waited = self.waiting.load(Ordering::Relaxed);
+        while self.waiting.load(Ordering::Relaxed) && !self.gone.is_cancelled() {
+            sleep(GLANCE).await;
+        }
+        waited
     }
 }
 

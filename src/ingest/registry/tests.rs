@@ -106,7 +106,7 @@ async fn an_agent_whose_old_connection_died_in_silence_gets_its_id_back() {
     dead.claim(&id("web-01"), Instant::now()).unwrap();
     tokio::time::advance(Duration::from_secs(6)).await;
     let back = registry.connect(SOCKET);
-    back.claim_or_probe(&id("web-01")).await.unwrap();
+    back.claim_or_probe(&id("web-01"), false).await.unwrap();
     assert!(dead.lost().is_cancelled());
 }
 
@@ -122,7 +122,7 @@ async fn a_connection_that_answers_a_ping_keeps_its_id() {
         alive.pulse().asked().await;
         alive.pulse().beat();
     };
-    let (claim, ()) = tokio::join!(second.claim_or_probe(&wanted), answer);
+    let (claim, ()) = tokio::join!(second.claim_or_probe(&wanted, true), answer);
     assert!(matches!(claim, Err(ClaimError::Held { .. })));
     assert!(!alive.lost().is_cancelled());
 }
@@ -138,7 +138,7 @@ async fn an_agent_that_comes_back_before_its_old_connection_has_ended_waits_for_
         tokio::time::sleep(Duration::from_millis(200)).await;
         drop(ending);
     };
-    let (claim, ()) = tokio::join!(back.claim_or_probe(&wanted), end);
+    let (claim, ()) = tokio::join!(back.claim_or_probe(&wanted, true), end);
     claim.unwrap();
 }
 
@@ -150,5 +150,42 @@ async fn a_connection_that_waits_for_room_is_not_taken_for_dead() {
     waiting.pulse().set_busy(true);
     tokio::time::advance(Duration::from_secs(60)).await;
     let second = registry.connect(SOCKET);
-    assert!(matches!(second.claim_or_probe(&id("web-01")).await, Err(ClaimError::Held { .. })));
+    assert!(matches!(second.claim_or_probe(&id("web-01"), false).await, Err(ClaimError::Held { .. })));
+}
+
+/// Both asked the same dead connection; that it did not answer is no reason to throw the other newcomer out.
+#[tokio::test(start_paused = true)]
+async fn of_two_that_ask_a_dead_connection_one_gets_the_id_and_keeps_it() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let dead = registry.connect(SOCKET);
+    dead.claim(&id("web-01"), Instant::now()).unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let (one, other) = (registry.connect(SOCKET), registry.connect(SOCKET));
+    let wanted = id("web-01");
+    let (first, second) =
+        tokio::join!(one.claim_or_probe(&wanted, true), other.claim_or_probe(&wanted, true));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    assert!(!one.lost().is_cancelled() && !other.lost().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patient_newcomer_waits_for_a_connection_that_waits_for_room_and_asks_it_then() {
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let waiting = registry.connect(SOCKET);
+    waiting.claim(&id("web-01"), Instant::now()).unwrap();
+    waiting.pulse().set_busy(true);
+    waiting.pulse().set_waiting(true);
+    let back = registry.connect(SOCKET);
+    let wanted = id("web-01");
+    let room = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        waiting.pulse().set_waiting(false);
+        waiting.pulse().set_busy(false);
+        // What the kernel still held, and then the end that the agent made of it long ago.
+        waiting.pulse().beat();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(waiting);
+    };
+    let (claim, ()) = tokio::join!(back.claim_or_probe(&wanted, true), room);
+    claim.unwrap();
 }

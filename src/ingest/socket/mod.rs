@@ -117,7 +117,7 @@ async fn admit(ingest: &Ingest, asked: Result<Params, Refusal>, origin: Origin) 
     })?;
     let connection = ingest.registry.connect(origin);
     if let Some(collector) = &params.collector {
-        connection.claim_or_probe(collector).await.map_err(|error| match error {
+        connection.claim_or_probe(collector, false).await.map_err(|error| match error {
             ClaimError::Held { .. } => {
                 let message = format!(
                     "{error}: stop that agent, give this one its own id (X-Collector-Id or ?collector=), \

@@ -11,16 +11,16 @@ use bytes::{Buf, BytesMut};
 use fastwebsockets::upgrade::UpgradeFut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ingest::batch::{self, Options, UNKNOWN_COLLECTOR};
+use crate::ingest::batch::{self, CollectorBatch, Options, UNKNOWN_COLLECTOR};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
 use crate::ingest::{Ingest, unix_ns};
-use crate::ops::meters::ConnectFailure;
+use crate::ops::meters::{ConnectFailure, DropReason};
 use crate::proto::frame::{self, Decoder, Event, FrameError, Opcode, Peer};
 use crate::proto::message::CloseCode;
 
@@ -65,7 +65,10 @@ enum Control {
 
 impl Session {
     pub(super) fn new(ingest: Arc<Ingest>, connection: Connection, params: Params) -> Self {
-        Self { ingest, connection, params, unsettled: TaskTracker::new() }
+        let unsettled = TaskTracker::new();
+        // A closed tracker still gives out tokens; only waiting for an open one never ends.
+        unsettled.close();
+        Self { ingest, connection, params, unsettled }
     }
 
     /// Runs until the socket is closed and what it brought is accepted.
@@ -125,11 +128,13 @@ struct Reader<'s, R> {
 
 impl<R: AsyncRead + Unpin> Reader<'_, R> {
     async fn run(mut self) -> End {
-        let end = self.serve().await;
+        let mut end = self.serve().await;
         if let End::Goodbye(..) = end {
-            // Or what this collector sends elsewhere after the close frame would overtake what waits here.
-            let settled = self.session.ingest.settings.write_timeout / 2;
-            let _ = timeout(settled, self.session.settled()).await;
+            // A quarter: with the farewell it fits into the half of a drain that is the sockets'.
+            let deadline = Instant::now() + self.session.ingest.settings.write_timeout / 4;
+            if let Err(other) = self.settle(deadline).await {
+                end = other;
+            }
         }
         if let Some(frame) = end.close_frame() {
             // Fails only when the writing half has given up, and then nobody would read it.
@@ -179,28 +184,63 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         }
     }
 
+    /// Before our goodbye: takes what the peer has sent already, and waits until the log has everything that this connection
+    /// brought. Otherwise what the collector sends elsewhere after the close frame would overtake it.
+    async fn settle(&mut self, deadline: Instant) -> Result<(), End> {
+        while Instant::now() < deadline {
+            // Reading comes first: what has arrived is to be settled as well.
+            let event = tokio::select! {
+                biased;
+                () = self.broken.cancelled() => return Err(End::Gone("could not be written to".into())),
+                event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session) => event?,
+                () = self.session.unsettled.wait() => return Ok(()),
+                () = sleep_until(deadline) => return Ok(()),
+            };
+            let message = match event {
+                Event::Binary(message) => message,
+                Event::Text(text) => text.into_bytes(),
+                Event::Ping(payload) => {
+                    let _ = self.control.try_send(Control::Frame(control_frame(Opcode::Pong, &payload)));
+                    continue;
+                }
+                Event::Pong(_) => continue,
+                Event::Close { code, .. } => return Err(End::PeerClosed(code)),
+            };
+            self.session.take(message, false).await?;
+        }
+        Ok(())
+    }
+
     /// Reads on until the peer has seen our close frame: what is unread when a socket is closed makes the kernel reset
     /// the connection, and the close frame could be lost with it. Messages on their way are taken if they are welcome.
-    /// Only reading is out of time at `deadline`; a message that was read still waits for its room.
+    /// Only reading is out of time at `deadline`; a message that was read still waits for its room. The time is looked at
+    /// before each read, because a timeout does not cut off a peer that always has something ready.
     async fn farewell(&mut self, end: &End, deadline: Instant) {
         match end {
-            End::Goodbye(..) => loop {
-                let event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session);
-                let message = match timeout_at(deadline, event).await {
-                    Ok(Ok(Event::Binary(message))) => message,
-                    Ok(Ok(Event::Text(text))) => text.into_bytes(),
-                    Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
-                    Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
-                };
-                let _ = self.session.take(message, false).await;
-            },
-            End::Refused(..) => loop {
-                self.input.clear();
-                self.input.reserve(READ_BYTES);
-                if !matches!(timeout_at(deadline, self.stream.read_buf(&mut self.input)).await, Ok(Ok(1..))) {
-                    return;
+            End::Goodbye(..) => {
+                while Instant::now() < deadline {
+                    let event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session);
+                    let message = match timeout_at(deadline, event).await {
+                        Ok(Ok(Event::Binary(message))) => message,
+                        Ok(Ok(Event::Text(text))) => text.into_bytes(),
+                        Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
+                        Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
+                    };
+                    let _ = self.session.take(message, false).await;
                 }
-            },
+            }
+            End::Refused(..) => {
+                while Instant::now() < deadline {
+                    self.input.clear();
+                    self.input.reserve(READ_BYTES);
+                    if !matches!(
+                        timeout_at(deadline, self.stream.read_buf(&mut self.input)).await,
+                        Ok(Ok(1..))
+                    ) {
+                        return;
+                    }
+                }
+            }
             End::Gone(_) | End::PeerClosed(_) => {}
         }
     }
@@ -226,32 +266,40 @@ impl Session {
             // Agents that name nobody share one name, and none of them has it to itself.
             for batch in decoded.batches.iter().filter(|batch| batch.collector.as_str() != UNKNOWN_COLLECTOR)
             {
-                match self.connection.claim_or_probe(&batch.collector).await {
-                    Ok(()) => {}
-                    // A connection that loses an id in this very moment says goodbye, but its message came before.
-                    Err(_) if self.connection.lost().is_cancelled() => break,
-                    Err(error) => return Err(self.refuse(&error)),
+                let claimed = tokio::select! {
+                    claimed = self.connection.claim_or_probe(&batch.collector, true) => claimed,
+                    // A connection that loses an id in this very moment says goodbye, and so does every one of a node
+                    // that goes away; but this message came before.
+                    () = self.connection.lost().cancelled() => break,
+                    () = ingest.stopping.cancelled() => break,
+                };
+                if let Err(error) = claimed {
+                    if self.connection.lost().is_cancelled() {
+                        break;
+                    }
+                    return Err(self.refuse(&error, &decoded.batches));
                 }
             }
         }
         ingest.tell(&report, self.connection.origin(), true);
+        self.connection.pulse().set_waiting(true);
         ingest.accept(decoded.batches, received_ns, &self.unsettled).await;
+        self.connection.pulse().set_waiting(false);
         Ok(())
     }
 
-    /// Waits until the log has everything that this connection brought so far.
-    async fn settled(&self) {
-        self.unsettled.close();
-        self.unsettled.wait().await;
-        self.unsettled.reopen();
-    }
-
-    fn refuse(&self, error: &ClaimError) -> End {
-        let (reason, code) = match error {
-            ClaimError::Held { .. } => (ConnectFailure::Conflict, CloseCode::CollectorConflict),
-            ClaimError::Full => (ConnectFailure::Capacity, CloseCode::TryLater),
+    /// Ends a connection that does not get an id, and counts the message that asked for it: the agent believes it sent.
+    fn refuse(&self, error: &ClaimError, batches: &[CollectorBatch]) -> End {
+        let (reason, dropped, code) = match error {
+            ClaimError::Held { .. } => {
+                (ConnectFailure::Conflict, DropReason::Conflict, CloseCode::CollectorConflict)
+            }
+            ClaimError::Full => (ConnectFailure::Capacity, DropReason::Capacity, CloseCode::TryLater),
         };
         self.ingest.node.meters.connections_failed.of(reason).increment(1);
+        for batch in batches {
+            self.ingest.writers.turn_away(&batch.collector, dropped, &batch.drafts, &error.to_string());
+        }
         End::Refused(code, error.to_string().into())
     }
 }

@@ -28,8 +28,10 @@ pub(super) async fn read(ingest: &Ingest, request: Request, deadline: Instant) -
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(WriteError::TooLarge(bytes_max));
     }
-    // Held while the body comes; what is then stored has its own place in the budget.
-    let _room = ingest.bodies.try_grant(announced.unwrap_or(bytes_max)).ok_or(WriteError::Buffer)?;
+    // Held while the body comes; what is then stored has its own place in the budget. A body that does not say how long it
+    // is takes the place of the longest, so a few of them fill this budget: they wait for each other, which is short.
+    let room = timeout_at(deadline, ingest.bodies.grant(announced.unwrap_or(bytes_max)));
+    let _room = room.await.map_err(|_| WriteError::Buffer)?;
     let collected = timeout_at(deadline, Limited::new(request.into_body(), bytes_max).collect()).await;
     let body = match collected {
         Ok(Ok(body)) => body.to_bytes(),

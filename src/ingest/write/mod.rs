@@ -27,10 +27,17 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Longest idempotency key, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
-/// A batch on its way, and the news of its end.
+/// A batch on its way, and the news of its end. Nobody is left to hear it once this is dropped, for lack of time or
+/// because the caller hung up: the batch is then taken back, unless it was begun.
 struct Waiting {
     ticket: Ticket,
     done: oneshot::Receiver<Outcome>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.ticket.withdraw();
+    }
 }
 
 /// The routes.
@@ -87,8 +94,8 @@ async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
     stored
 }
 
-/// Hands the batches to their writers and waits for all of them. Out of time, what was not begun is taken back, so that
-/// the caller's next attempt does not find its last one still in the way.
+/// Hands the batches to their writers and waits for all of them. Whatever ends the wait, what was not begun by then is
+/// taken back, so that the caller's next attempt does not find its last one still in the way.
 async fn submit(
     ingest: &Ingest,
     batches: Vec<CollectorBatch>,
@@ -109,16 +116,13 @@ async fn submit(
         waiting.push(Waiting { ticket, done });
     }
     let mut refused = None;
-    for at in 0..waiting.len() {
-        match timeout_at(deadline, &mut waiting[at].done).await {
+    for one in &mut waiting {
+        match timeout_at(deadline, &mut one.done).await {
             Ok(Ok(Outcome::Stored)) => {}
             Ok(Ok(Outcome::Refused(reason))) => refused = Some(reason),
             // The writer ended with the node.
             Ok(Err(_)) => return Err(WriteError::Draining),
-            Err(_) => {
-                waiting[at..].iter().for_each(|one| _ = one.ticket.withdraw());
-                return Err(WriteError::Timeout);
-            }
+            Err(_) => return Err(WriteError::Timeout),
         }
     }
     refused.map_or(Ok(()), |reason| Err(WriteError::Refused(reason)))

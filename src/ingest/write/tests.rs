@@ -166,6 +166,22 @@ async fn no_room_is_503_at_once_and_there_is_room_again_when_the_log_answers() {
     assert_eq!(bench.metric("ws_writes_failed_total{reason=\"buffer\"}"), 1.0);
 }
 
+/// Each takes the place of the largest body, and there is place for one; the log is well and nearly idle.
+#[tokio::test]
+async fn bodies_of_unknown_length_wait_for_each_other() {
+    let bench = bench(settings());
+    let write = |n: u32| {
+        let lines = futures_util::stream::once(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Ok::<_, std::io::Error>(format!("cpu u={n} {n}"))
+        });
+        post(&bench, "/write", &[], Body::from_stream(lines))
+    };
+    let replies = futures_util::future::join_all((0..4).map(write)).await;
+    assert!(replies.iter().all(|reply| reply.status == StatusCode::NO_CONTENT));
+    assert_eq!(bench.broker.stored().await.len(), 4);
+}
+
 /// Without the withdrawal, an agent that repeats its write would fill the buffer with its own abandoned attempts.
 #[tokio::test(start_paused = true)]
 async fn a_write_out_of_time_is_503_and_leaves_nothing_behind_but_what_was_begun() {
@@ -185,6 +201,27 @@ async fn a_write_out_of_time_is_503_and_leaves_nothing_behind_but_what_was_begun
     let stored = bench.broker.stored().await;
     let names: Vec<&str> = stored.iter().map(|one| &*one.envelope.channel.measurement).collect();
     assert_eq!(names, ["cpu", "mem"]);
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_leaves_nothing_behind_but_what_was_begun() {
+    let bench = bench(settings());
+    bench.broker.set(Mood::Silent);
+    let mut begun = Box::pin(post(&bench, "/write?collector=a", &[], "cpu u=1"));
+    tokio::select! {
+        _ = &mut begun => panic!("the log is silent"),
+        () = bench.broker.begun(1) => {}
+    }
+    {
+        let mut waiting = Box::pin(post(&bench, "/write?collector=a", &[], "mem u=2"));
+        while bench.metric("ws_collector_buffered_bytes") < (2 * BLOCK_BYTES) as f64 {
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+        }
+    }
+    assert_eq!(bench.metric("ws_collector_buffered_bytes"), BLOCK_BYTES as f64);
+    bench.broker.set(Mood::Well);
+    assert_eq!(begun.await.status, 204);
+    assert_eq!(bench.broker.stored().await.len(), 1);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -16,6 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::broker::Broker;
 use crate::ingest::batch::Draft;
 use crate::ingest::budget::Grant;
+use crate::ingest::registry::WARN_INTERVAL;
 use crate::ingest::writer::publish::Writer;
 use crate::ingest::writer::queue::Queue;
 use crate::ops::meters::DropReason;
@@ -106,6 +108,8 @@ struct State {
     queues: HashMap<CollectorId, Arc<Queue>>,
     last_revision: u64,
     left: Left,
+    /// When the log last said that metrics were turned away.
+    turned_away: Option<Instant>,
 }
 
 impl Writers {
@@ -142,6 +146,12 @@ impl Writers {
         Ok(ticket)
     }
 
+    /// Counts what came for `collector` over a connection that did not get its id, and cannot be told so in time.
+    pub fn turn_away(&self, collector: &CollectorId, reason: DropReason, drafts: &[Draft], why: &str) {
+        let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
+        self.shared.discard(collector, reason, drafts.len(), bytes, why);
+    }
+
     /// Takes no more jobs and returns when every accepted batch is in the log, or `within` has passed.
     pub async fn finish(&self, within: Duration) {
         {
@@ -176,7 +186,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one door through which accepted envelopes leave without being stored.
+    /// The one door through which envelopes leave without being stored.
     fn discard(
         &self,
         collector: &CollectorId,
@@ -186,7 +196,9 @@ impl Shared {
         why: &str,
     ) {
         self.node.meters.envelopes_dropped.of(reason).increment(envelopes as u64);
-        tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "accepted metrics were lost");
+        if self.state().is_due(reason, Instant::now()) {
+            tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "metrics were lost");
+        }
     }
 
     /// A batch for which there is no time left. A caller who waits is told that it was not stored; where nobody does, the
@@ -230,6 +242,21 @@ impl State {
     fn next_revision(&mut self, unix_us: u64) -> u64 {
         self.last_revision = unix_us.max(self.last_revision + 1);
         self.last_revision
+    }
+
+    /// Whether a loss is due a line in the log. Agents that fight for an id come back again and again.
+    fn is_due(&mut self, reason: DropReason, now: Instant) -> bool {
+        match reason {
+            DropReason::Refused | DropReason::Shutdown => true,
+            DropReason::Conflict | DropReason::Capacity => {
+                let due =
+                    self.turned_away.is_none_or(|last| now.saturating_duration_since(last) >= WARN_INTERVAL);
+                if due {
+                    self.turned_away = Some(now);
+                }
+                due
+            }
+        }
     }
 }
 

@@ -184,6 +184,7 @@ async fn a_host_that_another_connection_has_is_refused_with_4009() {
         ["cpu,host=a u=1 1", "cpu,host=a u=2 2"],
         "nothing of the refused message"
     );
+    assert_eq!(bench.metric("ws_envelopes_dropped_total{reason=\"conflict\"}"), 2.0);
 }
 
 #[tokio::test]
@@ -282,6 +283,30 @@ async fn a_drain_says_1012_and_stores_what_was_sent_before() {
     assert_eq!(left.batches, 0);
     assert_eq!(bench.broker.lines().await, ["cpu,host=a u=1 1", "cpu,host=a u=2 2"]);
     assert_eq!(bench.metric("ws_collectors_connected"), 0.0);
+}
+
+/// The agent reconnects as soon as it sees the close frame, and whatever it then sends must not be stored before this.
+#[tokio::test]
+async fn the_close_frame_of_a_drain_comes_after_everything_that_was_sent_is_in_the_log() {
+    let mut bench = bench(CollectorSettings { buffer_bytes_max: BLOCK_BYTES, ..settings() });
+    bench.broker.set(Mood::Silent);
+    let mut client = connect(bench.listen().await, "").await;
+    for n in 0..10 {
+        send(&mut client, format!("cpu,host=a u={n} {n}")).await;
+    }
+    // One is in flight, the next waits for room, and the others have arrived with it.
+    while bench.metric("ws_messages_received_total") < 2.0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (left, in_log) = tokio::join!(bench.ingest.drain(Duration::from_secs(10)), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.broker.set(Mood::Well);
+        assert_eq!(u16::from(closed(&mut client).await.code), 1012);
+        let in_log = bench.broker.stored().await.len();
+        let _ = client.next().await;
+        in_log
+    });
+    assert_eq!((left.batches, in_log), (0, 10));
 }
 
 /// What was read is the node's to store: batches that still waited for room are named as lost, too.
