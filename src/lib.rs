@@ -42,7 +42,8 @@
 //! # Invariants
 //!
 //! 1. *Order.* What a collector sends is stored in the order accepted: each collector has one writer on a node, and a writer one
-//!    batch in flight. Within a batch, metrics of one measurement keep their order.
+//!    batch in flight. Within a batch, metrics of one envelope keep their order; envelopes are published together, so one that
+//!    the log fails to take at first may come after its neighbours.
 //! 2. *No duplicates.* A batch whose lines carry their own times, sent again within the dedup window, is stored once. No
 //!    session gets an offset twice, resumes included.
 //! 3. *No silent loss.* Whatever a session skips is announced as a gap {from, to, reason}.

@@ -20,8 +20,7 @@ mod tests;
 /// How many bad lines of one message are described; all of them are counted.
 pub const ERRORS_DESCRIBED_MAX: usize = 8;
 
-/// The collector of lines that name none.
-pub const UNKNOWN_COLLECTOR: &str = "unknown";
+pub use crate::proto::channel::UNKNOWN_COLLECTOR;
 
 /// How a message is to be read.
 #[derive(Clone, Copy, Debug)]
