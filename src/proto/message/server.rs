@@ -38,7 +38,7 @@ pub enum ServerMessage<'a> {
         /// For how long already.
         since_ms: u64,
     },
-    /// The log is reached again, or a replay has caught up.
+    /// The log is reached again.
     Live,
     /// Something the client asked for was refused.
     Error {
