@@ -115,6 +115,7 @@ pub const KEYS: &[Key] = &[
     unset("edge.port", Kind::Port),
     integer("edge.max_connections", 1, 10_000_000, 10_000),
     integer("edge.throttle_ms", 0, 60_000, 0),
+    integer("edge.send_buffer_bytes", 8 << 10, 16 * MIB, 128 << 10),
     integer("edge.ring_bytes_max", MIB, 256 * GIB, 64 * MIB),
     integer("edge.view_bytes_max", MIB, 64 * GIB, 16 * MIB),
     integer("edge.heartbeat_ms", 1_000, 300_000, 15_000),

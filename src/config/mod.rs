@@ -222,6 +222,8 @@ pub struct EdgeSettings {
     pub max_connections: usize,
     /// Minimum time between two flushes to sockets (`WS_THROTTLE_MS`).
     pub throttle: Duration,
+    /// The kernel's send buffer of each client (`SO_SNDBUF`), in bytes.
+    pub send_buffer_bytes: usize,
     /// Bytes of envelopes and frames an edge keeps for replay.
     pub ring_bytes_max: usize,
     /// Bytes of frames a view with tag predicates may hold.

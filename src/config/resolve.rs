@@ -294,6 +294,7 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
     Ok(EdgeSettings {
         max_connections: size(values, "edge.max_connections")?,
         throttle: millis(values, "edge.throttle_ms")?,
+        send_buffer_bytes: size(values, "edge.send_buffer_bytes")?,
         ring_bytes_max: size(values, "edge.ring_bytes_max")?,
         view_bytes_max: size(values, "edge.view_bytes_max")?,
         slow_client_policy: match values.text("edge.slow_client.policy")? {

@@ -33,7 +33,7 @@ const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 /// What a session's writer is given.
 pub(crate) enum Fed {
     /// The next frames.
-    Frames(Arc<Batch>),
+    Frames(Box<Batch>),
     /// Nothing is missing any more: the session goes on with its view.
     Joined { cursor: Cursor, index: Index, at: Arc<Offset> },
     /// The log refuses to be read.
@@ -307,10 +307,10 @@ impl CatchUp {
     }
 
     async fn send_frames(&mut self, frames: Vec<Frame>) -> Result<(), Over> {
-        if frames.is_empty() {
-            return Ok(());
+        match Batch::new(frames) {
+            Some(batch) => self.send(Fed::Frames(Box::new(batch))).await,
+            None => Ok(()),
         }
-        self.send(Fed::Frames(Arc::new(Batch { frames }))).await
     }
 
     async fn send(&self, fed: Fed) -> Result<(), Over> {

@@ -2,8 +2,8 @@
 //!
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `view` shares them, `hub` ties these together; `resolve` finds a client's place,
-//! `catch_up` brings it to its view, `outbox` and `session` are what a client is to its `writer`; `handshake` and
-//! `socket` are the door. Nothing here knows ingest; the log comes through the broker's port only.
+//! `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what a client is to its `writer`; `handshake`
+//! and `socket` are the door. Nothing here knows ingest; the log comes through the broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -30,6 +30,7 @@ mod encode;
 mod follow;
 mod handshake;
 mod hub;
+mod inbound;
 mod outbox;
 mod resolve;
 mod ring;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::edge::ring::Index;
 use crate::proto::filter::FilterSet;
-use crate::proto::message::Format;
+use crate::proto::message::{Format, Subscription};
 use crate::proto::offset::Offset;
 
 /// The number of the next frame of a view.
@@ -25,6 +25,13 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
+}
+
+impl ViewKey {
+    /// The view that a subscription asks for.
+    pub(crate) fn of(subscription: &Subscription) -> Self {
+        Self { filters: subscription.filters.clone(), format: subscription.format }
+    }
 }
 
 /// One frame of a view.
@@ -40,11 +47,70 @@ pub(crate) struct Frame {
     pub(crate) own: bool,
 }
 
-/// A run of frames for sessions to read at the same cursor.
+/// A run of frames for sessions to read at the same cursor, as one piece of memory to be written.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     /// In order; never empty.
-    pub(crate) frames: Vec<Frame>,
+    frames: Box<[Frame]>,
+    /// All of them, one after the other.
+    wire: Bytes,
+    /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
+    /// sharing the frames' own places would have all writers count on the same cache line.
+    end: (Index, Arc<Offset>),
+}
+
+impl Batch {
+    /// A batch of these frames, or `None` of none.
+    pub(crate) fn new(frames: Vec<Frame>) -> Option<Self> {
+        let last = frames.last()?;
+        let end = (last.index, Arc::new((*last.offset).clone()));
+        let wire = match &frames[..] {
+            [only] => only.bytes.clone(),
+            // Copied once for all sessions at this cursor: one contiguous write costs the kernel less than many parts.
+            all => {
+                let mut wire = Vec::with_capacity(all.iter().map(|frame| frame.bytes.len()).sum());
+                all.iter().for_each(|frame| wire.extend_from_slice(&frame.bytes));
+                Bytes::from(wire)
+            }
+        };
+        Some(Self { frames: frames.into(), wire, end })
+    }
+
+    /// What to write for the frames.
+    pub(crate) fn wire(&self) -> &Bytes {
+        &self.wire
+    }
+
+    /// How far a socket got that took `written` bytes, at least one.
+    pub(crate) fn progress(&self, written: usize) -> Progress {
+        if written < self.wire.len() {
+            let mut end = 0;
+            for (at, frame) in self.frames.iter().enumerate() {
+                let start = end;
+                end += frame.bytes.len();
+                if written <= end {
+                    // A share of the frame and not of the batch: a socket that takes nothing more may hold it for long.
+                    let rest = (written < end).then(|| frame.bytes.slice(written - start..));
+                    let (index, offset) = (frame.index, frame.offset.clone());
+                    return Progress { begun: at + 1, index, offset, rest };
+                }
+            }
+        }
+        let (index, offset) = self.end.clone();
+        Progress { begun: self.frames.len(), index, offset, rest: None }
+    }
+}
+
+/// How much of a batch a socket has taken.
+pub(crate) struct Progress {
+    /// Frames, counting the last one even if the socket took it in part.
+    pub(crate) begun: usize,
+    /// The ring's index of the place behind them.
+    pub(crate) index: Index,
+    /// That place.
+    pub(crate) offset: Arc<Offset>,
+    /// What the socket has not taken of the last one.
+    pub(crate) rest: Option<Bytes>,
 }
 
 /// What a cursor finds.
@@ -192,6 +258,11 @@ impl View {
             .then(|| state.first + state.frames.partition_point(|frame| frame.index <= index) as u64)
     }
 
+    /// Whether frames at `cursor` have been let go.
+    pub(crate) fn has_overtaken(&self, cursor: Cursor) -> bool {
+        cursor < self.lock().first
+    }
+
     /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one.
     pub(crate) fn pending(&self, cursor: Cursor, frames_max: usize, bytes_max: usize) -> Pending {
         let state = self.lock();
@@ -211,7 +282,7 @@ impl View {
             })
             .cloned()
             .collect();
-        if frames.is_empty() { Pending::Nothing } else { Pending::Frames(Arc::new(Batch { frames })) }
+        Batch::new(frames).map_or(Pending::Nothing, |batch| Pending::Frames(Arc::new(batch)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -291,6 +362,22 @@ mod tests {
         assert_eq!(indexes(view.pending(0, 3, 1 << 20)), [11, 12, 13]);
         assert_eq!(indexes(view.pending(4, 10, 250)), [15, 16]);
         assert_eq!(indexes(view.pending(9, 10, 1)), [20], "a frame larger than the bound still goes out");
+    }
+
+    #[test]
+    fn a_batch_knows_which_frames_a_socket_has_begun() {
+        let frame = |index: Index| {
+            let bytes = Bytes::from(vec![index as u8; index as usize]);
+            Frame { index, offset: offset(index), bytes, own: true }
+        };
+        let batch = Batch::new(vec![frame(2), frame(3), frame(4)]).unwrap();
+        assert_eq!(&batch.wire()[..], [2, 2, 3, 3, 3, 4, 4, 4, 4]);
+        for (written, begun, rest) in [(1, 1, 1), (2, 1, 0), (3, 2, 2), (5, 2, 0), (8, 3, 1), (9, 3, 0)] {
+            let progress = batch.progress(written);
+            assert_eq!((progress.begun, progress.rest.map_or(0, |rest| rest.len())), (begun, rest), "{written}");
+            assert_eq!((progress.index, progress.offset), (begun as Index + 1, offset(begun as u64 + 1)));
+        }
+        assert!(Batch::new(Vec::new()).is_none());
     }
 
     #[test]

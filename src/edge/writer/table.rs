@@ -72,6 +72,11 @@ impl Table {
         self.sessions().map(|session| session.key).collect()
     }
 
+    /// The keys of one of `parts` equal parts of the sessions.
+    pub(super) fn keys_of_part(&self, part: usize, parts: usize) -> Vec<SessionKey> {
+        self.sessions.iter().skip(part).step_by(parts).flatten().map(|session| session.key).collect()
+    }
+
     /// From now on the session is swept with its view.
     pub(super) fn enter_group(&mut self, key: SessionKey) {
         let Some(session) = self.get(key) else { return };
