@@ -37,12 +37,7 @@ impl Inbound {
     /// Nothing has been said yet.
     pub(crate) fn new() -> Self {
         let quota = Quota::per_second(MESSAGES_PER_SECOND).allow_burst(MESSAGES_BURST);
-        Self {
-            decoder: None,
-            waiting: VecDeque::new(),
-            request: None,
-            limiter: RateLimiter::direct(quota),
-        }
+        Self { decoder: None, waiting: VecDeque::new(), request: None, limiter: RateLimiter::direct(quota) }
     }
 
     /// Whether one more message is within the client's rate.

@@ -374,7 +374,11 @@ mod tests {
         assert_eq!(&batch.wire()[..], [2, 2, 3, 3, 3, 4, 4, 4, 4]);
         for (written, begun, rest) in [(1, 1, 1), (2, 1, 0), (3, 2, 2), (5, 2, 0), (8, 3, 1), (9, 3, 0)] {
             let progress = batch.progress(written);
-            assert_eq!((progress.begun, progress.rest.map_or(0, |rest| rest.len())), (begun, rest), "{written}");
+            assert_eq!(
+                (progress.begun, progress.rest.map_or(0, |rest| rest.len())),
+                (begun, rest),
+                "{written}"
+            );
             assert_eq!((progress.index, progress.offset), (begun as Index + 1, offset(begun as u64 + 1)));
         }
         assert!(Batch::new(Vec::new()).is_none());
