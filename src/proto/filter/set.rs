@@ -15,7 +15,7 @@ pub const FILTERS_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FilterSet {
     /// Sorted, and none is covered by another.
-    filters: Arc<[Filter]>,
+    pub(super) filters: Arc<[Filter]>,
 }
 
 /// How much of an envelope passes.
