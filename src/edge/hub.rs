@@ -124,13 +124,13 @@ impl Hub {
         self.publish(state);
     }
 
-    /// Makes the ring's head known, then wakes the writers: whoever sees a head also sees the frames up to it.
+    /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
     fn publish(&self, state: MutexGuard<'_, State>) {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
         drop(state);
-        self.doorbells.iter().for_each(|doorbell| doorbell.ring());
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
     /// The newest place.
@@ -244,3 +244,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

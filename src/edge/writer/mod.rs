@@ -103,8 +103,8 @@ impl Writer {
         Self {
             shared,
             hub,
+            table: Table::new(doorbell.clone()),
             doorbell,
-            table: Table::default(),
             ready: Vec::new(),
             drain: None,
             sent: Sent::default(),

@@ -3,31 +3,33 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::edge::doorbell::SessionKey;
+use crate::edge::doorbell::{Doorbell, SessionKey, ViewAddress};
 use crate::edge::ring::Index;
 use crate::edge::session::Session;
-use crate::edge::view::{Cursor, View};
-
-/// A view's address: it is held by its group, so no other view can have the same.
-pub(super) type ViewAddress = usize;
+use crate::edge::view::View;
 
 /// The sessions of one writer.
-#[derive(Default)]
 pub(super) struct Table {
+    /// Views say here that they have grown.
+    doorbell: Arc<Doorbell>,
     sessions: Vec<Option<Box<Session>>>,
     free: Vec<usize>,
     generation: u64,
     groups: HashMap<ViewAddress, Group>,
 }
 
+/// Live sessions of one view, which is listened to for as long as there are any.
 struct Group {
     view: Arc<View>,
-    /// The view's end when its sessions were last swept.
-    swept: Cursor,
     members: Vec<SessionKey>,
 }
 
 impl Table {
+    /// An empty one, of the writer with this bell.
+    pub(super) fn new(doorbell: Arc<Doorbell>) -> Self {
+        Self { doorbell, sessions: Vec::new(), free: Vec::new(), generation: 0, groups: HashMap::new() }
+    }
+
     /// The key that the next session must have, to be inserted before anything else happens to the table.
     pub(super) fn next_key(&mut self) -> SessionKey {
         self.generation += 1;
@@ -72,13 +74,16 @@ impl Table {
         self.sessions().map(|session| session.key).collect()
     }
 
-    /// From now on the session is swept with its view.
+    /// From now on the session is swept with its view. What the view has already is for the caller to look after.
     pub(super) fn enter_group(&mut self, key: SessionKey) {
         let Some(session) = self.get(key) else { return };
         let view = session.seat.view().clone();
-        let address = Arc::as_ptr(&view) as ViewAddress;
-        let group = self.groups.entry(address);
-        let group = group.or_insert_with(|| Group { swept: view.end(), view, members: Vec::new() });
+        let address = view.address();
+        let doorbell = &self.doorbell;
+        let group = self.groups.entry(address).or_insert_with(|| {
+            view.listen(doorbell.clone());
+            Group { view, members: Vec::new() }
+        });
         group.members.push(key);
         let position = group.members.len() - 1;
         if let Some(session) = self.get(key) {
@@ -99,20 +104,26 @@ impl Table {
                     session.member = Some((address, position));
                 }
             }
-            None if group.members.is_empty() => drop(self.groups.remove(&address)),
+            None if group.members.is_empty() => {
+                group.view.unlisten(self.doorbell.number);
+                self.groups.remove(&address);
+            }
             None => {}
         }
     }
 
-    /// Views that have grown since the last call.
+    /// Views that have grown since the last call; the others cost nothing.
     pub(super) fn due_groups(&mut self) -> Vec<ViewAddress> {
-        let due = self.groups.iter_mut().filter_map(|(address, group)| {
-            let end = group.view.end();
-            let grown = end != group.swept;
-            group.swept = end;
-            grown.then_some(*address)
+        let mut due = self.doorbell.take_grown();
+        // A view may have been left, and even be gone, since it said so.
+        due.retain(|address| match self.groups.get(address) {
+            Some(group) => {
+                group.view.attend(self.doorbell.number);
+                true
+            }
+            None => false,
         });
-        due.collect()
+        due
     }
 
     /// The session at a position of a group.
