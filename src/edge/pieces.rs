@@ -166,7 +166,8 @@ mod tests {
         let Item::Envelope(stored) = &entry.item else { unreachable!() };
         let lines = encode::lines(&stored.envelope);
         let mut pieces = Pieces::new(&entry, stored);
-        let part = pieces.frame(Share::Lines(&[1..2]), Format::Json, Some(&lines)).unwrap();
+        let part =
+            pieces.frame(Share::Lines(std::slice::from_ref(&(1..2))), Format::Json, Some(&lines)).unwrap();
         let whole = pieces.frame(Share::Whole, Format::Json, Some(&lines)).unwrap();
         let again = pieces.frame(Share::Whole, Format::Json, None).unwrap();
         assert_eq!(whole.as_ptr(), again.as_ptr());

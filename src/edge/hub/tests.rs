@@ -115,7 +115,8 @@ fn ten_hosts(sequence: Sequence, hosts: u64) -> Stored {
     stored(sequence, channel("gateway", "cpu"), &(0..10).map(line).collect::<String>())
 }
 
-/// `cargo test --release --lib views_cost -- --ignored --nocapture`
+/// `cargo test --release --lib edge::hub -- --ignored --nocapture --test-threads 1`; the first two kinds of filters are to cost
+/// the same whatever their number.
 #[test]
 #[ignore = "a measurement"]
 fn what_views_cost_per_envelope() {
@@ -180,7 +181,7 @@ fn what_views_cost_per_envelope() {
     }
 }
 
-/// `cargo test --release --lib channels_and_views -- --ignored --nocapture`
+/// Like the measurement above.
 #[test]
 #[ignore = "a measurement"]
 fn what_views_that_come_and_go_cost_among_many_channels() {
