@@ -391,13 +391,15 @@ mod tests {
     /// A writer that missed the one frame it was not told of would leave its clients waiting for the next.
     #[test]
     fn a_writer_that_looks_when_it_is_rung_for_misses_nothing_however_it_comes_and_goes() {
-        const FRAMES: u64 = 20_000;
+        const FRAMES: u64 = 5_000;
+        let seen = AtomicU64::new(0);
         let view = view_of([], 1 << 30);
         let doorbell = Doorbell::new(3);
         let look = |cursor: &mut Cursor| {
             while let Pending::Frames(batch) = view.pending(*cursor, 16, 1 << 20) {
                 *cursor += batch.frames.len() as u64;
             }
+            seen.store(*cursor, Ordering::Release);
         };
         let watch = async {
             let (mut cursor, mut looks) = (0, 0);
@@ -423,12 +425,18 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for index in 0..FRAMES {
+                    // No frame before the last one was seen: none can make up for a ring that was missed before it.
+                    while seen.load(Ordering::Acquire) < index {
+                        std::thread::yield_now();
+                    }
                     push(&view, 11 + index, false);
                     doorbell.ring_if_grown();
                 }
             });
             let patience = std::time::Duration::from_secs(30);
-            runtime.block_on(async { tokio::time::timeout(patience, watch).await }).expect("a lost wake-up");
+            let watched = runtime.block_on(async { tokio::time::timeout(patience, watch).await });
+            seen.store(FRAMES, Ordering::Release);
+            watched.expect("a lost wake-up");
         });
     }
 }
