@@ -16,8 +16,9 @@
 //!
 //! * An envelope carries line protocol, as Telegraf writes it. It is parsed when it is accepted and when it is first shown;
 //!   nothing in between looks inside.
-//! * An edge encodes an envelope once per format, as a ready WebSocket frame. Views without tag predicates share these frames,
-//!   and all clients of a view share the view.
+//! * An edge finds the views that want an envelope by an index over all filters, and encodes it once per format, as a ready
+//!   WebSocket frame. Views that want all of it share this frame, others get a copy of their lines, and all clients of a view
+//!   share the view.
 //! * There is no queue per client. A view is a run of frames bounded in bytes, a session is a cursor on it. Live delivery,
 //!   a late client and a slow client are the same thing: a cursor that has some way to go.
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and

@@ -226,7 +226,7 @@ pub struct EdgeSettings {
     pub send_buffer_bytes: usize,
     /// Bytes of envelopes and frames an edge keeps for replay.
     pub ring_bytes_max: usize,
-    /// Bytes of frames a view with tag predicates may hold.
+    /// Bytes a view may hold beside the ring: frames of its own, and its places of frames it shares.
     pub view_bytes_max: usize,
     /// What happens to a client that cannot keep up.
     pub slow_client_policy: SlowClientPolicy,

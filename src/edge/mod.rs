@@ -1,9 +1,9 @@
 //! Follows the log and pushes it to clients.
 //!
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
-//! `encode` makes frames of it, `view` shares them, `hub` ties these together; `resolve` finds a client's place,
-//! `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what a client is to its `writer`; `handshake`
-//! and `socket` are the door. Nothing here knows ingest; the log comes through the broker's port only.
+//! `encode` makes frames of it, `pieces` parts of them, `view` shares them, `hub` ties these together; `resolve` finds a
+//! client's place, `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what a client is to its `writer`;
+//! `handshake` and `socket` are the door. Nothing here knows ingest; the log comes through the broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -32,6 +32,7 @@ mod handshake;
 mod hub;
 mod inbound;
 mod outbox;
+mod pieces;
 mod resolve;
 mod ring;
 mod sequencer;

@@ -85,8 +85,8 @@ impl Writer {
         Self {
             shared,
             hub,
+            table: Table::new(doorbell.clone()),
             doorbell,
-            table: Table::default(),
             turn: Turn::new(),
             clock: Clock::default(),
             wave: None,

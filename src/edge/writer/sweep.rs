@@ -152,15 +152,15 @@ impl Turn {
 impl Writer {
     /// Gives each view's sessions what is new in it.
     pub(super) fn sweep(&mut self) {
-        for view in self.table.due_groups() {
+        for group in self.table.due_groups() {
             self.turn.collected.clear();
             let mut at = 0;
             // A session that leaves while it is served makes room for the last one, which is served at its place.
-            while let Some(key) = self.table.member(view, at) {
+            while let Some(key) = self.table.member(group, at) {
                 if self.table.get(key).is_some_and(|session| session.blocked_since.is_none()) {
                     self.pump(key);
                 }
-                if self.table.member(view, at) == Some(key) {
+                if self.table.member(group, at) == Some(key) {
                     at += 1;
                 }
             }
