@@ -24,13 +24,19 @@ fn the_first_offer_that_can_be_honoured_is_accepted() {
         ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", PLAIN),
         ("permessage-deflate; server_max_window_bits=15", &named),
         ("permessage-deflate; server_max_window_bits=10, permessage-deflate", PLAIN),
-        ("permessage-deflate; server_max_window_bits=10, permessage-deflate; server_max_window_bits=15", &named),
+        (
+            "permessage-deflate; server_max_window_bits=10, permessage-deflate; server_max_window_bits=15",
+            &named,
+        ),
         ("x-webkit-deflate-frame, permessage-deflate", PLAIN),
         ("permessage-bzip2; level=\"9\",, ,permessage-deflate ,", PLAIN),
     ] {
         assert_eq!(answer(&[offers]), Ok(expected), "{offers}");
     }
-    assert_eq!(answer(&["foo; bar", "permessage-deflate; server_max_window_bits=15", "permessage-deflate"]), Ok(&*named));
+    assert_eq!(
+        answer(&["foo; bar", "permessage-deflate; server_max_window_bits=15", "permessage-deflate"]),
+        Ok(&*named)
+    );
 }
 
 #[test]
