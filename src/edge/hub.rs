@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
+use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::ring::{Entry, Index, Item, Ring};
@@ -65,6 +66,7 @@ pub(crate) struct Hub {
 }
 
 struct State {
+    compressor: Arc<Compressor>,
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
@@ -85,13 +87,15 @@ impl Hub {
         ring_bytes_max: usize,
         view_bytes_max: usize,
         doorbells: Vec<Arc<Doorbell>>,
+        compressor: Arc<Compressor>,
     ) -> Arc<Self> {
         let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
         let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
         let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
         let ring = Ring::new(offset, ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
-        let state = State { ring, epochs, resets: 0, views: HashMap::new(), routes: HashMap::new() };
+        let (views, routes) = (HashMap::new(), HashMap::new());
+        let state = State { compressor, ring, epochs, resets: 0, views, routes };
         Arc::new(Self {
             state: Mutex::new(state),
             head: watch::Sender::new(head),
@@ -197,6 +201,8 @@ impl Hub {
         }
         views.values().for_each(|view| view.trim(first));
         meters.views.set(views.len() as f64);
+        let deflated = views.values().filter(|view| view.key().deflated).map(|view| view.sessions());
+        meters.connections_deflated.set(deflated.sum::<usize>() as f64);
         meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
     }
 
@@ -229,13 +235,13 @@ impl State {
         match &entry.item {
             Item::Gap { reason, .. } => {
                 for view in self.views.values() {
-                    push(view, entry, true, first);
+                    push(&self.compressor, view, entry, true, first);
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
             Item::Envelope(stored) => {
                 for route in self.routes_of(&stored.envelope.channel).iter() {
-                    push(&route.view, entry, route.whole, first);
+                    push(&self.compressor, &route.view, entry, route.whole, first);
                 }
             }
         }
@@ -264,12 +270,12 @@ impl State {
     }
 }
 
-fn push(view: &View, entry: &Entry, whole: bool, first: Index) {
-    let ViewKey { filters, format } = view.key();
+fn push(compressor: &Compressor, view: &View, entry: &Entry, whole: bool, first: Index) {
+    let key = view.key();
     let bytes = if whole {
-        entry.frame(*format, |entry| encode::whole(entry, *format))
+        compressor.whole(entry, key)
     } else {
-        encode::part(entry, filters, *format)
+        encode::part(entry, &key.filters, key.format).map(|plain| compressor.own(plain, key))
     };
     if let Some(bytes) = bytes {
         view.push(Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole }, first);

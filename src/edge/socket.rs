@@ -26,6 +26,7 @@ use crate::edge::{Edge, Shared, encode, handshake};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
+use crate::proto::deflate::Agreement;
 use crate::proto::frame::{Decoder, Event, Opcode, Peer};
 use crate::proto::message::{
     ClientMessage, CloseCode, ErrorCode, From, Id, MessageError, ServerMessage, Subscription,
@@ -36,6 +37,9 @@ const MESSAGES_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const MESSAGES_BURST: NonZeroU32 = NonZeroU32::new(50).unwrap();
 /// Bytes read from a socket at a time; on the stack, so that an idle session holds no buffer.
 const READ_BYTES: usize = 4096;
+/// Bytes of messages taken out of one read before they are answered. Without compression it is never reached; with it, one
+/// read could hold a hundred messages of the largest size.
+const EVENT_BYTES_MAX: usize = 64 * 1024;
 
 impl Edge {
     /// The routes of clients.
@@ -47,6 +51,7 @@ impl Edge {
 /// What a request must be to become a session.
 struct Accepted {
     key: handshake::Key,
+    compression: Option<Agreement>,
     subscription: Subscription,
     place: Place,
     admission: Admission,
@@ -61,9 +66,10 @@ async fn connect(
 ) -> Response {
     match accept(&edge, uri.path(), &method, request).await {
         Ok(request) => {
-            let response = request.key.accept();
+            let response = request.key.accept(request.compression);
             let tasks = edge.shared.tasks.clone();
-            let reading = Reading { edge: edge.clone(), subscription: request.subscription };
+            let deflated = request.compression.is_some();
+            let reading = Reading { edge: edge.clone(), subscription: request.subscription, deflated };
             let (upgrade, place, admission) = (request.upgrade, request.place, request.admission);
             tasks.spawn(async move {
                 let shutdown = reading.edge.shutdown.clone();
@@ -93,6 +99,8 @@ async fn accept(
     })?;
     let bad_request =
         |code: &'static str, message| (ConnectFailure::BadRequest, ApiError::bad_request(code, message));
+    let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
+        .map_err(|error| (ConnectFailure::BadRequest, error))?;
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| bad_request("bad_parameter", error.body_text()))?;
     let subscription = Subscription::from_query(&parameters.0)
@@ -125,13 +133,14 @@ async fn accept(
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";
         (ConnectFailure::NotWebSocket, ApiError::bad_request("bad_handshake", message))
     })?;
-    Ok(Accepted { key, subscription, place, admission, upgrade })
+    Ok(Accepted { key, compression, subscription, place, admission, upgrade })
 }
 
 /// The receive side of one session.
 struct Reading {
     edge: Arc<Edge>,
     subscription: Subscription,
+    deflated: bool,
 }
 
 /// A session whose socket is being read.
@@ -141,12 +150,14 @@ struct Receiver {
     writer: mpsc::Sender<Command>,
     session: SessionKey,
     subscription: Subscription,
+    /// Compression was agreed on, for as long as the connection lasts.
+    deflated: bool,
     limiter: DefaultDirectRateLimiter,
 }
 
 impl Reading {
     async fn run(self, upgrade: OnUpgrade, place: Place, admission: Admission) {
-        let Self { edge, subscription } = self;
+        let Self { edge, subscription, deflated } = self;
         let shared = edge.shared.clone();
         let Some((socket, early)) = take_socket(upgrade).await else {
             shared.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1);
@@ -160,7 +171,7 @@ impl Reading {
         let (joined, joining) = oneshot::channel();
         let join = Joining {
             socket: socket.clone(),
-            view: view_key(&subscription),
+            view: view_key(&subscription, deflated),
             place,
             name: format!("{:016x}", fastrand::u64(..)),
             heard: heard.clone(),
@@ -173,8 +184,11 @@ impl Reading {
         let Ok(session) = joining.await else { return };
         let limiter = RateLimiter::direct(Quota::per_second(MESSAGES_PER_SECOND).allow_burst(MESSAGES_BURST));
         let message_bytes_max = shared.settings.client_message_bytes_max;
-        let mut receiver = Receiver { shared, hub, writer, session, subscription, limiter };
+        let mut receiver = Receiver { shared, hub, writer, session, subscription, deflated, limiter };
         let mut decoder = Decoder::new(Peer::Client, message_bytes_max);
+        if deflated {
+            decoder = decoder.inflating();
+        }
         if receiver.take(&mut decoder, &early).await {
             receiver.read(&socket, &mut decoder, &heard).await;
         }
@@ -189,8 +203,8 @@ async fn take_socket(upgrade: OnUpgrade) -> Option<(Arc<TcpStream>, bytes::Bytes
     Some((Arc::new(parts.io.into_inner()), parts.read_buf))
 }
 
-fn view_key(subscription: &Subscription) -> ViewKey {
-    ViewKey { filters: subscription.filters.clone(), format: subscription.format }
+fn view_key(subscription: &Subscription, deflated: bool) -> ViewKey {
+    ViewKey { filters: subscription.filters.clone(), format: subscription.format, deflated }
 }
 
 impl Receiver {
@@ -214,7 +228,11 @@ impl Receiver {
                 }
             }
             match result {
-                Ok(More::Later) => {}
+                Ok(More::Later(rest)) => {
+                    if !self.take(decoder, &rest).await {
+                        return wait_for_end(socket).await;
+                    }
+                }
                 Ok(More::End) | Err(ReadError::Socket) => return,
                 Err(ReadError::Protocol(error)) => {
                     self.close(error.close_code(), error.to_string()).await;
@@ -224,7 +242,7 @@ impl Receiver {
         }
     }
 
-    /// Takes bytes that came with the handshake. False when the session ends with them.
+    /// Takes bytes that were read already, one event at a time. False when the session ends with them.
     async fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8]) -> bool {
         loop {
             match decoder.decode(&mut bytes) {
@@ -316,7 +334,7 @@ impl Receiver {
                 Err(why) => return self.refuse(id, ErrorCode::Unavailable, &why).await,
             },
         };
-        let view = view_key(&subscription);
+        let view = view_key(&subscription, self.deflated);
         let ack = encode::server(&ServerMessage::Ack { id: id.as_ref() });
         self.subscription = subscription;
         let _ = self.writer.send(Command::Attach { session: self.session, view, place, ack }).await;
@@ -344,7 +362,8 @@ impl Receiver {
 
 /// Whether a socket may bring more.
 enum More {
-    Later,
+    /// Perhaps; and these bytes were read and not decoded yet.
+    Later(Vec<u8>),
     End,
 }
 
@@ -366,12 +385,16 @@ fn read_events(
         Ok(count) => {
             *bytes += count;
             let mut rest = &buffer[..count];
-            while let Some(event) = decoder.decode(&mut rest).map_err(ReadError::Protocol)? {
+            let mut held = 0;
+            while held < EVENT_BYTES_MAX
+                && let Some(event) = decoder.decode(&mut rest).map_err(ReadError::Protocol)?
+            {
+                held += event.bytes();
                 events.push(event);
             }
-            Ok(More::Later)
+            Ok(More::Later(rest.to_vec()))
         }
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(More::Later),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(More::Later(Vec::new())),
         Err(_) => Err(ReadError::Socket),
     }
 }

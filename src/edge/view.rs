@@ -25,6 +25,8 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
+    /// Compressed, where that makes a message smaller.
+    pub(crate) deflated: bool,
 }
 
 /// One frame of a view.
@@ -259,7 +261,7 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
@@ -315,7 +317,7 @@ mod tests {
     #[test]
     fn frames_of_their_own_are_bounded_over_all_views() {
         let account = Account::new(1_000);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
         let views = [view(), view(), view()];
         for index in 1..=20 {
