@@ -126,7 +126,7 @@ pub const KEYS: &[Key] = &[
     integer("edge.slow_client.timeout_ms", 1_000, 3_600_000, 60_000),
     text("edge.compression.mode", Kind::Choice(&["on", "off"]), "on"),
     integer("edge.compression.level", 1, 9, 1),
-    integer("edge.compression.bytes_min", 16, MIB, 256),
+    integer("edge.compression.message_bytes_min", 16, MIB, 256),
     unset("admin.token", Kind::Secret),
     text("telemetry.level", Kind::LogFilter, "info"),
     text("telemetry.format", Kind::Choice(&["auto", "json", "pretty"]), "auto"),

@@ -223,7 +223,7 @@ pub struct CompressionSettings {
     /// From 1, the quickest, to 9, the most thorough.
     pub level: u32,
     /// Smaller messages stay as they are, in bytes.
-    pub bytes_min: usize,
+    pub message_bytes_min: usize,
 }
 
 /// Pushing metrics out.

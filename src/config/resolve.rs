@@ -305,7 +305,7 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
         compression: CompressionSettings {
             enabled: values.text("edge.compression.mode")? == "on",
             level: u32::try_from(values.integer("edge.compression.level")?).unwrap_or(u32::MAX),
-            bytes_min: size(values, "edge.compression.bytes_min")?,
+            message_bytes_min: size(values, "edge.compression.message_bytes_min")?,
         },
         heartbeat: millis(values, "edge.heartbeat_ms")?,
         client_message_bytes_max: size(values, "edge.client_message_bytes_max")?,

@@ -54,7 +54,7 @@ impl Compressor {
     /// The compressed form of a frame, if that is smaller and the frame is not too small to bother.
     fn compress(&self, plain: &Bytes) -> Option<Bytes> {
         let payload = frame::payload(plain);
-        if payload.len() < self.settings.bytes_min {
+        if payload.len() < self.settings.message_bytes_min {
             return None;
         }
         // Not held while compressing: two threads compress with two.
