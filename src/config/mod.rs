@@ -215,6 +215,17 @@ pub enum SlowClientPolicy {
     Disconnect,
 }
 
+/// permessage-deflate, for clients that offer it.
+#[derive(Clone, Debug)]
+pub struct CompressionSettings {
+    /// Offers are accepted.
+    pub enabled: bool,
+    /// From 1, the quickest, to 9, the most thorough.
+    pub level: u32,
+    /// Smaller messages stay as they are, in bytes.
+    pub message_bytes_min: usize,
+}
+
 /// Pushing metrics out.
 #[derive(Clone, Debug)]
 pub struct EdgeSettings {
@@ -232,6 +243,8 @@ pub struct EdgeSettings {
     pub slow_client_policy: SlowClientPolicy,
     /// A client that takes nothing for so long is disconnected under either policy.
     pub slow_client_timeout: Duration,
+    /// See [`CompressionSettings`].
+    pub compression: CompressionSettings,
     /// Clients are told their offset, and pinged, at this interval.
     pub heartbeat: Duration,
     /// Largest message of a client, in bytes.

@@ -187,8 +187,9 @@ impl CatchUp {
                     let key = self.view.key();
                     match key.filters.matches_channel(&stored.envelope.channel) {
                         Match::No => None,
-                        Match::Whole => entry.frame(key.format, |entry| encode::whole(entry, key.format)),
-                        Match::Lines => encode::part(entry, &key.filters, key.format),
+                        Match::Whole => self.shared.compressor.whole(entry, key),
+                        Match::Lines => encode::part(entry, &key.filters, key.format)
+                            .map(|plain| self.shared.compressor.own(plain, key)),
                     }
                 }
                 Item::Envelope(stored) => self.encode(stored),
@@ -280,6 +281,7 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
+            .map(|plain| self.shared.compressor.own(plain, key))
     }
 
     /// A frame at the session's place. Its index says nothing: it is not part of the view's run.

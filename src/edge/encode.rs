@@ -61,6 +61,13 @@ pub(crate) fn server(message: &ServerMessage<'_>) -> Bytes {
     draft.finish()
 }
 
+/// The frame of a message whose payload was compressed.
+pub(crate) fn compressed(deflated: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + deflated.len());
+    frame::encode_compressed(&mut bytes, Opcode::Text, deflated);
+    Bytes::from(bytes)
+}
+
 /// A ping, pong or close.
 pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + payload.len());

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
+use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::pieces::Pieces;
@@ -62,6 +63,7 @@ pub(crate) struct Hub {
 }
 
 struct State {
+    compressor: Arc<Compressor>,
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
@@ -82,13 +84,15 @@ impl Hub {
         ring_bytes_max: usize,
         view_bytes_max: usize,
         doorbells: Vec<Arc<Doorbell>>,
+        compressor: Arc<Compressor>,
     ) -> Arc<Self> {
         let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
         let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
         let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
         let ring = Ring::new(offset, ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
-        let state = State { ring, epochs, resets: 0, views: HashMap::new(), index: FilterIndex::default() };
+        let (views, index) = (HashMap::new(), FilterIndex::default());
+        let state = State { compressor, ring, epochs, resets: 0, views, index };
         Arc::new(Self {
             state: Mutex::new(state),
             head: watch::Sender::new(head),
@@ -192,6 +196,12 @@ impl Hub {
         }
         views.values().for_each(|listed| listed.view.trim(first));
         meters.views.set(views.len() as f64);
+        let deflated = views
+            .values()
+            .map(|listed| &listed.view)
+            .filter(|view| view.key().deflated)
+            .map(|view| view.sessions());
+        meters.connections_deflated.set(deflated.sum::<usize>() as f64);
         meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
     }
 
@@ -224,8 +234,7 @@ impl State {
         match &entry.item {
             Item::Gap { reason, .. } => {
                 for Listed { view, .. } in self.views.values() {
-                    let format = view.key().format;
-                    let bytes = entry.frame(format, |entry| encode::whole(entry, format));
+                    let bytes = self.compressor.whole(entry, view.key());
                     bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
@@ -235,10 +244,16 @@ impl State {
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
-                    let lines = lines.get().map(Vec::as_slice);
-                    if let Some(bytes) = pieces.frame(share, view.key().format, lines) {
-                        view.push(frame(bytes, share != Share::Whole), first);
-                    }
+                    let (key, own) = (view.key(), share != Share::Whole);
+                    let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
+                        continue;
+                    };
+                    let bytes = if own {
+                        self.compressor.own(plain, key)
+                    } else {
+                        self.compressor.shared(entry, plain, key)
+                    };
+                    view.push(frame(bytes, own), first);
                 }
             }
         }

@@ -20,6 +20,7 @@ use crate::edge::{Edge, handshake};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
+use crate::proto::deflate::Agreement;
 use crate::proto::message::Subscription;
 
 /// Bytes that may wait in the kernel unsent before a socket takes no more: what is not sent yet can still be replaced by
@@ -37,6 +38,7 @@ impl Edge {
 struct Accepted {
     key: handshake::Key,
     view: ViewKey,
+    compression: Option<Agreement>,
     place: Place,
     admission: Admission,
     upgrade: OnUpgrade,
@@ -50,7 +52,7 @@ async fn connect(
 ) -> Response {
     match accept(&edge, uri.path(), &method, request).await {
         Ok(request) => {
-            let response = request.key.accept();
+            let response = request.key.accept(request.compression);
             let tasks = edge.shared.tasks.clone();
             tasks.spawn(async move {
                 let shutdown = edge.shutdown.clone();
@@ -109,6 +111,8 @@ async fn accept(
     })?;
     let bad_request =
         |code: &'static str, message| (ConnectFailure::BadRequest, ApiError::bad_request(code, message));
+    let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
+        .map_err(|error| (ConnectFailure::BadRequest, error))?;
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| bad_request("bad_parameter", error.body_text()))?;
     let subscription = Subscription::from_query(&parameters.0)
@@ -141,5 +145,6 @@ async fn accept(
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";
         (ConnectFailure::NotWebSocket, ApiError::bad_request("bad_handshake", message))
     })?;
-    Ok(Accepted { key, view: ViewKey::of(&subscription), place, admission, upgrade })
+    let view = ViewKey::of(&subscription, compression.is_some());
+    Ok(Accepted { key, view, compression, place, admission, upgrade })
 }

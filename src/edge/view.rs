@@ -29,12 +29,14 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
+    /// Compressed, where that makes a message smaller.
+    pub(crate) deflated: bool,
 }
 
 impl ViewKey {
-    /// The view that a subscription asks for.
-    pub(crate) fn of(subscription: &Subscription) -> Self {
-        Self { filters: subscription.filters.clone(), format: subscription.format }
+    /// The view that a subscription asks for, compressed if the connection has agreed on that.
+    pub(crate) fn of(subscription: &Subscription, deflated: bool) -> Self {
+        Self { filters: subscription.filters.clone(), format: subscription.format, deflated }
     }
 }
 
@@ -385,7 +387,7 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
@@ -467,7 +469,7 @@ mod tests {
     fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share() {
         let frame = 100 + FRAME_OVERHEAD_BYTES;
         let account = Account::new(30 * frame);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
         let (busy, calm, late) = (view(), view(), view());
         (1..=100).for_each(|index| push(&busy, index, true));

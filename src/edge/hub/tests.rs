@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::broker::Stored;
+use crate::config::CompressionSettings;
 use crate::edge::view::Pending;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
@@ -15,11 +16,13 @@ const RING_BYTES: usize = 8 << 20;
 
 fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
     let doorbells = vec![Doorbell::new(0), Doorbell::new(1)];
-    (Hub::new(&[(Epoch(1), 0)], RING_BYTES, RING_BYTES, doorbells.clone()), doorbells)
+    let settings = CompressionSettings { enabled: true, level: 1, message_bytes_min: 256 };
+    let compressor = Compressor::new(settings, &Meters::register());
+    (Hub::new(&[(Epoch(1), 0)], RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format }
+    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, deflated: false }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {

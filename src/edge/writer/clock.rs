@@ -37,6 +37,12 @@ impl Writer {
         let now = self.turn.now;
         for key in self.table.keys_of_part(self.clock.part, PARTS) {
             let Some(session) = self.table.get(key) else { continue };
+            if let Some(inbound) = &mut session.inbound
+                && std::mem::take(&mut inbound.paused)
+            {
+                self.receive(key);
+            }
+            let Some(session) = self.table.get(key) else { continue };
             if let Mode::Closing { until, .. } = session.mode {
                 if now >= until {
                     self.remove(key);
@@ -45,7 +51,7 @@ impl Writer {
                 // It is not asked for a sign of life that would come behind everything it has not read.
                 if now.saturating_duration_since(since) >= blocked_max {
                     self.drop_slow(key, "nothing was read for too long");
-                } else if disconnects && session.is_overtaken() {
+                } else if disconnects && session.is_overtaken() && !self.hub.holds(&session.at) {
                     self.drop_slow(key, "overtaken by the stream");
                 }
             } else if now.saturating_duration_since(session.heard) >= silence_max {

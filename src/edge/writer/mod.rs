@@ -28,7 +28,7 @@ use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
 use crate::ops::meters::ReplayOutcome;
 use crate::ops::node::Admission;
-use crate::proto::frame::{self, Event, Opcode};
+use crate::proto::frame::{self, Opcode};
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
 
@@ -76,7 +76,6 @@ pub(crate) struct Writer {
     wave: Option<usize>,
     /// Kept to be used again; empty between two uses.
     ready: Vec<SessionKey>,
-    events: Vec<Event>,
     buffer: Vec<u8>,
 }
 
@@ -91,7 +90,6 @@ impl Writer {
             clock: Clock::default(),
             wave: None,
             ready: Vec::new(),
-            events: Vec::new(),
             buffer: vec![0; receive::READ_BYTES],
         }
     }

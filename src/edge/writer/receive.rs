@@ -15,7 +15,7 @@ use crate::edge::inbound::{Inbound, MESSAGES_PER_SECOND, Request};
 use crate::edge::resolve::resolve;
 use crate::edge::session::{Mode, Session};
 use crate::edge::view::ViewKey;
-use crate::proto::frame::{Decoder, Event, FrameError, Opcode, Peer};
+use crate::proto::frame::{Decoder, Event, Opcode, Peer};
 use crate::proto::message::{
     ClientMessage, CloseCode, ErrorCode, From, Id, MessageError, ServerMessage, Subscription,
 };
@@ -31,7 +31,7 @@ impl Writer {
         self.look_for_place(key);
         for _ in 0..READS_PER_TURN {
             let Some(session) = self.table.get(key) else { return };
-            if session.is_busy() {
+            if session.is_busy() || session.is_paused() {
                 return;
             }
             match session.socket.try_read(&mut self.buffer) {
@@ -55,35 +55,33 @@ impl Writer {
         self.doorbell.ready(key);
     }
 
-    /// Takes bytes of a client.
+    /// Takes bytes of a client. Each message is answered before the next one is decoded: compressed, a few bytes may be
+    /// many messages of the largest size.
     pub(super) fn hear(&mut self, key: SessionKey, mut bytes: &[u8]) {
-        let Some(session) = self.table.get(key) else { return };
-        if session.deaf {
-            // What follows a goodbye is only read so that the connection can end in order.
-            return;
-        }
         let message_bytes_max = self.shared.settings.client_message_bytes_max;
-        let mut decoder = session
-            .inbound
-            .as_mut()
-            .and_then(|inbound| inbound.decoder.take())
-            .unwrap_or_else(|| Decoder::new(Peer::Client, message_bytes_max));
-        let mut events = std::mem::take(&mut self.events);
-        let result = decode_all(&mut decoder, &mut bytes, &mut events);
-        if result.is_ok() && decoder.is_mid_message() {
-            session.inbound().decoder = Some(decoder);
-        }
-        for event in events.drain(..) {
+        let Some(session) = self.table.get(key) else { return };
+        let mut decoder = session.take_decoder(message_bytes_max);
+        loop {
             match self.table.get(key) {
-                Some(session) if session.is_busy() => session.inbound().waiting.push_back(event),
-                Some(_) => self.answer(key, event),
-                None => break,
+                Some(session) if session.is_busy() => return session.inbound().put_off(decoder, bytes),
+                // What follows a goodbye is only read so that the connection can end in order.
+                Some(session) if session.deaf => return,
+                Some(_) => {}
+                None => return,
+            }
+            match decoder.decode(&mut bytes) {
+                Ok(Some(event)) => self.answer(key, event),
+                Ok(None) => break,
+                Err(error) => {
+                    self.close(key, error.close_code(), &error.to_string(), None);
+                    return self.deafen(key);
+                }
             }
         }
-        self.events = events;
-        if let Err(error) = result {
-            self.close(key, error.close_code(), &error.to_string(), None);
-            self.deafen(key);
+        if let Some(session) = self.table.get(key)
+            && decoder.is_mid_message()
+        {
+            session.inbound().put_off(decoder, &[]);
         }
     }
 
@@ -125,6 +123,7 @@ impl Writer {
     fn allows(&mut self, key: SessionKey) -> bool {
         let allows = self.table.get(key).is_some_and(|session| session.inbound().allows());
         if !allows {
+            // One that says too much is read once in a second, so that it waits and not we.
             self.shared.node.meters.rate_limited_messages.increment(1);
         }
         allows
@@ -151,7 +150,7 @@ impl Writer {
             Ok(ClientMessage::Subscribe { id, change }) => {
                 let Some(session) = self.table.get(key) else { return };
                 let subscription = change.apply(&session.subscription());
-                let view = ViewKey::of(&subscription);
+                let view = ViewKey::of(&subscription, session.seat.view().key().deflated);
                 match subscription.from {
                     Some(from) => self.find_place(key, id, view, from),
                     None => self.attach(key, &view, None, ack(id.as_ref())),
@@ -201,14 +200,9 @@ impl Writer {
             // Only when the node stops.
             Err(oneshot::error::TryRecvError::Closed) => {}
         }
-        loop {
-            let Some(session) = self.table.get(key) else { return };
-            let Some(inbound) = session.inbound.as_mut().filter(|inbound| inbound.request.is_none()) else {
-                return;
-            };
-            let Some(event) = inbound.waiting.pop_front() else { return };
-            self.answer(key, event);
-        }
+        let Some(session) = self.table.get(key) else { return };
+        let rest = std::mem::take(&mut session.inbound().rest);
+        self.hear(key, &rest);
     }
 
     fn refuse(&mut self, key: SessionKey, id: Option<Id>, code: ErrorCode, message: &str) {
@@ -221,25 +215,32 @@ impl Session {
         self.inbound.get_or_insert_with(|| Box::new(Inbound::new()))
     }
 
+    /// The decoder of what the client has begun to say, or a new one.
+    fn take_decoder(&mut self, message_bytes_max: usize) -> Decoder {
+        let begun = self.inbound.as_mut().and_then(|inbound| inbound.decoder.take());
+        begun.unwrap_or_else(|| {
+            let decoder = Decoder::new(Peer::Client, message_bytes_max);
+            if self.seat.view().key().deflated { decoder.inflating() } else { decoder }
+        })
+    }
+
     /// Whether a request of the client is being worked on.
     fn is_busy(&self) -> bool {
         self.inbound.as_ref().is_some_and(|inbound| inbound.request.is_some())
     }
 
+    /// Whether the client has said too much and has to wait.
+    fn is_paused(&self) -> bool {
+        self.inbound.as_ref().is_some_and(|inbound| inbound.paused)
+    }
+
     /// What the client has asked for so far.
     fn subscription(&self) -> Subscription {
-        let ViewKey { filters, format } = self.seat.view().key().clone();
+        let ViewKey { filters, format, .. } = self.seat.view().key().clone();
         Subscription { filters, format, ..Subscription::default() }
     }
 }
 
 fn ack(id: Option<&Id>) -> bytes::Bytes {
     encode::server(&ServerMessage::Ack { id })
-}
-
-fn decode_all(decoder: &mut Decoder, bytes: &mut &[u8], events: &mut Vec<Event>) -> Result<(), FrameError> {
-    while let Some(event) = decoder.decode(bytes)? {
-        events.push(event);
-    }
-    Ok(())
 }

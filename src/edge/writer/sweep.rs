@@ -209,8 +209,9 @@ impl Writer {
     /// The frames at a session's cursor are gone.
     fn overtaken(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
         let Some(session) = self.table.get(key) else { return };
-        if !session.behind {
-            // A burst that is larger than the ring (the log is back after a while) is nobody's slowness.
+        // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
+        // has is quickly fetched from there: with very many views, each holds less than the ring.
+        if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
             return self.feed(key, false, None);
         }
