@@ -197,6 +197,8 @@ impl Writer {
                     session.mode = Mode::Live(cursor);
                     session.index = index;
                     session.at = at;
+                    // It has everything there was; that its socket has blocked on the way says nothing.
+                    session.behind = false;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
