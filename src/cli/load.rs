@@ -69,7 +69,7 @@ pub struct LoadArguments {
     /// Messages per second over all those collectors [default: 10 for each]
     #[arg(long, value_name = "N", requires = "publish")]
     publish_rate: Option<Rate>,
-    /// About so many bytes has one of their messages as a client gets it, at least some 190
+    /// About so many bytes has one of their messages as a client gets it, at least some 210
     #[arg(long, value_name = "N", requires = "publish", default_value_t = 512)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=PUBLISH_BYTES_MAX as i64))]
     publish_bytes: u32,

@@ -91,6 +91,11 @@ impl Target {
             _ => return Err(TargetError::Scheme(text.to_owned(), path)),
         }
         let host = uri.host().map(|host| host.trim_matches(['[', ']'])).filter(|host| !host.is_empty());
+        // A port that is no number of a port reads as none.
+        let bare = uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().ends_with(uri.host().unwrap_or_default()));
+        let port = if bare { Some(80) } else { uri.port_u16() };
         let query = uri.query().unwrap_or_default();
         for name in ["filter", "from"] {
             if query.split('&').any(|pair| pair.split('=').next() == Some(name)) {
@@ -100,7 +105,7 @@ impl Target {
         let asked = uri.path();
         Ok(Self {
             host: host.ok_or_else(malformed)?.to_owned(),
-            port: uri.port_u16().unwrap_or(80),
+            port: port.filter(|port| *port > 0).ok_or_else(malformed)?,
             path: if asked.is_empty() || asked == "/" { path } else { asked }.to_owned(),
             query: query.to_owned(),
         })
@@ -187,6 +192,7 @@ mod tests {
             ("http://edge/ws", "ws://HOST:PORT/ws"),
             ("ws://", "ws://HOST:PORT/ws"),
             ("ws://edge:99999", "ws://HOST:PORT/ws"),
+            ("edge:0", "ws://HOST:PORT/ws"),
             ("ws://edge/ws?from=latest", "`from`"),
             ("ws://edge/ws?filter=a.b", "--filter"),
         ] {
