@@ -116,7 +116,7 @@ fn measure(plan: Plan) -> Result<Report, RunError> {
     let watched = runtime.block_on(watch(&shared, &threads, signals));
     shared.enter(Phase::Ending);
     let (tally, published) = threads.join()?;
-    let Watched { window, lasted, cpu, interrupted, cut_short } = watched;
+    let Watched { window, lasted, cpu, interrupted } = watched;
     if let (Some(published), Some(publishing)) = (&published, &shared.plan.publishing)
         && published.messages == 0
         && published.connected == 0
@@ -126,7 +126,7 @@ fn measure(plan: Plan) -> Result<Report, RunError> {
         let target = publishing.target.to_string();
         return Err(RunError::NoCollector { target, reasons: reasons.join(", ") });
     }
-    let measured = Measured { tally, published, window, lasted, cpu, interrupted, cut_short };
+    let measured = Measured { tally, published, window, lasted, cpu, interrupted };
     Ok(Report::new(&shared.plan, measured))
 }
 
@@ -160,7 +160,6 @@ struct Watched {
     lasted: Duration,
     cpu: Duration,
     interrupted: bool,
-    cut_short: bool,
 }
 
 /// Leads the run through its phases.
@@ -184,9 +183,13 @@ async fn watch(shared: &Shared, threads: &Threads, mut signals: Signals) -> Watc
         let stop = asked_to_stop || threads.has_failed();
         watched.interrupted |= asked_to_stop;
         match phase {
-            Phase::Connecting if stop => break watched.cut_short = true,
+            Phase::Connecting if stop => break,
             Phase::Connecting => {
                 let everybody = glance.decided >= shared.plan.sockets() as u64;
+                if everybody && glance.open == 0 && shared.plan.sockets() > 0 {
+                    // Nobody was let in: there is nothing to wait for.
+                    break;
+                }
                 if everybody && shared.collectors_decided.load(Ordering::Acquire) {
                     (began, cpu) = (now, cpu_time());
                     watched.window[0] = glance;
@@ -202,7 +205,7 @@ async fn watch(shared: &Shared, threads: &Threads, mut signals: Signals) -> Watc
                     shared.enter(Phase::Settling);
                 }
             }
-            Phase::Settling if stop => break watched.cut_short = true,
+            Phase::Settling if stop => break,
             Phase::Settling => {
                 if glance.deliveries > moved.1 {
                     moved = (now, glance.deliveries);

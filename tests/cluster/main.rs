@@ -8,6 +8,7 @@ mod support;
 mod absence;
 mod crashes;
 mod drain;
+mod load;
 mod mixed;
 mod protocol;
 mod relay;
