@@ -65,7 +65,8 @@
 //! * [`ingest`]: collectors in, batches out. [`edge`]: the log in, frames out. Neither knows the other.
 //! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors.
 //! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line.
-//! * [`demo`]: a collector of this host's metrics; a client of ingest like any other.
+//! * [`demo`]: a collector of this host's metrics; a client of ingest like any other. [`load`]: the load generator, which knows a
+//!   cluster only from outside.
 //! * [`app`]: builds roles from settings, owns their tasks, drains them. Only it sees everything.
 //!
 //! `tests/layering.rs` holds the arrows between these rooms.
@@ -87,5 +88,6 @@ pub mod config;
 pub mod demo;
 pub mod edge;
 pub mod ingest;
+pub mod load;
 pub mod ops;
 pub mod proto;

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use telecast::app::{self, Options};
-use telecast::cli::{self, Arguments, EXIT_USAGE, Serving, Verb};
+use telecast::cli::{self, Arguments, EXIT_USAGE, LoadArguments, Serving, Verb};
 use telecast::config::{self, Loaded, Role};
+use telecast::load;
 use telecast::ops::{process, telemetry};
 
 fn main() -> ExitCode {
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Verb::Ingest { serving } => serve(Role::Ingest, serving, Options::default()),
         Verb::Edge { serving } => serve(Role::Edge, serving, Options::default()),
         Verb::Config { role, serving } => print_configuration(role.into(), serving),
+        Verb::Load(arguments) => run_load(arguments),
     }
 }
 
@@ -45,6 +47,16 @@ fn print_configuration(role: Role, serving: Serving) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         Err(code) => code,
+    }
+}
+
+fn run_load(arguments: LoadArguments) -> ExitCode {
+    match arguments.plan(&process::machine()) {
+        Ok(plan) => load::run(plan),
+        Err(error) => {
+            eprintln!("telecast: load: {error}");
+            ExitCode::from(EXIT_USAGE)
+        }
     }
 }
 

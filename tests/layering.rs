@@ -130,7 +130,7 @@ fn imports(code: &str) -> Vec<String> {
 /// Asserts that files under `folder` import only the `allowed` modules of this crate (and their own).
 fn imports_only(folder: &str, allowed: &[&str]) {
     const MODULES: &[&str] =
-        &["app", "broker", "cli", "cluster", "config", "demo", "edge", "ingest", "ops", "proto"];
+        &["app", "broker", "cli", "cluster", "config", "demo", "edge", "ingest", "load", "ops", "proto"];
     let own = folder.trim_end_matches('/');
     for source in sources().iter().filter(|source| belongs(&source.path, own)) {
         for module in imports(&source.code).iter().filter(|module| MODULES.contains(&module.as_str())) {
@@ -230,8 +230,13 @@ fn the_configuration_knows_only_the_vocabulary() {
 
 #[test]
 fn the_command_line_starts_nothing() {
-    imports_only("cli", &["config", "ops"]);
+    imports_only("cli", &["config", "load", "ops", "proto"]);
     never_names(|path| belongs(path, "cli"), &["tokio"], "arguments are read before anything runs");
+}
+
+#[test]
+fn the_load_generator_is_a_peer_like_any_other() {
+    imports_only("load", &["proto"]);
 }
 
 #[test]

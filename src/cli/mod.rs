@@ -2,12 +2,16 @@
 //!
 //! Only verbs that exist are offered. Nothing is started here.
 
+mod load;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Inputs, Machine, Role};
 use crate::ops::version;
+
+pub use load::{LoadArguments, LoadError, PresetName};
 
 /// Folder of `default.toml` and `<role>.toml`, unless `TELECAST_CONFIG_DIR` names another.
 const CONFIG_FOLDER: &str = "config";
@@ -22,6 +26,7 @@ Examples:
   telecast ingest --nats nats://n:4222   one of many nodes that take collectors
   telecast edge --nats nats://n:4222     one of many nodes that serve clients
   telecast config --role edge            what an edge would use, and from where
+  telecast load heavy --publish 10       how much a node stands: 2,000 clients, ten collectors
 
 Configuration, each above the one before:
   built-in values, config/default.toml, config/ROLE.toml, --config FILE, environment, flags.
@@ -86,6 +91,8 @@ pub enum Verb {
         #[command(flatten)]
         serving: Serving,
     },
+    /// Connect many clients and check what they get: the stress test
+    Load(LoadArguments),
 }
 
 /// What every serving node takes.

@@ -9,6 +9,7 @@ mod absence;
 mod compression;
 mod crashes;
 mod drain;
+mod load;
 mod mixed;
 mod protocol;
 mod relay;

@@ -1,0 +1,332 @@
+//! What one client has got of what the run's own collectors sent, over all its connections. Pure.
+//!
+//! Collectors count their messages from 1. A client that is in time gets each count once and in order; what it does not get
+//! must have been announced. So per client: published = delivered + filtered out + announced, or something is wrong.
+
+use std::collections::VecDeque;
+
+use crate::proto::offset::Offset;
+
+/// Ranges that one client remembers as not delivered. What is forgotten stays counted; if it comes late after all, it counts
+/// as a duplicate instead of as out of order.
+const HOLES_MAX: usize = 1_024;
+
+/// How a message of an own collector stands to those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// New, and after everything before it.
+    InOrder,
+    /// It had been skipped: what is in order arrived already.
+    Late,
+    /// It had been delivered.
+    Duplicate,
+    /// The client's filters let nothing of this collector through.
+    Unasked,
+}
+
+/// Counts that were skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hole {
+    collector: usize,
+    first: u32,
+    last: u32,
+    announced: bool,
+}
+
+impl Hole {
+    fn messages(&self) -> u64 {
+        u64::from(self.last - self.first) + 1
+    }
+}
+
+/// Messages that never came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// A gap said so.
+    pub(super) announced: u64,
+    /// Their collector's connection ended before anybody had got them: nobody knows whether the log ever had them.
+    pub(super) uncertain: u64,
+    /// Nothing said so.
+    pub(super) silent: u64,
+}
+
+/// Counts of a collector that may never have reached the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Uncertain {
+    pub(super) collector: usize,
+    pub(super) first: u32,
+    pub(super) last: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// The highest count of each collector so far. Empty until something came.
+    last: Vec<u32>,
+    holes: VecDeque<Hole>,
+    forgotten: Missing,
+    /// Messages that gaps have announced and no hole has used up: a gap says how many envelopes it spans, not whose.
+    allowance: u64,
+    /// Where the client was with the last message of a foreign collector, which carries no count.
+    foreign: Option<Offset>,
+}
+
+impl Account {
+    /// Takes the message with this count of one of `collectors`.
+    pub(super) fn take(&mut self, collector: usize, count: u32, asked: &[bool]) -> Verdict {
+        if self.last.is_empty() {
+            self.last = vec![0; asked.len()];
+        }
+        let Some(last) = self.last.get_mut(collector).filter(|_| asked[collector]) else {
+            return Verdict::Unasked;
+        };
+        if count == *last + 1 {
+            *last = count;
+            return Verdict::InOrder;
+        }
+        if count <= *last {
+            return if self.fill(collector, count) { Verdict::Late } else { Verdict::Duplicate };
+        }
+        let first = *last + 1;
+        *last = count;
+        self.skip(collector, first, count - 1);
+        Verdict::InOrder
+    }
+
+    /// Takes a foreign message by its place in the log, which is all that is known about it.
+    pub(super) fn take_foreign(&mut self, offset: Offset) -> Verdict {
+        let verdict = match &self.foreign {
+            Some(last) if *last == offset => Verdict::Duplicate,
+            Some(last) if last.epoch == offset.epoch && !last.is_at_or_before(&offset) => Verdict::Late,
+            _ => Verdict::InOrder,
+        };
+        if verdict == Verdict::InOrder {
+            self.foreign = Some(offset);
+        }
+        verdict
+    }
+
+    /// Takes the announcement that what lies between these places will not come; returns how many envelopes that are, if
+    /// they can be counted. A new log leaves that open.
+    pub(super) fn take_gap(&mut self, from: &Offset, to: &Offset) -> Option<u64> {
+        if !from.is_at_or_before(to) {
+            self.allowance = u64::MAX;
+            return None;
+        }
+        let pairs = from.sequences.iter().zip(&to.sequences);
+        let span = pairs.map(|(from, to)| to - from).fold(0, u64::saturating_add);
+        self.allowance = self.allowance.saturating_add(span);
+        Some(span)
+    }
+
+    /// Whether nothing is owed any more of what was published: the last count of each collector.
+    pub(super) fn is_complete(&self, published: &[u32], asked: &[bool]) -> bool {
+        let mut owed = 0;
+        for (collector, count) in published.iter().enumerate().filter(|(collector, _)| asked[*collector]) {
+            let last = self.last.get(collector).copied().unwrap_or(0);
+            owed += u64::from(count.saturating_sub(last));
+            if owed > self.allowance {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Closes the account: everything that was published and did not come is missing.
+    pub(super) fn close(mut self, published: &[u32], asked: &[bool], uncertain: &[Uncertain]) -> Missing {
+        for (collector, count) in published.iter().enumerate().filter(|(collector, _)| asked[*collector]) {
+            let last = self.last.get(collector).copied().unwrap_or(0);
+            if *count > last {
+                self.skip(collector, last + 1, *count);
+            }
+        }
+        let mut missing = self.forgotten;
+        for hole in &self.holes {
+            missing.add(hole, uncertain);
+        }
+        missing
+    }
+
+    /// Notes counts that were skipped: announced as far as gaps allow.
+    fn skip(&mut self, collector: usize, first: u32, last: u32) {
+        let skipped = u64::from(last - first) + 1;
+        let announced = skipped.min(self.allowance);
+        self.allowance -= announced;
+        // At most `skipped`, so it fits.
+        let middle = first + announced as u32;
+        if announced > 0 {
+            self.remember(Hole { collector, first, last: middle - 1, announced: true });
+        }
+        if announced < skipped {
+            self.remember(Hole { collector, first: middle, last, announced: false });
+        }
+    }
+
+    fn remember(&mut self, hole: Hole) {
+        if self.holes.len() == HOLES_MAX
+            && let Some(oldest) = self.holes.pop_front()
+        {
+            self.forgotten.add(&oldest, &[]);
+        }
+        self.holes.push_back(hole);
+    }
+
+    /// Takes a count out of the hole it is in, if it is in one.
+    fn fill(&mut self, collector: usize, count: u32) -> bool {
+        let holds = |hole: &Hole| hole.collector == collector && (hole.first..=hole.last).contains(&count);
+        let Some(at) = self.holes.iter().position(holds) else { return false };
+        let Some(hole) = self.holes.remove(at) else { return false };
+        if hole.first < count {
+            self.holes.push_back(Hole { last: count - 1, ..hole });
+        }
+        if count < hole.last {
+            self.holes.push_back(Hole { first: count + 1, ..hole });
+        }
+        true
+    }
+}
+
+impl Missing {
+    /// Adds up accounts.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.announced += other.announced;
+        self.uncertain += other.uncertain;
+        self.silent += other.silent;
+    }
+
+    fn add(&mut self, hole: &Hole, uncertain: &[Uncertain]) {
+        if hole.announced {
+            self.announced += hole.messages();
+            return;
+        }
+        // Ranges of one collector do not overlap: each begins behind the one before.
+        let excused = uncertain.iter().filter(|range| range.collector == hole.collector).map(|range| {
+            let (first, last) = (range.first.max(hole.first), range.last.min(hole.last));
+            (u64::from(last) + 1).saturating_sub(u64::from(first))
+        });
+        let excused: u64 = excused.sum();
+        self.uncertain += excused;
+        self.silent += hole.messages() - excused;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::offset::Epoch;
+    use proptest::prelude::*;
+
+    const ALL: [bool; 2] = [true, true];
+
+    fn offset(epoch: u64, sequences: &[u64]) -> Offset {
+        Offset { epoch: Epoch(epoch), sequences: sequences.iter().copied().collect() }
+    }
+
+    fn after(counts: &[u32]) -> (Account, Vec<Verdict>) {
+        let mut account = Account::default();
+        let verdicts = counts.iter().map(|count| account.take(0, *count, &ALL)).collect();
+        (account, verdicts)
+    }
+
+    fn missing(announced: u64, uncertain: u64, silent: u64) -> Missing {
+        Missing { announced, uncertain, silent }
+    }
+
+    #[test]
+    fn each_count_once_and_in_order_leaves_nothing_open() {
+        let (account, verdicts) = after(&[1, 2, 3]);
+        assert_eq!(verdicts, [Verdict::InOrder; 3]);
+        assert!(account.is_complete(&[3, 0], &ALL));
+        assert_eq!(account.close(&[3, 0], &ALL, &[]), Missing::default());
+    }
+
+    #[test]
+    fn what_was_skipped_in_silence_is_a_loss_at_both_ends() {
+        let (account, _) = after(&[2, 5]);
+        assert!(!account.is_complete(&[6, 2], &ALL));
+        assert_eq!(account.close(&[6, 2], &ALL, &[]), missing(0, 0, 1 + 2 + 1 + 2));
+    }
+
+    #[test]
+    fn what_was_skipped_and_comes_later_is_out_of_order_and_no_loss() {
+        let (mut account, verdicts) = after(&[1, 5, 3]);
+        assert_eq!(verdicts.last(), Some(&Verdict::Late));
+        assert_eq!(account.take(0, 3, &ALL), Verdict::Duplicate);
+        assert_eq!(account.close(&[5, 0], &ALL, &[]), missing(0, 0, 2));
+    }
+
+    #[test]
+    fn a_gap_excuses_as_much_as_it_spans_and_no_more() {
+        let mut account = Account::default();
+        assert_eq!(account.take(0, 1, &ALL), Verdict::InOrder);
+        assert_eq!(account.take_gap(&offset(1, &[10, 3]), &offset(1, &[12, 4])), Some(3));
+        assert_eq!(account.take(0, 6, &ALL), Verdict::InOrder);
+        assert_eq!(account.close(&[6, 0], &ALL, &[]), missing(3, 0, 1));
+    }
+
+    #[test]
+    fn a_gap_at_the_end_completes_an_account() {
+        let (mut account, _) = after(&[1]);
+        account.take_gap(&offset(1, &[1]), &offset(1, &[4]));
+        assert!(account.is_complete(&[3, 1], &ALL) && !account.is_complete(&[3, 2], &ALL));
+        assert_eq!(account.close(&[3, 1], &ALL, &[]), missing(3, 0, 0));
+    }
+
+    #[test]
+    fn a_new_log_excuses_everything() {
+        let (mut account, _) = after(&[1]);
+        assert_eq!(account.take_gap(&offset(1, &[9]), &offset(2, &[3])), None);
+        assert_eq!(account.close(&[1_000, 0], &ALL, &[]), missing(999, 0, 0));
+    }
+
+    #[test]
+    fn what_filters_leave_out_is_neither_owed_nor_welcome() {
+        let asked = [true, false];
+        let mut account = Account::default();
+        assert_eq!(account.take(1, 1, &asked), Verdict::Unasked);
+        assert_eq!(account.take(7, 1, &asked), Verdict::Unasked);
+        assert!(account.is_complete(&[0, 50], &asked));
+        assert_eq!(account.close(&[0, 50], &asked, &[]), Missing::default());
+    }
+
+    #[test]
+    fn what_a_collector_may_not_have_delivered_is_told_apart() {
+        let (account, _) = after(&[1, 2, 9]);
+        let uncertain = [
+            Uncertain { collector: 0, first: 2, last: 4 },
+            Uncertain { collector: 0, first: 10, last: 11 },
+            Uncertain { collector: 1, first: 1, last: 9 },
+        ];
+        assert_eq!(account.close(&[11, 0], &ALL, &uncertain), missing(0, 4, 4));
+    }
+
+    #[test]
+    fn foreign_messages_are_held_to_their_places() {
+        let mut account = Account::default();
+        let mut take = |sequences: &[u64]| account.take_foreign(offset(1, sequences));
+        assert_eq!(take(&[5, 5]), Verdict::InOrder);
+        assert_eq!(take(&[5, 6]), Verdict::InOrder);
+        assert_eq!(take(&[5, 6]), Verdict::Duplicate);
+        assert_eq!(take(&[4, 7]), Verdict::Late);
+        assert_eq!(account.take_foreign(offset(2, &[1, 1])), Verdict::InOrder);
+    }
+
+    proptest! {
+        /// Whatever is dropped, repeated or late, every published message has exactly one fate.
+        #[test]
+        fn published_is_delivered_plus_missing(counts in prop::collection::vec(1u32..60, 0..200), gap in 0u64..40) {
+            let mut account = Account::default();
+            let mut delivered = std::collections::HashSet::new();
+            for (at, count) in counts.iter().enumerate() {
+                if at == counts.len() / 2 {
+                    account.take_gap(&offset(1, &[0]), &offset(1, &[gap]));
+                }
+                let verdict = account.take(0, *count, &ALL);
+                prop_assert_eq!(verdict == Verdict::Duplicate, !delivered.insert(*count));
+            }
+            let missing = account.close(&[60, 0], &ALL, &[]);
+            prop_assert_eq!(missing.announced + missing.silent + delivered.len() as u64, 60);
+            prop_assert!(missing.announced <= gap);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The result of a run: one object for programs, one table for people. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::plan::Plan;
+use super::publisher::Published;
+use super::shared::Glance;
+use super::tally::{Tally, Times};
+
+/// A thread that works for more of the time than this is not measuring the server any more.
+const SATURATED_SHARE: f64 = 0.85;
+
+/// See the module.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Everybody was connected at the end, and nothing is wrong.
+    ok: bool,
+    /// What is wrong, in words.
+    problems: Vec<String>,
+    /// What may make the figures worse than the server is, in words.
+    notes: Vec<String>,
+    interrupted: bool,
+    /// How long the load lasted.
+    seconds: f64,
+    clients: Clients,
+    deliveries: Deliveries,
+    /// From the line's writing to its reading, of lines that were not replayed.
+    latency_ms: Option<Times>,
+    /// From connecting to the welcome.
+    connect_ms: Option<Times>,
+    gaps: BTreeMap<String, Gap>,
+    accuracy: Accuracy,
+    published: Option<Sent>,
+    /// CPU time of this program per message it received, while the load lasted.
+    own_cpu_us_per_message: Option<f64>,
+    own_cpu_cores: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Clients {
+    wanted: usize,
+    connected: u64,
+    slow_wanted: usize,
+    slow_connected: u64,
+    /// Never let in, by reason.
+    refused: BTreeMap<String, u64>,
+    /// Let in, and not there at the end, by reason.
+    gone: BTreeMap<String, u64>,
+    /// Ends of connections, and of attempts to come back, by reason.
+    ends: BTreeMap<String, u64>,
+    resumed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Deliveries {
+    messages: u64,
+    bytes: u64,
+    per_second: f64,
+    bytes_per_second: f64,
+    /// Of others' collectors: checked by their offsets alone.
+    foreign: u64,
+    /// Lines that were sent while their client was away.
+    replayed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Gap {
+    count: u64,
+    envelopes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Accuracy {
+    duplicates: u64,
+    order_errors: u64,
+    /// Not delivered, and not announced.
+    missing: u64,
+    /// Not delivered, and announced by gaps.
+    missing_announced: u64,
+    /// Not delivered to anybody, by collectors whose connection had just ended.
+    missing_uncertain: u64,
+    /// Delivered against the filters.
+    unasked: u64,
+    unreadable: u64,
+    stale: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Sent {
+    collectors: usize,
+    connected: usize,
+    messages: u64,
+    per_second: f64,
+    wanted_per_second: f64,
+    held_back: u64,
+    ends: BTreeMap<String, u64>,
+}
+
+/// What a run leaves behind.
+pub(super) struct Measured {
+    pub(super) tally: Tally,
+    pub(super) published: Option<Published>,
+    /// When the load began and ended.
+    pub(super) window: [Glance; 2],
+    pub(super) lasted: Duration,
+    /// CPU time of this program while the load lasted.
+    pub(super) cpu: Duration,
+    pub(super) interrupted: bool,
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan, measured: Measured) -> Self {
+        let Measured { tally, published, window: [begin, end], lasted, cpu, interrupted } = measured;
+        let seconds = lasted.as_secs_f64();
+        let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let in_window = end.deliveries.saturating_sub(begin.deliveries);
+        let own_cpu_cores = if seconds > 0.0 { cpu.as_secs_f64() / seconds } else { 0.0 };
+        let sent = published.as_ref().zip(plan.publishing.as_ref()).map(|(published, publishing)| Sent {
+            collectors: publishing.collectors,
+            connected: published.connected,
+            messages: published.messages,
+            per_second: per_second(published.messages),
+            wanted_per_second: publishing.messages_per_s,
+            held_back: published.held_back,
+            ends: published.ends.clone(),
+        });
+        let mut report = Self {
+            ok: false,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            interrupted,
+            seconds,
+            latency_ms: tally.latency_times(),
+            connect_ms: tally.connect_times(),
+            deliveries: Deliveries {
+                messages: tally.deliveries,
+                bytes: tally.bytes,
+                per_second: per_second(in_window),
+                bytes_per_second: per_second(end.bytes.saturating_sub(begin.bytes)),
+                foreign: tally.foreign,
+                replayed: tally.replayed,
+            },
+            accuracy: Accuracy {
+                duplicates: tally.duplicates,
+                order_errors: tally.order_errors,
+                missing: tally.missing.silent,
+                missing_announced: tally.missing.announced,
+                missing_uncertain: tally.missing.uncertain,
+                unasked: tally.unasked,
+                unreadable: tally.unreadable,
+                stale: tally.stale,
+            },
+            gaps: tally.gaps.into_iter().map(|(reason, gaps)| (reason, gaps.into())).collect(),
+            clients: Clients {
+                wanted: plan.clients,
+                connected: tally.connected,
+                slow_wanted: plan.slow,
+                slow_connected: tally.slow_connected,
+                refused: tally.refused,
+                gone: tally.gone,
+                ends: tally.ends,
+                resumed: tally.resumed,
+            },
+            published: sent,
+            own_cpu_us_per_message: (in_window > 0).then(|| cpu.as_secs_f64() * 1e6 / in_window as f64),
+            own_cpu_cores,
+        };
+        report.find_problems();
+        report.ok = report.problems.is_empty();
+        let complaints = [tally.complaint, published.and_then(|published| published.complaint)];
+        report.find_notes(plan, complaints.into_iter().flatten());
+        report
+    }
+
+    /// The exit code's answer.
+    pub(super) fn is_ok(&self) -> bool {
+        self.ok
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        // Text keys and finite numbers: nothing in it cannot be JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    fn find_problems(&mut self) {
+        let Self { clients, accuracy, published, .. } = self;
+        let mut problem = |wrong: bool, words: String| {
+            if wrong {
+                self.problems.push(words);
+            }
+        };
+        let away = (clients.wanted as u64).saturating_sub(clients.connected);
+        problem(away > 0, format!("{away} clients were not connected at the end"));
+        let counts = [
+            (accuracy.order_errors, "messages came out of order"),
+            (accuracy.duplicates, "messages came twice"),
+            (accuracy.missing, "messages were lost without an announcement"),
+            (accuracy.unasked, "messages came against the filters"),
+            (accuracy.unreadable, "messages could not be read"),
+        ];
+        for (count, words) in counts {
+            problem(count > 0, format!("{count} {words}"));
+        }
+        if let Some(sent) = published {
+            let away = sent.collectors.saturating_sub(sent.connected);
+            problem(away > 0, format!("{away} own collectors were not connected at the end"));
+        }
+    }
+
+    fn find_notes(&mut self, plan: &Plan, complaints: impl Iterator<Item = String>) {
+        if self.own_cpu_cores > SATURATED_SHARE * plan.threads as f64 {
+            self.notes.push(format!(
+                "this program itself used {:.2} cores with {} thread(s) for clients: give it more --threads, or share the load \
+                 between machines",
+                self.own_cpu_cores, plan.threads
+            ));
+        }
+        if let Some(sent) = self.published.as_ref().filter(|sent| sent.held_back > 0) {
+            self.notes.push(format!(
+                "{} messages were not sent: ingest held its collectors back, or they were away",
+                sent.held_back
+            ));
+        }
+        self.notes.extend(complaints.map(|words| format!("the server said: {words}")));
+    }
+}
+
+impl From<super::tally::Gaps> for Gap {
+    fn from(gaps: super::tally::Gaps) -> Self {
+        Self { count: gaps.count, envelopes: gaps.envelopes }
+    }
+}
+
+impl fmt::Display for Report {
+    /// The table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { clients, deliveries, accuracy, .. } = self;
+        let mut row = |name: &str, value: String| writeln!(f, "{name:<19}{value}");
+        row("clients", clients_row(clients.connected, clients.wanted))?;
+        if clients.slow_wanted > 0 {
+            row("slow clients", clients_row(clients.slow_connected, clients.slow_wanted))?;
+        }
+        for (name, counts) in
+            [("  refused", &clients.refused), ("  gone", &clients.gone), ("  ended", &clients.ends)]
+        {
+            for (reason, count) in counts {
+                row(name, format!("{} {reason}", grouped(*count)))?;
+            }
+        }
+        if clients.resumed > 0 {
+            row("  resumed", grouped(clients.resumed))?;
+        }
+        if let Some(times) = &self.connect_ms {
+            row("connecting", times_row(times))?;
+        }
+        if let Some(sent) = &self.published {
+            let ends: String = sent.ends.iter().fold(String::new(), |mut text, (reason, count)| {
+                // Writing into memory cannot fail.
+                let _ = write!(text, ", {count} {reason}");
+                text
+            });
+            let Sent { messages, connected, collectors, per_second, .. } = sent;
+            let rate = grouped(per_second.round() as u64);
+            row("published", format!("{} messages, {rate}/s", grouped(*messages)))?;
+            row("  collectors", format!("{connected} of {collectors}{ends}"))?;
+        }
+        let rate = grouped(deliveries.per_second.round() as u64);
+        let seconds = format!("{:.1} s", self.seconds);
+        row(
+            "delivered",
+            format!("{rate} messages/s, {}/s, over {seconds}", bytes(deliveries.bytes_per_second)),
+        )?;
+        row(
+            "  in all",
+            format!("{} messages, {}", grouped(deliveries.messages), bytes(deliveries.bytes as f64)),
+        )?;
+        for (name, count) in [("  of others", deliveries.foreign), ("  replayed", deliveries.replayed)] {
+            if count > 0 {
+                row(name, grouped(count))?;
+            }
+        }
+        row(
+            "latency",
+            self.latency_ms
+                .as_ref()
+                .map_or_else(|| "unknown: only what --publish sends carries its time".to_owned(), times_row),
+        )?;
+        for (reason, gap) in &self.gaps {
+            row("gaps", format!("{} {reason}, {} envelopes", grouped(gap.count), grouped(gap.envelopes)))?;
+        }
+        row("duplicates", grouped(accuracy.duplicates))?;
+        row("order errors", grouped(accuracy.order_errors))?;
+        row("missing", missing_row(accuracy, self.published.is_some()))?;
+        for (name, count) in [
+            ("unasked", accuracy.unasked),
+            ("unreadable", accuracy.unreadable),
+            ("told stale", accuracy.stale),
+        ] {
+            if count > 0 {
+                row(name, grouped(count))?;
+            }
+        }
+        let each =
+            self.own_cpu_us_per_message.map_or_else(String::new, |us| format!(", {us:.2} µs per message"));
+        row("this program's CPU", format!("{:.2} cores{each}", self.own_cpu_cores))?;
+        for note in &self.notes {
+            row("note", note.clone())?;
+        }
+        let result = if self.ok { "ok".to_owned() } else { self.problems.join("; ") };
+        row("result", if self.interrupted { format!("{result} (interrupted)") } else { result })
+    }
+}
+
+fn clients_row(connected: u64, wanted: usize) -> String {
+    format!("{} of {} connected", grouped(connected), grouped(wanted as u64))
+}
+
+fn times_row(times: &Times) -> String {
+    let Times { p50, p90, p99, max, .. } = times;
+    format!("p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  max {max:.2} ms")
+}
+
+fn missing_row(accuracy: &Accuracy, published: bool) -> String {
+    if !published {
+        return "unknown: only what --publish sends is counted".to_owned();
+    }
+    let mut text = grouped(accuracy.missing);
+    for (count, words) in [
+        (accuracy.missing_announced, "announced by gaps"),
+        (accuracy.missing_uncertain, "perhaps never stored: their collector's connection ended"),
+    ] {
+        if count > 0 {
+            // Writing into memory cannot fail.
+            let _ = write!(text, ", and {} {words}", grouped(count));
+        }
+    }
+    text
+}
+
+/// Thousands apart: 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(bytes: f64) -> String {
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let unit = units.into_iter().find(|(size, _)| bytes >= *size);
+    unit.map_or_else(|| format!("{bytes:.0} B"), |(size, name)| format!("{:.1} {name}", bytes / size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::account::Verdict;
+    use crate::load::plan::Output;
+    use crate::load::target::Target;
+
+    fn plan() -> Plan {
+        Plan {
+            targets: vec![Target::of_clients("edge:1").unwrap()],
+            filters: Default::default(),
+            clients: 2,
+            slow: 1,
+            connects_per_s: 1.0,
+            duration: Duration::from_secs(1),
+            churn: None,
+            publishing: None,
+            threads: 1,
+            output: Output::Table,
+        }
+    }
+
+    fn measured(change: impl FnOnce(&mut Tally)) -> Measured {
+        let mut tally = Tally::new();
+        (tally.connected, tally.slow_connected) = (2, 1);
+        tally.latency(1_000_000);
+        change(&mut tally);
+        let end = Glance { deliveries: 1_000_000, bytes: 512_000_000, ..Glance::default() };
+        Measured {
+            tally,
+            published: Some(Published { connected: 0, ..Published::default() }),
+            window: [Glance::default(), end],
+            lasted: Duration::from_secs(10),
+            cpu: Duration::from_secs(2),
+            interrupted: false,
+        }
+    }
+
+    #[test]
+    fn a_good_run_says_so_in_both_forms() {
+        let report = Report::new(&plan(), measured(|_| {}));
+        assert!(report.is_ok(), "{report}");
+        let table = report.to_string();
+        for part in ["2 of 2 connected", "100,000 messages/s, 51.2 MB/s, over 10.0 s", "2.00 µs per message"]
+        {
+            assert!(table.contains(part), "{table}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["ok"], true);
+        assert_eq!(json["deliveries"]["per_second"], 100_000.0);
+        assert_eq!(json["latency_ms"]["samples"], 1);
+        assert_eq!(json["published"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_named() {
+        let cases: [(&str, fn(&mut Tally)); 6] = [
+            ("1 clients were not connected", |tally| tally.connected = 1),
+            ("out of order", |tally| tally.judge(Verdict::Late)),
+            ("twice", |tally| tally.judge(Verdict::Duplicate)),
+            ("against the filters", |tally| tally.judge(Verdict::Unasked)),
+            ("lost", |tally| tally.missing.silent = 1),
+            ("could not be read", |tally| tally.unreadable = 1),
+        ];
+        for (words, change) in cases {
+            let report = Report::new(&plan(), measured(change));
+            assert!(!report.is_ok() && report.to_string().contains(words), "{words}: {report}");
+        }
+        let announced = Report::new(&plan(), measured(|tally| tally.missing.announced = 5));
+        assert!(announced.is_ok(), "what is announced is no fault: {announced}");
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([12.0, 1_500.0, 2.5e9].map(bytes), ["12 B", "1.5 kB", "2.5 GB"]);
+    }
+}
