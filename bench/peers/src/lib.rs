@@ -1,0 +1,14 @@
+//! What the programs of the comparison share.
+//!
+//! Every peer delivers messages that hold a *stamp*: when the message was due and its number, in a fixed number of bytes. The one
+//! client finds stamps in the raw bytes of a socket, so that it neither knows nor pays for how a peer frames and batches.
+//!
+//! * [`stamp`]: the bytes that are counted, and the reader that finds them however reads cut them.
+//! * [`pace`]: when the next message is due.
+//! * [`websocket`]: just enough of RFC 6455 for both sides.
+//! * [`process`]: CPU time and memory of processes, from `/proc`.
+
+pub mod pace;
+pub mod process;
+pub mod stamp;
+pub mod websocket;
