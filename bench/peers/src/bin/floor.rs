@@ -35,14 +35,20 @@ struct Args {
     /// Messages in one write: they wait for each other
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     coalesce: u16,
+    /// Send nothing until so many clients are there
+    #[arg(long, default_value_t = 0)]
+    await_clients: usize,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let mut floor = Floor::listen(args.listen)?;
     let mut batch = Batch::new(args.bytes, usize::from(args.coalesce))?;
-    let mut pace = Pace::new(args.rate);
     eprintln!("floor listens on {}", args.listen);
+    while floor.connected() < args.await_clients {
+        floor.serve(None)?;
+    }
+    let mut pace = Pace::new(args.rate);
     loop {
         floor.serve(pace.wait(now_ns()))?;
         if let Some(stamp) = pace.take(now_ns())
@@ -110,6 +116,11 @@ impl Floor {
             handshakes: HashMap::new(),
             events,
         })
+    }
+
+    /// Clients whose handshake is complete.
+    fn connected(&self) -> usize {
+        self.clients.len() - self.free.len() - self.handshakes.len()
     }
 
     fn broadcast(&mut self, frames: &[u8]) {

@@ -22,6 +22,7 @@ pub(crate) struct Account {
     counting: bool,
     deliveries: u64,
     bytes: u64,
+    reads: u64,
     lost: u64,
     repeated: u64,
     latency: Histogram<u64>,
@@ -33,7 +34,9 @@ pub(crate) struct Summary {
     /// Messages that were published in the window, as far as any connection saw.
     messages: u64,
     deliveries: u64,
-    bytes: u64,
+    bytes_read: u64,
+    /// Reads that had anything: fewer than deliveries where messages came together.
+    reads: u64,
     /// Messages that a connection did not get although it got later ones.
     lost: u64,
     /// Messages that came twice or after later ones.
@@ -52,7 +55,7 @@ impl Account {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let mut latency = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)?;
         latency.auto(false);
-        Ok(Self { counting: false, deliveries: 0, bytes: 0, lost: 0, repeated: 0, latency })
+        Ok(Self { counting: false, deliveries: 0, bytes: 0, reads: 0, lost: 0, repeated: 0, latency })
     }
 
     /// From here on things count.
@@ -61,9 +64,10 @@ impl Account {
         places.for_each(|place| place.at_begin = place.newest);
     }
 
-    pub(crate) fn bytes(&mut self, count: usize) {
+    pub(crate) fn read(&mut self, bytes: usize) {
         if self.counting {
-            self.bytes += count as u64;
+            self.reads += 1;
+            self.bytes += bytes as u64;
         }
     }
 
@@ -91,7 +95,8 @@ impl Account {
         Summary {
             messages: newest - before.max(FIRST_NUMBER - 1).min(newest),
             deliveries: self.deliveries,
-            bytes: self.bytes,
+            bytes_read: self.bytes,
+            reads: self.reads,
             lost: self.lost,
             repeated: self.repeated,
             silent: places.iter().filter(|place| place.newest == place.at_begin).count(),

@@ -3,11 +3,10 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
+use peers::hello::Frame;
 use peers::stamp::{Reader, Tail};
 use peers::websocket::{HEAD_BYTES_MAX, HEAD_END};
 use socket2::{Domain, Socket, Type};
-
-use crate::args::Frame;
 
 /// What a readable socket came to.
 #[derive(Debug)]

@@ -26,6 +26,8 @@ use crate::connection::{Connection, Progress};
 
 const EVENTS_MAX: usize = 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
+/// However slowly handshakes get on, this is the end of it.
+const CONNECT_MAX: Duration = Duration::from_secs(60);
 /// How often time is looked at when nothing arrives.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -94,6 +96,8 @@ impl<'a> Fleet<'a> {
         let started = Instant::now();
         self.connect_all()?;
         let connect_seconds = started.elapsed().as_secs_f64();
+        // Whoever publishes begins now.
+        println!("connected");
 
         self.turn_until(Instant::now() + Duration::from_secs_f64(args.warmup))?;
         let own = [std::process::id()];
@@ -121,7 +125,8 @@ impl<'a> Fleet<'a> {
     }
 
     fn connect_all(&mut self) -> anyhow::Result<()> {
-        self.progress_at = Instant::now();
+        let started = Instant::now();
+        self.progress_at = started;
         while self.opened + self.failures() < self.args.clients {
             let settled = self.opened + self.failures();
             while self.connections.len() < self.args.clients
@@ -130,7 +135,8 @@ impl<'a> Fleet<'a> {
                 self.connect_one()?;
             }
             self.turn(TICK)?;
-            if self.progress_at.elapsed() > Duration::from_secs_f64(self.args.patience) {
+            let patience = Duration::from_secs_f64(self.args.patience);
+            if self.progress_at.elapsed() > patience || started.elapsed() > CONNECT_MAX {
                 self.give_up();
             }
         }
@@ -209,7 +215,7 @@ impl<'a> Fleet<'a> {
                 // One look at the clock for all that was read at once: it arrived no later.
                 let now_ns = now_ns();
                 let (account, place) = (&mut self.account, &mut self.places[index]);
-                account.bytes(count);
+                account.read(count);
                 self.reader
                     .stamps(count, &mut connection.tail, |stamp| account.delivered(place, stamp, now_ns));
             }
