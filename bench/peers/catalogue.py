@@ -268,12 +268,13 @@ def mqtt_length(length):
 
 def mosquitto(stage, case):
     """MQTT 3.1.1 with QoS 0."""
-    root, port = setup.PEERS / "mosquitto", free_port()
+    root, port, plain_port = setup.PEERS / "mosquitto", free_port(), free_port()
     configuration = stage.folder / "mosquitto.conf"
     user = "user root\n" if os.geteuid() == 0 else ""
     configuration.write_text(
-        f"{user}listener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\npersistence false\n"
-        f"set_tcp_nodelay true\nwebsockets_headers_size 4096\nlog_type error\n"
+        f"{user}listener {port} 127.0.0.1\nprotocol websockets\n"
+        # This version does not start without a plain listener.
+        f"listener {plain_port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\nlog_type error\n"
     )
     libraries = ":".join(str(root / folder) for folder in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"])
     command = [root / "usr/sbin/mosquitto", "-c", configuration]

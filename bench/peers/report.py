@@ -14,6 +14,7 @@ from catalogue import EDGE, FLOOR, PEERS, ROOT
 PAGE = ROOT / "docs/performance.md"
 RESULTS = ROOT / "docs/peers.json"
 PICTURE = ROOT / "docs/peers.svg"
+MODES = ["compare", "sustain"]
 BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 
 
@@ -61,8 +62,8 @@ def progress(run):
 class Cells:
     """Medians of the runs of one kind."""
 
-    def __init__(self, results, kind):
-        self.runs = [run for run in results["runs"] if run["kind"] == kind]
+    def __init__(self, part, kind):
+        self.runs = [run for run in part["runs"] if run["kind"] == kind]
 
     def of(self, peer, clients, size):
         """Whole runs of a cell; and what was wrong with the others."""
@@ -79,7 +80,7 @@ class Cells:
         value = self.value(peer, clients, size, key)
         if value is not None:
             return form(value)
-        return "not delivered" if self.of(peer, clients, size)[1] else ""
+        return "see below" if self.of(peer, clients, size)[1] else ""
 
     def asked(self, key):
         return sorted({run[key] for run in self.runs})
@@ -103,23 +104,28 @@ def milliseconds(value):
 
 
 def markdown(results):
-    parts = [introduction(results)]
-    fan_out, idle, sustained = (Cells(results, kind) for kind in ("fan-out", "idle", "sustain"))
-    if fan_out.runs:
-        parts += [cpu(fan_out, idle), payload(fan_out), latency(fan_out), ratios(fan_out)]
-    elif idle.runs:
-        parts.append(memory(idle))
-    if sustained.runs:
-        parts.append(sustain(sustained))
-    parts.append(notes(results))
+    parts = []
+    for mode in MODES:
+        if mode not in results:
+            continue
+        part = results[mode]
+        fan_out, idle, sustained = (Cells(part, kind) for kind in ("fan-out", "idle", "sustain"))
+        parts.append(introduction(part))
+        if fan_out.runs:
+            parts += [cpu(fan_out, idle), payload(fan_out), latency(fan_out), ratios(fan_out)]
+        elif idle.runs:
+            parts.append(memory(idle))
+        if sustained.runs:
+            parts.append(sustain(sustained))
+        parts.append(notes(part))
     return "\n\n".join(part for part in parts if part)
 
 
-def introduction(results):
-    about = results["machine"]
+def introduction(part):
+    about = part["machine"]
     return (
-        f"{about['processor']}, {about['kernel']}; load average {about['load']} at the start. {about['date']}. "
-        f"{about['versions']}. Command: `{about['command']}`."
+        f"`{part['command']}` on {about['processor']}, {about['kernel']}, {about['date']}; load average {about['load']} "
+        f"at the start. {about['versions']}."
     )
 
 
@@ -174,22 +180,28 @@ def latency(fan_out):
 
 
 def ratios(fan_out):
-    """What the edge is held to: its CPU against the floor's of the same run."""
+    """What the edge is held to: its CPU against the floor's of the same turn, which a slow minute slowed as well."""
+    counts = sorted({run["clients"] for run in fan_out.runs if run["bytes"] == 512})
     rows = []
     for peer in fan_out.peers():
-        if not peer.name.startswith(EDGE):
-            continue
-        row = [peer.label]
-        counts = sorted({run["clients"] for run in fan_out.runs if run["bytes"] == 512})
-        for count in counts:
-            mine, floor = (fan_out.value(name, count, 512, "cpu_us") for name in (peer.name, FLOOR))
-            user = fan_out.value(peer.name, count, 512, "user_us")
-            row.append(f"{mine / floor:.2f} × ({user:.2f} µs)" if mine and floor else "")
-        rows.append(row)
+        if peer.name.startswith((EDGE, FLOOR)) and peer.name != FLOOR:
+            rows.append([peer.label, *[against_floor(fan_out, peer.name, count) for count in counts]])
     if not any("×" in cell for row in rows for cell in row):
         return ""
     head = ["against the floor", *[f"{count:,} clients" for count in counts]]
-    return "The edge against the floor, and in parentheses the part of its CPU that is in user space:\n\n" + table(head, rows)
+    return (
+        "CPU against the floor's in the same turn (median of the turns); and in parentheses the part in user space, and how many "
+        "messages the client found at a time, which is one where nothing was coalesced:\n\n" + table(head, rows)
+    )
+
+
+def against_floor(fan_out, peer, count):
+    floors = {run["turn"]: run["cpu_us"] for run in fan_out.of(FLOOR, count, 512)[0]}
+    pairs = [run["cpu_us"] / floors[run["turn"]] for run in fan_out.of(peer, count, 512)[0] if run["turn"] in floors]
+    if not pairs:
+        return ""
+    user, together = (fan_out.value(peer, count, 512, key) for key in ("user_us", "deliveries_per_read"))
+    return f"{median(pairs):.2f} × ({user:.2f} µs; {together:.1f})"
 
 
 def sustain(sustained):
@@ -207,11 +219,11 @@ def sustain(sustained):
     return "The highest rate at which everything was delivered, on all cores, which the client, publisher and NATS share:\n\n" + table(head, rows)
 
 
-def notes(results):
+def notes(part):
     """What has no number, and why."""
-    lines = [f"- {label} is missing here: {why}" for label, why in results["missing"].items()]
+    lines = [f"- {label} is missing here: {why}" for label, why in part["missing"].items()]
     for kind in ("fan-out", "idle"):
-        cells = Cells(results, kind)
+        cells = Cells(part, kind)
         for peer in cells.peers():
             for clients in cells.asked("clients"):
                 for size in cells.asked("bytes"):
@@ -230,6 +242,7 @@ def write(text, results):
         raise SystemExit(f"{PAGE} has no {BEGIN} … {END}: put the two lines where the tables belong")
     before, rest = page.split(BEGIN, 1)
     _, after = rest.split(END, 1)
-    picture = "![CPU per delivery, and memory per connection](peers.svg)"
-    PAGE.write_text(f"{before}{BEGIN}\n{picture}\n\n{text}\n{END}{after}")
-    PICTURE.write_text(plot.picture(Cells(results, "fan-out"), Cells(results, "idle")))
+    picture = "![CPU per delivery, and memory per connection](peers.svg)\n\n" if "compare" in results else ""
+    PAGE.write_text(f"{before}{BEGIN}\n{picture}{text}\n{END}{after}")
+    if "compare" in results:
+        PICTURE.write_text(plot.picture(*(Cells(results["compare"], kind) for kind in ("fan-out", "idle"))))
