@@ -3,10 +3,10 @@
 from html import escape
 from math import log10
 
-WIDTH, ROW, TOP, LABELS, GAP, RIGHT = 980, 24, 64, 300, 40, 60
+WIDTH, ROW, TOP, LABELS, GAP, RIGHT = 980, 30, 64, 300, 40, 60
 PANELS = 2
-INK, FAINT, EDGE_INK, FLOOR_INK = "#24292f", "#d0d7de", "#c4432b", "#3b6ea8"
-# From light to dark: few to many clients.
+INK, FAINT = "#24292f", "#d0d7de"
+# From light to dark: few to many clients. The edge has a colour of its own.
 SHADES = ["#9db7d5", "#5b8bc0", "#2b5a8e"]
 EDGE_SHADES = ["#eba898", "#d96b54", "#b23a22"]
 
@@ -71,7 +71,7 @@ def name(peer, y):
     return f'{line}\n<text x="{LABELS - 8}" y="{y + ROW / 2 + 4}" text-anchor="end"{weight}{fit}>{label}</text>'
 
 
-def bar(x, y, width, height, color, value, size=6.5):
+def bar(x, y, width, height, color, value, size=8):
     text_y = y + height / 2 + size * 0.36
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(1, width):.1f}" height="{height:.1f}" fill="{color}"/>\n'

@@ -112,8 +112,8 @@ class Stage:
 
         def prepare():
             os.sched_setaffinity(0, cores)
-            # However this program ends, its children do not outlive it.
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            # However this program ends, its children do not outlive it; nor do theirs, as they are asked to end and not killed.
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -44,6 +44,16 @@ def version(of):
     return f"{Path(str(of[0])).name} {said}" if said.startswith("v") else said.replace(": ", " ")
 
 
+def as_json(results):
+    """All results, with a line for each run: git shows what changed."""
+    parts = []
+    for mode, part in results.items():
+        about = {key: value for key, value in part.items() if key != "runs"}
+        runs = ",\n".join(json.dumps(run) for run in part["runs"])
+        parts.append(f"{json.dumps(mode)}: {json.dumps(about)[:-1]}, \"runs\": [\n{runs}\n]}}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def progress(run):
     asked = f"{run['kind']:8} {run['peer']:15} {run['clients']:6} clients {run['bytes']:5} B"
     if run.get("error"):

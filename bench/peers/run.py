@@ -60,7 +60,7 @@ def main():
             part["runs"].append(one)
             # What was measured is kept if the rest is interrupted.
             args.results.parent.mkdir(exist_ok=True)
-            args.results.write_text(json.dumps(results, indent=1) + "\n")
+            args.results.write_text(report.as_json(results))
             print(report.progress(one), file=sys.stderr, flush=True)
     text = report.markdown(results)
     print(text)
