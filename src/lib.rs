@@ -74,7 +74,7 @@
 //! # What is deliberately absent
 //!
 //! * A database. The log is a bounded window for replay; queries belong to what stores metrics for good.
-//! * Per-client queues, per-client encoding, per-client tasks on the send side.
+//! * Per-client queues, per-client encoding, per-client tasks.
 //! * Consumers in JetStream: it falls over at some tens of thousands of them, and resuming must not depend on one.
 //! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
 //! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes

@@ -416,7 +416,8 @@ mod tests {
 
     #[test]
     fn whatever_is_wrong_is_named() {
-        let cases: [(&str, fn(&mut Tally)); 6] = [
+        type Fault = fn(&mut Tally);
+        let cases: [(&str, Fault); 6] = [
             ("1 clients were not connected", |tally| tally.connected = 1),
             ("out of order", |tally| tally.judge(Verdict::Late)),
             ("twice", |tally| tally.judge(Verdict::Duplicate)),
