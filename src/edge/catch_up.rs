@@ -22,9 +22,9 @@ use crate::proto::filter::Match;
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Offset, SHARDS_MAX, Sequence, Shard};
 
-/// What is fetched at a time: a session that catches up holds at most three such chunks, of about as many bytes in frames
-/// as in lines, or a few times that as JSON.
-const CHUNK: ReadLimits = ReadLimits { envelopes_max: 128, bytes_max: 128 * 1024 };
+/// What is fetched at a time: a session that catches up holds at most two such chunks, one that its socket is taking and
+/// the next, of about as many bytes in frames as in lines, or a few times that as JSON.
+const CHUNK: ReadLimits = ReadLimits { envelopes_max: 128, bytes_max: 64 * 1024 };
 /// Between two attempts to read the log while it does not answer.
 const RETRY: Duration = Duration::from_millis(500);
 /// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
@@ -48,6 +48,8 @@ pub(crate) struct CatchUp {
     /// What the session has got so far.
     pub(crate) at: Offset,
     pub(crate) quiet: Quiet,
+    /// How often the log had turned out to be another one when the session got this place.
+    pub(crate) resets: u64,
     /// How the resume is counted when it ends.
     pub(crate) outcome: Option<ReplayOutcome>,
     pub(crate) feed: mpsc::Sender<Fed>,
@@ -95,7 +97,7 @@ impl CatchUp {
 
     async fn run(mut self) -> Result<(), Over> {
         let mut heads = self.hub.watch_head();
-        let mut resets = heads.borrow().resets;
+        let mut resets = self.resets;
         loop {
             let head = heads.borrow_and_update().clone();
             if std::mem::replace(&mut resets, head.resets) != head.resets
@@ -154,6 +156,8 @@ impl CatchUp {
             let last = head.offset.sequence(shard);
             while self.at.sequence(shard) < last {
                 advanced = true;
+                // Nothing is fetched before there is room for it.
+                drop(self.feed.reserve().await.map_err(|_| Over)?);
                 let after = self.at.sequence(shard);
                 match self.hub.entries(self.at.epoch, shard, after, CHUNK) {
                     Some(entries) if !entries.is_empty() => self.send_entries(shard, &entries, last).await?,
@@ -181,7 +185,10 @@ impl CatchUp {
             let from = self.at.clone();
             self.at = self.at.with(shard, entry.sequence());
             let bytes = match &entry.item {
-                Item::Gap { reason, .. } => Some(encode::gap(&from, &self.at, *reason)),
+                Item::Gap { reason, .. } => {
+                    self.count(*reason);
+                    Some(encode::gap(&from, &self.at, *reason))
+                }
                 // The same place as in the ring's order: the ring's own frame will do.
                 Item::Envelope(stored) if self.at == *entry.offset => {
                     let key = self.view.key();

@@ -12,6 +12,9 @@ use crate::proto::deflate::{self, Agreement};
 /// RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// The error code of a request that would be a handshake, but is not a good one.
+const BAD_HANDSHAKE: &str = "bad_handshake";
+
 /// The key of a well-formed request.
 pub(crate) struct Key(HeaderValue);
 
@@ -26,11 +29,11 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<
     }
     if method != Method::GET {
         let message = "a WebSocket handshake is a GET request (RFC 6455 section 4.1)";
-        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "bad_handshake", message));
+        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, BAD_HANDSHAKE, message));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let message = "this server speaks WebSocket version 13: send `Sec-WebSocket-Version: 13`";
-        return Err(ApiError::bad_request("bad_handshake", message));
+        return Err(ApiError::bad_request(BAD_HANDSHAKE, message));
     }
     match headers.get(header::SEC_WEBSOCKET_KEY) {
         Some(key) if STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) => {
@@ -38,7 +41,7 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<
         }
         _ => {
             let message = "`Sec-WebSocket-Key` is not a nonce of 16 bytes in base64 (RFC 6455 section 4.1)";
-            Err(ApiError::bad_request("bad_handshake", message))
+            Err(ApiError::bad_request(BAD_HANDSHAKE, message))
         }
     }
 }
@@ -47,8 +50,8 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<
 pub(crate) fn compression(headers: &HeaderMap, enabled: bool) -> Result<Option<Agreement>, ApiError> {
     let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
     // Read in any case: what is malformed does not become right by not being wanted.
-    let agreed = deflate::negotiate(lines)
-        .map_err(|error| ApiError::bad_request("bad_handshake", error.to_string()))?;
+    let agreed =
+        deflate::negotiate(lines).map_err(|error| ApiError::bad_request(BAD_HANDSHAKE, error.to_string()))?;
     Ok(agreed.filter(|_| enabled))
 }
 
@@ -73,12 +76,20 @@ impl Key {
 
 /// The error as the answer to a request that should have been a handshake.
 pub(crate) fn refuse(error: ApiError) -> Response {
-    let upgrade = error.status == StatusCode::UPGRADE_REQUIRED;
+    let (status, handshake) = (error.status, error.code == BAD_HANDSHAKE);
     let mut response = error.into_response();
-    if upgrade {
+    let mut add = |name, value| drop(response.headers_mut().insert(name, HeaderValue::from_static(value)));
+    if status == StatusCode::UPGRADE_REQUIRED {
         // RFC 9110 section 15.5.22: the answer names the protocol.
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        add(header::UPGRADE, "websocket");
+        add(header::CONNECTION, "upgrade");
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        add(header::ALLOW, "GET");
+    }
+    if handshake {
+        // RFC 6455 section 4.4.
+        add(header::SEC_WEBSOCKET_VERSION, "13");
     }
     response
 }

@@ -1,8 +1,8 @@
 //! The middle of an edge: one ring, all views, and how a session finds its place in them.
 //!
 //! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
-//! held while entries are encoded, so followers wait for each other here and for nobody else; writers and readers of
-//! frames only ever take a view's own lock.
+//! held while a few entries are encoded: followers wait for each other here, and sessions that look for their place for
+//! them. Frames are written without it: writers only take a view's own lock for them.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -22,6 +22,10 @@ use crate::ops::meters::Meters;
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
+
+/// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
+/// millisecond's work.
+const ENTRIES_PER_LOCK: usize = 32;
 
 /// The newest place of the log on this edge.
 #[derive(Clone, Debug)]
@@ -104,15 +108,18 @@ impl Hub {
 
     /// Adds what comes next on a shard.
     pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
-        let mut state = self.lock();
-        for arrival in arrivals {
-            let entry = match arrival {
-                Ordered::Envelope(stored) => state.ring.push(shard, stored),
-                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
-            };
-            state.dispatch(&entry, meters);
+        let mut arrivals = arrivals.into_iter().peekable();
+        while arrivals.peek().is_some() {
+            let mut state = self.lock();
+            for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
+                let entry = match arrival {
+                    Ordered::Envelope(stored) => state.ring.push(shard, stored),
+                    Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+                };
+                state.dispatch(&entry, meters);
+            }
+            self.publish(state);
         }
-        self.publish(state);
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.

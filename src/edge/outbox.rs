@@ -9,6 +9,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
+use crate::proto::frame;
+
 /// Control frames a session may have waiting. A client that makes more (by pinging without reading) is not served.
 pub(crate) const CONTROL_FRAMES_MAX: usize = 64;
 
@@ -17,7 +19,13 @@ pub(crate) const SLICES_MAX: usize = 8;
 
 /// The unwritten. It holds no memory while it is empty.
 #[derive(Default)]
-pub(crate) struct Outbox(VecDeque<Bytes>);
+pub(crate) struct Outbox(VecDeque<Piece>);
+
+struct Piece {
+    bytes: Bytes,
+    /// The end of it is the end of a message, and not of a ping, pong or close frame.
+    message: bool,
+}
 
 impl Outbox {
     /// Nothing is left to write.
@@ -28,7 +36,7 @@ impl Outbox {
     /// The rest of a data frame of which the socket has taken the beginning.
     pub(crate) fn put_rest(&mut self, rest: Bytes) {
         debug_assert!(self.0.is_empty(), "data goes out only when nothing is waiting");
-        self.0.push_back(rest);
+        self.0.push_back(Piece { bytes: rest, message: true });
     }
 
     /// Adds a control frame; false when there are too many waiting.
@@ -37,31 +45,37 @@ impl Outbox {
         if self.0.len() >= CONTROL_FRAMES_MAX {
             return false;
         }
-        self.0.push_back(frame);
+        self.put_last(frame);
         true
+    }
+
+    /// Adds a frame with which the session ends, however many are waiting.
+    pub(crate) fn put_last(&mut self, frame: Bytes) {
+        let message = frame.first().is_some_and(|first| !frame::is_control(*first));
+        self.0.push_back(Piece { bytes: frame, message });
     }
 
     /// Fills `slices` with what goes out next, in order, and returns how many it filled.
     pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut filled = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.0) {
-            *slice = IoSlice::new(piece);
+            *slice = IoSlice::new(&piece.bytes);
             filled += 1;
         }
         filled
     }
 
-    /// The socket took `written` bytes of what [`Outbox::fill`] gave. Returns how many frames that completed.
+    /// The socket took `written` bytes of what [`Outbox::fill`] gave. Returns how many messages that completed.
     pub(crate) fn advance(&mut self, mut written: usize) -> u64 {
         let mut completed = 0;
         while let Some(first) = self.0.front_mut() {
-            if written < first.len() {
-                first.advance(written);
+            if written < first.bytes.len() {
+                first.bytes.advance(written);
                 return completed;
             }
-            written -= first.len();
+            written -= first.bytes.len();
+            completed += u64::from(first.message);
             self.0.pop_front();
-            completed += 1;
         }
         self.0 = VecDeque::new();
         completed
@@ -71,6 +85,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::frame::Opcode;
     use proptest::prelude::*;
 
     fn next_bytes(outbox: &Outbox, max: usize) -> Vec<u8> {
@@ -84,13 +99,22 @@ mod tests {
     fn control_frames_wait_for_the_frame_that_was_begun() {
         let mut outbox = Outbox::default();
         outbox.put_rest(Bytes::from_static(&[1, 1]));
-        assert!(outbox.put_control(Bytes::from_static(&[9, 9])));
-        assert_eq!(next_bytes(&outbox, 99), [1, 1, 9, 9]);
+        assert!(outbox.put_control(Bytes::from_static(&[0x89, 0])));
+        assert_eq!(next_bytes(&outbox, 99), [1, 1, 0x89, 0]);
         assert_eq!(outbox.advance(1), 0);
-        assert_eq!(next_bytes(&outbox, 99), [1, 9, 9]);
-        assert_eq!(outbox.advance(2), 1);
-        assert_eq!(outbox.advance(1), 1);
+        assert_eq!(next_bytes(&outbox, 99), [1, 0x89, 0]);
+        assert_eq!(outbox.advance(2), 1, "the rest of the message");
+        assert_eq!(outbox.advance(1), 0, "a ping is none");
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn pings_pongs_and_closes_are_no_messages() {
+        let mut outbox = Outbox::default();
+        for opcode in [Opcode::Ping, Opcode::Text, Opcode::Pong, Opcode::Close] {
+            outbox.put_last(Bytes::copy_from_slice(&frame::header(opcode, 0)));
+        }
+        assert_eq!(outbox.advance(8), 1);
     }
 
     #[test]
@@ -112,7 +136,7 @@ mod tests {
             let mut outbox = Outbox::default();
             let mut expected = Vec::new();
             for (at, size) in sizes.iter().enumerate() {
-                let piece = vec![at as u8; *size];
+                let piece = vec![at as u8 & 7; *size];
                 expected.extend_from_slice(&piece);
                 prop_assert!(outbox.put_control(Bytes::from(piece)));
             }

@@ -41,7 +41,7 @@ pub(crate) struct Session {
     pub(crate) blocked_since: Option<Instant>,
     /// The socket has blocked since the session last had everything there was: if it is overtaken now, it is too slow.
     pub(crate) behind: bool,
-    /// Puts the session on its writer's list of those that can go on.
+    /// Puts the session on its writer's list of those that can go on: its socket takes bytes again, or has some.
     pub(crate) waker: Waker,
     /// When the client last learnt an offset.
     pub(crate) offset_sent: Instant,
@@ -105,9 +105,9 @@ impl Wrote {
 }
 
 impl Session {
-    /// Whether it takes frames of its view.
-    pub(crate) fn is_live(&self) -> bool {
-        matches!(self.mode, Mode::Live(_))
+    /// Whether its view has frames for it.
+    pub(crate) fn has_pending(&self) -> bool {
+        matches!(self.mode, Mode::Live(cursor) if self.seat.view().end() != cursor)
     }
 
     /// Whether it only waits for its end.

@@ -64,12 +64,21 @@ impl Frame {
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     /// In order; never empty.
-    frames: Box<[Frame]>,
+    parts: Box<[Part]>,
     /// All of them, one after the other.
     wire: Bytes,
     /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
     /// sharing the frames' own places would have all writers count on the same cache line.
     end: (Index, Arc<Offset>),
+}
+
+/// A frame within a batch.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Where it ends, in bytes.
+    end: usize,
+    index: Index,
+    offset: Arc<Offset>,
 }
 
 impl Batch {
@@ -86,13 +95,12 @@ impl Batch {
                 Bytes::from(wire)
             }
         };
-        Some(Self { frames: frames.into(), wire, end })
-    }
-
-    /// Each for itself, in tests.
-    #[cfg(test)]
-    pub(crate) fn frames(&self) -> &[Frame] {
-        &self.frames
+        let mut bytes = 0;
+        let part = |Frame { index, offset, bytes: frame, .. }: Frame| {
+            bytes += frame.len();
+            Part { end: bytes, index, offset }
+        };
+        Some(Self { parts: frames.into_iter().map(part).collect(), wire, end })
     }
 
     /// What to write for the frames.
@@ -102,21 +110,26 @@ impl Batch {
 
     /// How far a socket got that took `written` bytes, at least one.
     pub(crate) fn progress(&self, written: usize) -> Progress {
-        if written < self.wire.len() {
-            let mut end = 0;
-            for (at, frame) in self.frames.iter().enumerate() {
-                let start = end;
-                end += frame.bytes.len();
-                if written <= end {
-                    // A share of the frame and not of the batch: a socket that takes nothing more may hold it for long.
-                    let rest = (written < end).then(|| frame.bytes.slice(written - start..));
-                    let (index, offset) = (frame.index, frame.offset.clone());
-                    return Progress { begun: at + 1, index, offset, rest };
-                }
+        let at = self.parts.partition_point(|part| part.end < written);
+        match self.parts.get(at) {
+            Some(part) if written < self.wire.len() => {
+                // A copy, and no share of the batch: a socket that takes nothing more may hold it for long.
+                let rest =
+                    (written < part.end).then(|| Bytes::copy_from_slice(&self.wire[written..part.end]));
+                Progress { begun: at + 1, index: part.index, offset: part.offset.clone(), rest }
+            }
+            _ => {
+                let (index, offset) = self.end.clone();
+                Progress { begun: self.parts.len(), index, offset, rest: None }
             }
         }
-        let (index, offset) = self.end.clone();
-        Progress { begun: self.frames.len(), index, offset, rest: None }
+    }
+
+    /// The frames, each for itself.
+    #[cfg(test)]
+    pub(crate) fn frames(&self) -> Vec<(Index, Bytes)> {
+        let starts = std::iter::once(0).chain(self.parts.iter().map(|part| part.end));
+        starts.zip(&self.parts).map(|(start, part)| (part.index, self.wire.slice(start..part.end))).collect()
     }
 }
 
@@ -398,7 +411,7 @@ mod tests {
 
     fn indexes(pending: Pending) -> Vec<Index> {
         match pending {
-            Pending::Frames(batch) => batch.frames.iter().map(|frame| frame.index).collect(),
+            Pending::Frames(batch) => batch.frames().iter().map(|(index, _)| *index).collect(),
             Pending::Nothing => Vec::new(),
             Pending::Overtaken { .. } => panic!("overtaken"),
         }
@@ -496,7 +509,7 @@ mod tests {
         let doorbell = Doorbell::new(3);
         let look = |cursor: &mut Cursor| {
             while let Pending::Frames(batch) = view.pending(*cursor, 16, 1 << 20) {
-                *cursor += batch.frames.len() as u64;
+                *cursor += batch.frames().len() as u64;
             }
             seen.store(*cursor, Ordering::Release);
         };

@@ -42,7 +42,7 @@ fn append(hub: &Hub, stored: Stored) {
 fn texts(seat: &Seat) -> Vec<String> {
     match seat.view().pending(0, 1_000, 1 << 20) {
         Pending::Frames(batch) => {
-            let text = |frame: &Frame| String::from_utf8_lossy(&frame.bytes[4..]).into_owned();
+            let text = |(_, frame): &(Index, Bytes)| String::from_utf8_lossy(&frame[4..]).into_owned();
             batch.frames().iter().map(text).collect()
         }
         _ => Vec::new(),

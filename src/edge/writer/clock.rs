@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Writer;
+use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
@@ -37,9 +37,8 @@ impl Writer {
         let now = self.turn.now;
         for key in self.table.keys_of_part(self.clock.part, PARTS) {
             let Some(session) = self.table.get(key) else { continue };
-            if let Some(inbound) = &mut session.inbound
-                && std::mem::take(&mut inbound.paused)
-            {
+            if session.has_to_wait() {
+                session.inbound.iter_mut().for_each(|inbound| inbound.paused = false);
                 self.receive(key);
             }
             let Some(session) = self.table.get(key) else { continue };
@@ -87,8 +86,8 @@ impl Writer {
         }
         match (fits, session.outbox.is_empty()) {
             (true, true) => {}
-            (true, false) => self.pump_alone(key),
-            (false, _) => self.drop_slow(key, "control frames pile up"),
+            (true, false) => self.pump(key),
+            (false, _) => self.drop_slow(key, TOO_MANY_CONTROL_FRAMES),
         }
     }
 

@@ -39,6 +39,8 @@ mod table;
 
 /// A client has so long to take its close frame and answer it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why a client is sent away that makes answers and does not read them.
+const TOO_MANY_CONTROL_FRAMES: &str = "control frames pile up";
 /// Between two waves of a drain.
 const WAVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Drained clients come back spread over this time, in milliseconds.
@@ -241,7 +243,7 @@ impl Writer {
             }
             Start::CatchUp => self.feed(key, quiet, replay),
         }
-        if fits { self.pump_alone(key) } else { self.remove(key) }
+        if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
     /// Has a session fed from its place until it can join its view.
@@ -251,8 +253,8 @@ impl Writer {
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let quiet = Quiet::all(quiet);
-        CatchUp { shared, hub, view, at, quiet, outcome, feed, doorbell, session: key }.spawn();
+        let (quiet, resets) = (Quiet::all(quiet), hub.head().resets);
+        CatchUp { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -261,9 +263,9 @@ impl Writer {
             return;
         }
         if session.outbox.put_control(frame) {
-            self.pump_alone(key);
+            self.pump(key);
         } else {
-            self.drop_slow(key, "control frames pile up");
+            self.drop_slow(key, TOO_MANY_CONTROL_FRAMES);
         }
     }
 
@@ -277,9 +279,8 @@ impl Writer {
         }
         session.note_idle(&head);
         session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered: false };
-        let mut fits = true;
         if let Some(reason) = goodbye {
-            fits &= session.outbox.put_control(encode::server(&ServerMessage::Goodbye {
+            session.outbox.put_last(encode::server(&ServerMessage::Goodbye {
                 reason,
                 offset: &session.at.token(),
                 reconnect_after_ms: fastrand::u64(RECONNECT_SPREAD_MS),
@@ -287,16 +288,16 @@ impl Writer {
         }
         let reason = if reason.is_empty() { code.meaning() } else { reason };
         let payload = frame::close_payload(code.number(), reason);
-        fits &= session.outbox.put_control(encode::control(Opcode::Close, &payload));
-        if fits { self.pump_alone(key) } else { self.remove(key) }
+        session.outbox.put_last(encode::control(Opcode::Close, &payload));
+        self.pump(key);
     }
 
+    /// Sends a client away that cannot keep up. Its goodbye comes behind everything it has not read, so it may well be
+    /// closed before it has read that far.
     fn drop_slow(&mut self, key: SessionKey, why: &str) {
         self.shared.node.meters.slow_clients_disconnected.increment(1);
         tracing::debug!(event = "client_too_slow", why, "slow client disconnected");
         self.close(key, CloseCode::SlowClient, why, Some(GoodbyeReason::Slow));
-        // Its socket may never take the close frame.
-        self.remove(key);
     }
 
     /// Ends a session: its socket is closed with it.
@@ -309,7 +310,7 @@ impl Writer {
         self.doorbell.take_ready(&mut ready);
         for key in ready.drain(..) {
             self.receive(key);
-            self.pump_alone(key);
+            self.pump(key);
         }
         self.ready = ready;
     }

@@ -31,8 +31,12 @@ impl Writer {
         self.look_for_place(key);
         for _ in 0..READS_PER_TURN {
             let Some(session) = self.table.get(key) else { return };
-            if session.is_busy() || session.is_paused() {
+            if session.has_to_wait() {
                 return;
+            }
+            if let Some(rest) = session.take_rest() {
+                self.hear(key, &rest);
+                continue;
             }
             match session.socket.try_read(&mut self.buffer) {
                 Ok(0) => return self.remove(key),
@@ -63,7 +67,7 @@ impl Writer {
         let mut decoder = session.take_decoder(message_bytes_max);
         loop {
             match self.table.get(key) {
-                Some(session) if session.is_busy() => return session.inbound().put_off(decoder, bytes),
+                Some(session) if session.has_to_wait() => return session.inbound().put_off(decoder, bytes),
                 // What follows a goodbye is only read so that the connection can end in order.
                 Some(session) if session.deaf => return,
                 Some(_) => {}
@@ -96,19 +100,21 @@ impl Writer {
         match event {
             Event::Pong(_) => {}
             Event::Ping(payload) => {
-                if self.allows(key) {
-                    self.control(key, encode::control(Opcode::Pong, &payload));
-                }
+                // Answered even above the rate (RFC 6455 section 5.5.2): what follows it has to wait then.
+                self.allows(key);
+                self.control(key, encode::control(Opcode::Pong, &payload));
             }
             Event::Close { code, .. } => {
                 self.deafen(key);
                 self.close(key, code.and_then(CloseCode::from_number).unwrap_or(CloseCode::Normal), "", None);
                 if let Some(Session { mode: Mode::Closing { answered, .. }, .. }) = self.table.get(key) {
                     *answered = true;
-                    self.pump_alone(key);
+                    self.pump(key);
                 }
             }
             Event::Binary(_) => {
+                self.shared.node.meters.messages_received.increment(1);
+                self.allows(key);
                 let message = "messages are JSON in text frames, this was a binary one";
                 self.refuse(key, None, ErrorCode::BadMessage, message);
             }
@@ -119,7 +125,7 @@ impl Writer {
         }
     }
 
-    /// Whether a client may say one more thing now; counts what it may not.
+    /// Whether a client may say one more thing now; counts what it may not, and has it wait then.
     fn allows(&mut self, key: SessionKey) -> bool {
         let allows = self.table.get(key).is_some_and(|session| session.inbound().allows());
         if !allows {
@@ -193,16 +199,15 @@ impl Writer {
         match request.place.try_recv() {
             Err(oneshot::error::TryRecvError::Empty) => {
                 inbound.request = Some(request);
-                return;
             }
             Ok(Ok(place)) => self.attach(key, &request.view, Some(place), ack(request.id.as_ref())),
             Ok(Err(why)) => self.refuse(key, request.id, ErrorCode::Unavailable, &why),
-            // Only when the node stops.
-            Err(oneshot::error::TryRecvError::Closed) => {}
+            // Only when the node stops, or when looking it up has failed in a way that nobody thought of.
+            Err(oneshot::error::TryRecvError::Closed) => {
+                let message = "the place could not be looked up; nothing has changed, try again";
+                self.refuse(key, request.id, ErrorCode::Unavailable, message);
+            }
         }
-        let Some(session) = self.table.get(key) else { return };
-        let rest = std::mem::take(&mut session.inbound().rest);
-        self.hear(key, &rest);
     }
 
     fn refuse(&mut self, key: SessionKey, id: Option<Id>, code: ErrorCode, message: &str) {
@@ -224,14 +229,15 @@ impl Session {
         })
     }
 
-    /// Whether a request of the client is being worked on.
-    fn is_busy(&self) -> bool {
-        self.inbound.as_ref().is_some_and(|inbound| inbound.request.is_some())
+    /// Whether nothing more is to be read for now: a request is being worked on, or the client has said too much.
+    pub(super) fn has_to_wait(&self) -> bool {
+        self.inbound.as_ref().is_some_and(|inbound| inbound.request.is_some() || inbound.paused)
     }
 
-    /// Whether the client has said too much and has to wait.
-    fn is_paused(&self) -> bool {
-        self.inbound.as_ref().is_some_and(|inbound| inbound.paused)
+    /// What was read and could not be answered then.
+    fn take_rest(&mut self) -> Option<Vec<u8>> {
+        let rest = &mut self.inbound.as_mut()?.rest;
+        (!rest.is_empty()).then(|| std::mem::take(rest))
     }
 
     /// What the client has asked for so far.

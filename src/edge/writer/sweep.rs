@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::Writer;
+use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
 use crate::edge::catch_up::Fed;
@@ -21,17 +22,26 @@ const BATCH_FRAMES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Writes to one socket before the others get their turn.
 const WRITES_PER_TURN: usize = 4;
-/// Cursors whose frames are kept while a view is swept. Nearly all sessions are at one cursor; those that were blocked are
+/// Cursors whose frames are kept during a turn. Nearly all sessions of a view are at one cursor; those that were blocked are
 /// at a few others.
 const COLLECTED_MAX: usize = 8;
+
+/// Why a client is sent away whose replay ended before it was complete, which is a fault of this program.
+const FEED_BROKE_OFF: &str = "the replay broke off: connect again";
 
 /// What a writer knows while it works through its sessions once.
 pub(super) struct Turn {
     /// When the turn began: the time of everything in it, so that no clock is read per session.
     pub(super) now: Instant,
     sent: Sent,
-    /// Frames collected for cursors of the view that is being swept.
-    collected: Vec<(Cursor, Arc<Batch>)>,
+    /// Frames collected for cursors of views.
+    collected: Vec<Collected>,
+}
+
+struct Collected {
+    view: Arc<View>,
+    cursor: Cursor,
+    batch: Arc<Batch>,
 }
 
 /// Counted here, handed to the metrics once per turn.
@@ -66,8 +76,9 @@ impl Turn {
         Self { now: Instant::now(), sent: Sent::default(), collected: Vec::with_capacity(COLLECTED_MAX) }
     }
 
-    /// Makes known what was sent.
+    /// Makes known what was sent, and forgets what was collected.
     pub(super) fn end(&mut self, shared: &Shared) {
+        self.collected.clear();
         let Sent { messages, bytes } = std::mem::take(&mut self.sent);
         if bytes > 0 {
             shared.node.meters.messages_sent.increment(messages);
@@ -76,16 +87,17 @@ impl Turn {
     }
 
     /// The frames of `view` at `cursor`: collected once for all sessions that are there.
-    fn collect(&mut self, view: &View, cursor: Cursor) -> Pending {
-        if let Some((_, batch)) = self.collected.iter().rev().find(|(at, _)| *at == cursor) {
-            return Pending::Frames(batch.clone());
+    fn collect(&mut self, view: &Arc<View>, cursor: Cursor) -> Pending {
+        let same = |collected: &&Collected| collected.cursor == cursor && Arc::ptr_eq(&collected.view, view);
+        if let Some(collected) = self.collected.iter().rev().find(same) {
+            return Pending::Frames(collected.batch.clone());
         }
         let pending = view.pending(cursor, BATCH_FRAMES_MAX, BATCH_BYTES_MAX);
         if let Pending::Frames(batch) = &pending {
             if self.collected.len() == COLLECTED_MAX {
                 self.collected.remove(0);
             }
-            self.collected.push((cursor, batch.clone()));
+            self.collected.push(Collected { view: view.clone(), cursor, batch: batch.clone() });
         }
         pending
     }
@@ -118,7 +130,8 @@ impl Turn {
                         Ok(Fed::Frames(batch)) => session.put_feed(batch),
                         Ok(Fed::Joined { cursor, index, at }) => return Next::Join { cursor, index, at },
                         Ok(Fed::Failed(why)) => return Next::Fail(why),
-                        Err(_) => return Next::Rest,
+                        Err(TryRecvError::Empty) => return Next::Rest,
+                        Err(TryRecvError::Disconnected) => return Next::Fail(FEED_BROKE_OFF.to_owned()),
                     }
                 }
                 match session.write_feed(self.now) {
@@ -153,7 +166,6 @@ impl Writer {
     /// Gives each view's sessions what is new in it.
     pub(super) fn sweep(&mut self) {
         for group in self.table.due_groups() {
-            self.turn.collected.clear();
             let mut at = 0;
             // A session that leaves while it is served makes room for the last one, which is served at its place.
             while let Some(key) = self.table.member(group, at) {
@@ -165,19 +177,10 @@ impl Writer {
                 }
             }
         }
-        self.turn.collected.clear();
-    }
-
-    /// Writes what is pending for one session, outside of a sweep.
-    pub(super) fn pump_alone(&mut self, key: SessionKey) {
-        // What was collected for the view that is being swept must not be taken for another view's.
-        let collected = std::mem::take(&mut self.turn.collected);
-        self.pump(key);
-        self.turn.collected = collected;
     }
 
     /// Writes what is pending for one session, for as long as its socket takes it.
-    fn pump(&mut self, key: SessionKey) {
+    pub(super) fn pump(&mut self, key: SessionKey) {
         for _ in 0..WRITES_PER_TURN {
             let Some(session) = self.table.get(key) else { return };
             match self.turn.step(session) {
@@ -227,7 +230,7 @@ impl Writer {
         let fits = session.outbox.put_control(gap);
         self.shared.node.meters.gaps.of(GapReason::Slow.into()).increment(1);
         if !fits {
-            self.drop_slow(key, "control frames pile up");
+            self.drop_slow(key, TOO_MANY_CONTROL_FRAMES);
         }
     }
 }

@@ -162,7 +162,7 @@ impl Table {
 
     /// How many entries the slowest live session is behind `head`.
     pub(super) fn lag(&self, head: Index) -> u64 {
-        let live = self.sessions().filter(|session| session.is_live());
-        live.map(|session| head.saturating_sub(session.index)).max().unwrap_or(0)
+        let behind = self.sessions().filter(|session| session.has_pending());
+        behind.map(|session| head.saturating_sub(session.index)).max().unwrap_or(0)
     }
 }

@@ -56,6 +56,11 @@ impl Opcode {
     }
 }
 
+/// Whether a frame with this first byte is a ping, pong or close.
+pub fn is_control(first: u8) -> bool {
+    first & 0x08 != 0
+}
+
 /// The header of a server's frame: a few bytes, on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
