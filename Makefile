@@ -1,13 +1,13 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tools fmt lint docs check-build check-tests
+.PHONY: help run test tools fmt lint lint-bench docs bench-micro check-build check-tests
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: check-build ## Build and relay this machine's metrics on port 9090
 	cargo build --release --locked
@@ -26,8 +26,16 @@ lint: ## Check format and lints
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 
+lint-bench: ## Check format and lints of the benchmarks
+	cargo fmt --check --manifest-path bench/Cargo.toml --all
+	cargo clippy --manifest-path bench/Cargo.toml --target-dir bench/target --all-targets --locked -- -D warnings
+	cargo clippy --lib --features bench --locked -- -D warnings
+
 docs: ## Build the documentation of the code into target/doc
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+
+bench-micro: check-build ## Measure single steps: CPU time and instruction counts (minutes; needs valgrind)
+	@scripts/bench-micro.sh
 
 check-build:
 	@command -v cargo >/dev/null || { echo "make: cargo is missing: install Rust $(RUST_MIN) or newer from https://rustup.rs" >&2; exit 1; }
