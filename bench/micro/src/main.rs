@@ -33,7 +33,7 @@ fn row(target: &Path, step: &Step) -> Result<String, String> {
     let prepared = step.prepare();
     let times = target.join(format!("criterion/micro/{}/new/estimates.json", step.id));
     let run_ns = number(&read(&times)?, "/median/point_estimate", &times)?;
-    let counts = target.join(format!("gungraun/instructions/steps/step.{}/summary.json", step.id));
+    let counts = target.join(format!("gungraun/micro/instructions/steps/step.{}/summary.json", step.id));
     let (run_instructions, change) = instructions(&read(&counts)?, &counts)?;
     let things = prepared.things as f64;
     let bytes = match prepared.bytes {
