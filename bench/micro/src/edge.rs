@@ -92,7 +92,7 @@ pub(crate) fn batch_256() -> Prepared {
     batch(256)
 }
 
-/// A view of everything, with more frames of about 512 bytes than any batch takes.
+/// A view of everything, with more frames of about 480 bytes than any batch takes.
 fn view() -> Middle {
     Append::new([FilterSet::default()], small_envelope).middle
 }

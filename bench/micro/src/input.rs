@@ -53,7 +53,7 @@ pub fn flush_json() -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Envelope `sequence` of a gateway that sends [`LINES`] lines at a time, each of another of its `hosts`, about 100 bytes a line.
+/// Envelope `sequence` of a gateway that sends [`LINES`] lines at a time, each of another of its `hosts`, about 107 bytes a line.
 pub fn envelope(sequence: u64, hosts: u64) -> Stored {
     let mut lines = String::new();
     for at in 0..LINES as u64 {
@@ -67,7 +67,7 @@ pub fn envelope(sequence: u64, hosts: u64) -> Stored {
     stored(sequence, lines)
 }
 
-/// Envelope `sequence` with one line, which becomes a JSON frame of about 512 bytes.
+/// Envelope `sequence` with one line, which becomes a JSON frame of about 480 bytes.
 pub fn small_envelope(sequence: u64) -> Stored {
     let fields: Vec<String> = (0..14).map(|at| format!("usage_part_{at:02}={at}.25")).collect();
     stored(sequence, format!("cpu,host=web-0001,region=eu {} {NOW_NS}\n", fields.join(",")))
