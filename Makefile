@@ -1,7 +1,7 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tools fmt lint docs bench bench-micro bench-peers check-build check-tests
+.PHONY: help run test tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
@@ -26,13 +26,18 @@ lint: ## Check format and lints
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 
+lint-bench: ## Check format and lints of the benchmarks
+	cargo fmt --check --manifest-path bench/Cargo.toml --all
+	cargo clippy --manifest-path bench/Cargo.toml --target-dir bench/target --all-targets --locked -- -D warnings
+	cargo clippy --lib --features bench --locked -- -D warnings
+
 docs: ## Build the documentation of the code into target/doc
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
 
-bench: bench-micro ## Measure single steps
+bench: bench-micro bench-peers ## Measure single steps, then compare with other servers (QUICK=1: minutes, and says less)
 
-bench-micro: check-build
-	cargo bench --locked --manifest-path bench/Cargo.toml -p micro
+bench-micro: check-build ## Measure single steps: CPU time and instruction counts (minutes; needs valgrind)
+	@scripts/bench-micro.sh
 
 bench-peers: check-build tools ## Compare with other servers (hours; QUICK=1: minutes, and says less)
 	cargo build --release --locked

@@ -26,6 +26,9 @@ use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::{Sequence, Shard};
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod catch_up;
 mod compress;
 mod doorbell;

@@ -317,7 +317,7 @@ impl Decoder {
         *remaining -= taken.len();
         let complete = *remaining == 0;
         let buffer = if opcode.is_control() { &mut self.control } else { &mut self.message };
-        buffer.extend(taken.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+        super::extend_masked(buffer, taken, *mask);
         // The next byte continues where the mask stopped.
         mask.rotate_left(taken.len() % 4);
         if !opcode.is_control() {

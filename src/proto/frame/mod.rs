@@ -126,7 +126,22 @@ pub fn encode_masked(out: &mut Vec<u8>, fin: bool, opcode: Opcode, mask: [u8; 4]
     out.reserve(header.len() + mask.len() + payload.len());
     out.extend_from_slice(&header);
     out.extend_from_slice(&mask);
-    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+    extend_masked(out, payload, mask);
+}
+
+/// Appends bytes, masked or unmasked (it is the same: RFC 6455 section 5.3), eight at a time.
+fn extend_masked(out: &mut Vec<u8>, bytes: &[u8], mask: [u8; 4]) {
+    let start = out.len();
+    out.extend_from_slice(bytes);
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (chunks, rest) = out[start..].as_chunks_mut::<8>();
+    for chunk in chunks {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
 }
 
 /// The payload of a close frame; a reason that does not fit is cut at a character.

@@ -1,0 +1,102 @@
+//! Private steps of an edge, whole, as `bench/micro` measures them. Only there with the feature `bench`, and promised to nobody.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::broker::Stored;
+use crate::config::CompressionSettings;
+use crate::edge::compress::Compressor;
+use crate::edge::doorbell::Doorbell;
+use crate::edge::hub::Hub;
+use crate::edge::outbox::{Outbox, SLICES_MAX};
+use crate::edge::sequencer::Ordered;
+use crate::edge::view::{Batch, Pending, Seat, ViewKey};
+use crate::ops::meters::Meters;
+use crate::proto::filter::FilterSet;
+use crate::proto::message::Format;
+use crate::proto::offset::{Epoch, Shard};
+
+/// What is between a follower and the sockets: a ring, views, and a writer that listens to them.
+pub struct Middle {
+    hub: Arc<Hub>,
+    doorbell: Arc<Doorbell>,
+    seats: Vec<Seat>,
+    meters: Meters,
+}
+
+/// An envelope in its place.
+pub struct Arrival(Ordered);
+
+/// What a view's sessions at one cursor have to write.
+pub struct Collected(Arc<Batch>);
+
+impl From<Stored> for Arrival {
+    fn from(stored: Stored) -> Self {
+        Self(Ordered::Envelope(stored))
+    }
+}
+
+impl Middle {
+    /// A ring and views of up to `bytes_max` each, with a session per filter set, which gets JSON.
+    pub fn new(views: impl IntoIterator<Item = FilterSet>, bytes_max: usize) -> Self {
+        let doorbell = Doorbell::new(0);
+        let meters = Meters::register();
+        let settings = CompressionSettings { enabled: false, level: 1, message_bytes_min: 256 };
+        let compressor = Compressor::new(settings, &meters);
+        let hub = Hub::new(&[(Epoch(1), 0)], bytes_max, bytes_max, vec![doorbell.clone()], compressor);
+        let seat = |filters| {
+            let seat = hub.attach(&ViewKey { filters, format: Format::Json, deflated: false }, None).view;
+            seat.view().listen(doorbell.clone());
+            seat
+        };
+        let seats = views.into_iter().map(seat).collect();
+        Self { hub, doorbell, seats, meters }
+    }
+
+    /// Puts an envelope into the ring and its frames into the views that want it.
+    pub fn append(&self, arrival: Arrival) {
+        self.hub.append(Shard(0), vec![arrival.0], &self.meters);
+    }
+
+    /// The writer has looked: it is to be told of whatever grows from now on. Returns how many views had grown.
+    pub fn attend(&self) -> usize {
+        self.seats.iter().for_each(|seat| seat.view().attend(self.doorbell.number));
+        self.doorbell.take_grown().len()
+    }
+
+    /// What the first view has for a session that is `frames` behind.
+    pub fn collect(&self, frames: usize) -> Option<Collected> {
+        let view = self.seats.first()?.view();
+        match view.pending(view.end().checked_sub(frames as u64)?, frames, usize::MAX) {
+            Pending::Frames(batch) => Some(Collected(batch)),
+            Pending::Nothing | Pending::Overtaken { .. } => None,
+        }
+    }
+}
+
+impl Collected {
+    /// What to write.
+    pub fn wire(&self) -> &[u8] {
+        self.0.wire()
+    }
+
+    /// How many frames a socket has begun that took `written` bytes.
+    pub fn progress(&self, written: usize) -> usize {
+        self.0.progress(written).begun
+    }
+}
+
+/// Writes the rest of a frame and a control frame behind it to a socket that takes `first_bytes`, then all. Returns the
+/// number of frames that completed.
+pub fn write_rest(rest: Bytes, control: Bytes, first_bytes: usize) -> u64 {
+    let mut outbox = Outbox::default();
+    outbox.put_rest(rest);
+    let fits = outbox.put_control(control);
+    debug_assert!(fits, "an outbox takes more than one control frame");
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let filled = outbox.fill(&mut slices);
+    let pending: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+    outbox.advance(first_bytes) + outbox.advance(pending - first_bytes)
+}
