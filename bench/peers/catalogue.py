@@ -56,8 +56,15 @@ class Peer:
     start: object
     # What setup.py fetches for it.
     needs: str = ""
-    # Its version, as a command or text.
+    # Its version: a command, a function or text.
     version: object = ""
+    # How many messages it lets wait for each other, and how long: they may be missing at the end of a window.
+    coalesce: int = 1
+    hold_ms: int = 0
+
+    def waiting(self, case):
+        """Messages that may be under way at the end of a window although nothing is late."""
+        return max(self.coalesce, case.messages_per_second * self.hold_ms / 1000)
 
     def missing(self):
         """Why it cannot run here, or nothing."""
@@ -295,11 +302,11 @@ EDGE = "edge"
 
 PEERS = [
     Peer(FLOOR, "floor: one thread, a plain write(2) per message and client", own_timer("floor")),
-    Peer("floor-4", "floor, 4 messages in a write", own_timer("floor", "--coalesce", 4)),
-    Peer("floor-16", "floor, 16 messages in a write", own_timer("floor", "--coalesce", 16)),
+    Peer("floor-4", "floor, 4 messages in a write", own_timer("floor", "--coalesce", 4), coalesce=4),
+    Peer("floor-16", "floor, 16 messages in a write", own_timer("floor", "--coalesce", 16), coalesce=16),
     Peer(EDGE, "**telecast edge**", edge(0), version=[TELECAST, "--version"]),
-    Peer("edge-2ms", "**telecast edge**, `throttle_ms = 2`", edge(2)),
-    Peer("edge-10ms", "**telecast edge**, `throttle_ms = 10`", edge(10)),
+    Peer("edge-2ms", "**telecast edge**, `throttle_ms = 2`", edge(2), hold_ms=2),
+    Peer("edge-10ms", "**telecast edge**, `throttle_ms = 10`", edge(10), hold_ms=10),
     Peer("nchan", "nginx + nchan, Nagle off", nchan(nagle=False), "nchan", "nginx 1.22.1, nchan 1.3.6 (Debian 12)"),
     Peer("nchan-nagle", "nginx + nchan as it comes (Nagle on)", nchan(nagle=True), "nchan"),
     Peer("fastwebsockets", "fastwebsockets, a task and a write per message and client", own_timer("fastwebsockets-per-message"), version="fastwebsockets 0.10"),

@@ -156,7 +156,7 @@ def sustain(args, peers):
             deliveries, failures = SUSTAIN_FROM, 0
             while deliveries <= SUSTAIN_DELIVERIES_MAX and failures < SUSTAIN_ATTEMPTS:
                 case = Case(clients, deliveries / clients, BYTES_USUAL)
-                numbers = measure(peer, case, args.seconds / 2, args.warmup, both_cores=True)
+                numbers = measure(peer, case, args.seconds / 2, args.warmup, sustained=True)
                 yield run("sustain", failures, peer, case, numbers)
                 if numbers.get("error") or numbers["wrong"]:
                     failures += 1
