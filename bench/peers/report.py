@@ -35,6 +35,8 @@ def machine(peers):
 def version(of):
     if not of or isinstance(of, str):
         return of
+    if callable(of):
+        return of()
     try:
         said = subprocess.run([str(part) for part in of], capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
