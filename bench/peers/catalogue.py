@@ -56,8 +56,15 @@ class Peer:
     start: object
     # What setup.py fetches for it.
     needs: str = ""
-    # Its version, as a command or text.
+    # Its version: a command, a function or text.
     version: object = ""
+    # How many messages it lets wait for each other, and how long: they may be missing at the end of a window.
+    coalesce: int = 1
+    hold_ms: int = 0
+
+    def waiting(self, case):
+        """Messages that may be under way at the end of a window although nothing is late."""
+        return max(self.coalesce, case.messages_per_second * self.hold_ms / 1000)
 
     def missing(self):
         """Why it cannot run here, or nothing."""
@@ -286,6 +293,11 @@ def mosquitto(stage, case):
     return Running(process, port, "/", [*protocol, "--hello", MQTT_CONNECT, "--hello", MQTT_SUBSCRIBE], to)
 
 
+def debian(peer, packages):
+    """Asks for a version once the packages are there."""
+    return lambda: ", ".join(f"{package} {setup.debian_version(peer, package)}" for package in packages)
+
+
 SOCKET_IO_PATH = "/socket.io/?EIO=4&transport=websocket"
 # Of its own protocol: enter the namespace; I am still there.
 SOCKET_IO_CLIENT = ["--hello", "text:40", "--keepalive", "text:3"]
@@ -295,19 +307,19 @@ EDGE = "edge"
 
 PEERS = [
     Peer(FLOOR, "floor: one thread, a plain write(2) per message and client", own_timer("floor")),
-    Peer("floor-4", "floor, 4 messages in a write", own_timer("floor", "--coalesce", 4)),
-    Peer("floor-16", "floor, 16 messages in a write", own_timer("floor", "--coalesce", 16)),
+    Peer("floor-4", "floor, 4 messages in a write", own_timer("floor", "--coalesce", 4), coalesce=4),
+    Peer("floor-16", "floor, 16 messages in a write", own_timer("floor", "--coalesce", 16), coalesce=16),
     Peer(EDGE, "**telecast edge**", edge(0), version=[TELECAST, "--version"]),
-    Peer("edge-2ms", "**telecast edge**, `throttle_ms = 2`", edge(2)),
-    Peer("edge-10ms", "**telecast edge**, `throttle_ms = 10`", edge(10)),
-    Peer("nchan", "nginx + nchan, Nagle off", nchan(nagle=False), "nchan", "nginx 1.22.1, nchan 1.3.6 (Debian 12)"),
+    Peer("edge-2ms", "**telecast edge**, `throttle_ms = 2`", edge(2), hold_ms=2),
+    Peer("edge-10ms", "**telecast edge**, `throttle_ms = 10`", edge(10), hold_ms=10),
+    Peer("nchan", "nginx + nchan, Nagle off", nchan(nagle=False), "nchan", debian("nchan", setup.NCHAN_PACKAGES[:2])),
     Peer("nchan-nagle", "nginx + nchan as it comes (Nagle on)", nchan(nagle=True), "nchan"),
     Peer("fastwebsockets", "fastwebsockets, a task and a write per message and client", own_timer("fastwebsockets-per-message"), version="fastwebsockets 0.10"),
     Peer("axum", "axum + tokio broadcast in `select!`", own_timer("axum-broadcast"), version="axum 0.8"),
     Peer("ws-prepared", "node ws, a prepared frame", node("prepared"), "node", ["node", "--version"]),
     Peer("ws", "node ws, plain", node("plain"), "node", f"ws {setup.NODE_PACKAGES['ws']}"),
     Peer("socket.io", "socket.io", node("socket.io", SOCKET_IO_PATH, SOCKET_IO_CLIENT), "node", f"socket.io {setup.NODE_PACKAGES['socket.io']}"),
-    Peer("mosquitto", "mosquitto over WebSocket", mosquitto, "mosquitto", "mosquitto 2.0.11 (Debian 12)"),
+    Peer("mosquitto", "mosquitto over WebSocket", mosquitto, "mosquitto", debian("mosquitto", setup.MOSQUITTO_PACKAGES[:1])),
     Peer("nats", "nats-server's own WebSocket", nats, version=[NATS_SERVER, "--version"]),
     Peer("centrifugo", "Centrifugo", centrifugo, "centrifugo", f"Centrifugo {setup.CENTRIFUGO_VERSION}"),
 ]

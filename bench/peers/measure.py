@@ -9,10 +9,12 @@ from pathlib import Path
 from catalogue import BUILT
 from processes import Failed, Stage, family
 
-# Messages that a window may miss at its ends because they wait for others, the floor's for 16.
-MESSAGES_AT_ENDS = 16
+# A window that begins just after a message has one less than its length says.
+MESSAGES_AT_EDGE = 1
 # Deliveries below this share of what was asked for: the server, or the machine, is at its end.
 KEEPS_UP = 0.97
+# A message that took longer than this waited in a queue. At a rate that is to be sustained a queue is one that grows.
+SUSTAINED_LATENCY_US_MAX = 1_000_000
 # What a client may take longer than it was told to: a busy machine.
 CLIENT_SECONDS_MORE_MAX = 30
 # A source address has 28,000 ports, of which the kernel gives out half quickly.
@@ -28,16 +30,16 @@ def cores(both):
     return {available[0]}, set(available[1:])
 
 
-def measure(peer, case, seconds, warmup, both_cores=False):
-    """Runs a peer once. Returns numbers, or {"error": why}."""
+def measure(peer, case, seconds, warmup, sustained=False):
+    """Runs a peer once. Returns numbers, or {"error": why}. For a rate that is to be `sustained`, all cores are for everybody."""
     folder = Path(tempfile.mkdtemp(prefix=f"peers-{peer.name}-"))
     try:
-        with Stage(folder, *cores(both_cores)) as stage:
+        with Stage(folder, *cores(sustained)) as stage:
             running = peer.start(stage, case)
             command = client(running, case, seconds, warmup)
             line = stage.client(command, warmup + seconds + CLIENT_SECONDS_MORE_MAX, lambda: publish(stage, running, case))
             stage.check()
-        return judged(case, json.loads(line))
+        return judged(peer, case, json.loads(line), sustained)
     except (Failed, OSError, ValueError) as why:
         return {"error": str(why)}
     finally:
@@ -60,7 +62,7 @@ def client(running, case, seconds, warmup):
     return command
 
 
-def judged(case, numbers):
+def judged(peer, case, numbers, sustained):
     """Adds what follows from the numbers, and what is wrong with them."""
     cpu = numbers["server_cpu"]
     numbers["kib_per_connection"] = (numbers["server_kib_after"] - numbers["server_kib_before"]) / max(1, numbers["connected"])
@@ -72,11 +74,11 @@ def judged(case, numbers):
         numbers["client_us"] = sum(numbers["client_cpu"].values()) * 1e6 / deliveries
         numbers["bytes_per_delivery"] = numbers["bytes_read"] / deliveries
         numbers["deliveries_per_read"] = deliveries / numbers["reads"]
-    numbers["wrong"] = wrong(case, numbers)
+    numbers["wrong"] = wrong(peer, case, numbers, sustained)
     return numbers
 
 
-def wrong(case, numbers):
+def wrong(peer, case, numbers, sustained):
     """Why these numbers are not those of a server that delivered everything; empty if it did."""
     found = []
     if numbers["connected"] < case.clients:
@@ -90,6 +92,8 @@ def wrong(case, numbers):
     if numbers["silent"]:
         found.append(f"{numbers['silent']} connections got nothing")
     expected = case.clients * case.messages_per_second * numbers["seconds"]
-    if numbers["deliveries"] < KEEPS_UP * expected - MESSAGES_AT_ENDS * case.clients:
+    if numbers["deliveries"] < KEEPS_UP * expected - (MESSAGES_AT_EDGE + peer.waiting(case)) * case.clients:
         found.append(f"{100 * numbers['deliveries'] / expected:.0f} % of what was asked for")
+    if sustained and numbers["latency_max_us"] > SUSTAINED_LATENCY_US_MAX:
+        found.append(f"fell behind: a message took {numbers['latency_max_us'] / 1e6:.1f} s")
     return found

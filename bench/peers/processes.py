@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -70,7 +71,7 @@ class Stage:
 
     def __exit__(self, *_):
         # Workers of a server that forks, first: nobody may know them once their parent is gone.
-        workers = [pid for process in self.processes for pid in children(process.pid)]
+        workers = [worker for process in self.processes for worker in held(process.pid)]
         for process in reversed(self.processes):
             process.send_signal(signal.SIGTERM)
         for process in reversed(self.processes):
@@ -79,11 +80,16 @@ class Stage:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for pid in workers:
+        for worker in workers:
             try:
-                os.kill(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(worker, signal.SIGKILL)
             except ProcessLookupError:
+                # It ended with its parent, as it should.
                 pass
+            except PermissionError:
+                print("peers: a worker of a server took another user and may still run: end it by hand", file=sys.stderr)
+            finally:
+                os.close(worker)
 
     def server(self, command, **options):
         """Starts what is measured."""
@@ -188,6 +194,22 @@ def children(pid):
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
         return []
+
+
+def held(pid):
+    """Descriptors of the processes that a process started. Unlike its number, a descriptor never comes to mean another process."""
+    workers = []
+    for child in children(pid):
+        try:
+            worker = os.pidfd_open(child)
+        except ProcessLookupError:
+            continue
+        # Between the look and the opening the number may have gone to somebody else.
+        if child in children(pid):
+            workers.append(worker)
+        else:
+            os.close(worker)
+    return workers
 
 
 def family(process):

@@ -35,6 +35,8 @@ def machine(peers):
 def version(of):
     if not of or isinstance(of, str):
         return of
+    if callable(of):
+        return of()
     try:
         said = subprocess.run([str(part) for part in of], capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
@@ -169,7 +171,7 @@ def payload(fan_out):
     if len(sizes) < 2:
         return ""
     rows = [[peer.label, *[fan_out.cell(peer.name, 1_000, size, "cpu_us", microseconds) for size in sizes]]
-            for peer in fan_out.peers()]
+            for peer in fan_out.peers() if any(any(fan_out.of(peer.name, 1_000, size)) for size in sizes if size != 512)]
     smallest = fan_out.value(EDGE, 1_000, sizes[0], "bytes_per_delivery")
     remark = f" The edge's smallest message is larger than that: {smallest:.0f} bytes with its frame." if smallest and smallest > sizes[0] + 20 else ""
     head = ["server", *[f"{size:,} bytes" for size in sizes]]
@@ -232,6 +234,8 @@ def sustain(sustained):
 def notes(part):
     """What has no number, and why."""
     lines = [f"- {label} is missing here: {why}" for label, why in part["missing"].items()]
+    sustained = Cells(part, "sustain")
+    lines += [line for peer in sustained.peers() for clients in sustained.asked("clients") for line in ending(sustained, peer, clients)]
     for kind in ("fan-out", "idle"):
         cells = Cells(part, kind)
         for peer in cells.peers():
@@ -245,14 +249,37 @@ def notes(part):
     return "\n".join(lines)
 
 
-def write(text, results):
-    """Puts the report between its markers, and the picture beside the page."""
+def ending(sustained, peer, clients):
+    """Why a server's rate was not raised further; nothing if it followed to the end."""
+    here = [run for run in sustained.runs if (run["peer"], run["clients"]) == (peer.name, clients)]
+    if here and (here[-1].get("error") or here[-1]["wrong"]):
+        rate = here[-1]["clients"] * here[-1]["messages_per_second"]
+        why = here[-1].get("error") or "; ".join(here[-1]["wrong"])
+        yield f"- {peer.label}, {clients:,} clients, {rate:,.0f} deliveries a second: {why}"
+
+
+def page_around():
+    """The page before and after the report."""
     page = PAGE.read_text()
     if BEGIN not in page or END not in page:
         raise SystemExit(f"{PAGE} has no {BEGIN} … {END}: put the two lines where the tables belong")
     before, rest = page.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
+    return before, rest.split(END, 1)[1]
+
+
+def replace(path, text):
+    """Writes a file whole or not at all, whenever this program is interrupted."""
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+def write(text, results):
+    """Puts the report between its markers, and the numbers and the picture beside the page."""
+    before, after = page_around()
     picture = "![CPU per delivery, and memory per connection](peers.svg)\n\n" if "compare" in results else ""
-    PAGE.write_text(f"{before}{BEGIN}\n{picture}{text}\n{END}{after}")
+    replace(RESULTS, as_json(results))
+    replace(PAGE, f"{before}{BEGIN}\n{picture}{text}\n{END}{after}")
     if "compare" in results:
-        PICTURE.write_text(plot.picture(*(Cells(results["compare"], kind) for kind in ("fan-out", "idle"))))
+        replace(PICTURE, plot.picture(*(Cells(results["compare"], kind) for kind in ("fan-out", "idle"))))

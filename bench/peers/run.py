@@ -26,6 +26,8 @@ from processes import raise_descriptor_limit
 CLIENTS = [100, 1_000, 5_000]
 BYTES = [128, 512, 4_096]
 BYTES_USUAL = 512
+# Where results stand while --write measures, to look at; it goes when they are in docs/.
+UNFINISHED = setup.PEERS / "unfinished.json"
 CLIENTS_USUAL = 1_000
 CLIENTS_IDLE = 20_000
 # What servers keep for themselves; an edge sets 256 aside.
@@ -48,6 +50,9 @@ def main():
         for peer in PEERS:
             print(f"{peer.name:16} {peer.label}")
         return
+    if args.write:
+        # Not only after hours of measuring.
+        report.page_around()
     results = json.loads(args.results.read_text()) if args.results.exists() else {}
     if not args.report:
         args.descriptors = raise_descriptor_limit()
@@ -58,14 +63,14 @@ def main():
         plan = sustain if args.mode == "sustain" else compare
         for one in plan(args, peers):
             part["runs"].append(one)
-            # What was measured is kept if the rest is interrupted.
-            args.results.parent.mkdir(exist_ok=True)
-            args.results.write_text(report.as_json(results))
+            # What was measured is kept if the rest is interrupted; docs/ stays whole until the end.
+            report.replace(UNFINISHED if args.write else args.results, report.as_json(results))
             print(report.progress(one), file=sys.stderr, flush=True)
     text = report.markdown(results)
     print(text)
     if args.write:
         report.write(text, results)
+        UNFINISHED.unlink(missing_ok=True)
 
 
 def arguments():
@@ -74,6 +79,7 @@ def arguments():
     parser.add_argument("--peers", type=names, default=[peer.name for peer in PEERS], metavar="NAME,…")
     parser.add_argument("--clients", type=numbers, default=CLIENTS, metavar="N,…", help="connections of the cases (100,1000,5000)")
     parser.add_argument("--bytes", type=numbers, default=BYTES, metavar="N,…", help="payloads, at 1,000 clients (128,512,4096)")
+    parser.add_argument("--payload-peers", type=names, metavar="NAME,…", help="measure payloads other than 512 with these only")
     parser.add_argument("--idle", type=int, default=CLIENTS_IDLE, help="idle connections, for memory (20000); 0: none")
     parser.add_argument("--deliveries", type=int, default=100_000, help="per second, over all clients (100000)")
     parser.add_argument("--rounds", type=int, default=5, help="of floor and edge (5)")
@@ -131,10 +137,11 @@ def compare(args, peers):
     """CPU, latency and memory, each peer in its turn."""
     sizes = [(clients, BYTES_USUAL) for clients in args.clients]
     sizes += [(CLIENTS_USUAL, size) for size in args.bytes if size != BYTES_USUAL]
+    with_payloads = [peer for peer in peers if not args.payload_peers or peer.name in args.payload_peers]
     for clients, size in sizes:
         case = Case(clients, args.deliveries / clients, size)
         for turn in range(max(args.rounds, args.peer_rounds)):
-            for peer in peers:
+            for peer in peers if size == BYTES_USUAL else with_payloads:
                 close = peer.name.startswith(CLOSE)
                 if turn < (args.rounds if close else args.peer_rounds):
                     yield run("fan-out", turn, peer, case, measure(peer, case, args.seconds, args.warmup))
@@ -156,7 +163,7 @@ def sustain(args, peers):
             deliveries, failures = SUSTAIN_FROM, 0
             while deliveries <= SUSTAIN_DELIVERIES_MAX and failures < SUSTAIN_ATTEMPTS:
                 case = Case(clients, deliveries / clients, BYTES_USUAL)
-                numbers = measure(peer, case, args.seconds / 2, args.warmup, both_cores=True)
+                numbers = measure(peer, case, args.seconds / 2, args.warmup, sustained=True)
                 yield run("sustain", failures, peer, case, numbers)
                 if numbers.get("error") or numbers["wrong"]:
                     failures += 1

@@ -5,6 +5,7 @@ Nothing outside this folder is touched, and what is there already stays. A peer 
 comparison with a line that says why; only a wrong NAME is an error.
 """
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -67,6 +68,18 @@ def debian(name, packages):
         run(["dpkg", "-x", str(package), str(unfinished / "root")], unfinished)
     (unfinished / "root").rename(root)
     shutil.rmtree(unfinished)
+
+
+def debian_version(name, package):
+    """The version of a package that was unpacked: the newest of its changelog, which looks like `nginx (1.22.1-9) bookworm; …`."""
+    folder = PEERS / name / "usr/share/doc" / package
+    try:
+        # Native packages have only `changelog.gz`.
+        log = next(iter(sorted(folder.glob("changelog*gz"))))
+        with gzip.open(log, "rt", errors="replace") as lines:
+            return lines.readline().split("(", 1)[1].split(")", 1)[0]
+    except (OSError, EOFError, IndexError, StopIteration):
+        return "of unknown version"
 
 
 def nchan():

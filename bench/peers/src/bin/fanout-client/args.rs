@@ -41,9 +41,6 @@ pub(crate) struct Args {
     /// Seconds of the measured window
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
-    /// Expect no messages: only hold the connections
-    #[arg(long)]
-    pub(crate) idle: bool,
     /// Seconds without any progress of handshakes after which the rest counts as failed
     #[arg(long, default_value_t = 10.0)]
     pub(crate) patience: f64,

@@ -109,8 +109,9 @@ impl<'a> Fleet<'a> {
         let server_cpu = Cpu::of(&args.watched)? - server;
         let client_cpu = Cpu::of(&own)? - client;
 
-        let open = self.connections.iter().zip(&self.places);
-        let places: Vec<Place> = open.filter_map(|(open, place)| open.as_ref().map(|_| *place)).collect();
+        let all = self.connections.iter().zip(&self.places);
+        let open = all.filter(|(one, _)| one.as_ref().is_some_and(Connection::is_open));
+        let places: Vec<Place> = open.map(|(_, place)| *place).collect();
         Ok(Outcome {
             connected: places.len(),
             failed: self.failed,
@@ -161,8 +162,12 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// Handshakes that did not get on count as failed, as do those that were never begun.
+    /// Handshakes that did not get on count as failed, as do those that were never begun. Those under way end here: an answer
+    /// that came later would make one connection both failed and connected.
     fn give_up(&mut self) {
+        for connection in &mut self.connections {
+            connection.take_if(|connection| !connection.is_open());
+        }
         let missing = self.args.clients - self.opened - self.failures();
         *self.failed.entry("no answer to the handshake".to_owned()).or_default() += missing;
     }
