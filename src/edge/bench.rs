@@ -89,7 +89,7 @@ impl Collected {
 }
 
 /// Writes the rest of a frame and a control frame behind it to a socket that takes `first_bytes`, then all. Returns the
-/// number of frames that completed.
+/// number of messages that completed, which a control frame is not.
 pub fn write_rest(rest: Bytes, control: Bytes, first_bytes: usize) -> u64 {
     let mut outbox = Outbox::default();
     outbox.put_rest(rest);
