@@ -2,8 +2,8 @@
 //!
 //! It is a client of a cluster like any other and knows nothing of how one is built. It must cost less than the server it
 //! loads, so a few threads own all sockets: one poller and one read buffer each, no task, timer or allocation per client and
-//! message. Frames are read in place ([`scan`]), messages of own collectors are recognised by their bytes ([`content`]), and
-//! each client keeps an account ([`account`]) of what it was owed.
+//! message. Frames are read in place (`scan`), messages of own collectors are recognised by their bytes (`content`), and
+//! each client keeps an account (`account`) of what it was owed.
 //!
 //! [`plan`] is what was asked for; [`target`] where to; [`run`] does it. `worker` and `publisher` are the threads.
 

@@ -194,20 +194,23 @@ impl Report {
             }
         };
         let away = (clients.wanted as u64).saturating_sub(clients.connected);
-        problem(away > 0, format!("{away} clients were not connected at the end"));
+        problem(away > 0, format!("{away} of {} clients not connected at the end", clients.wanted));
         let counts = [
-            (accuracy.order_errors, "messages came out of order"),
-            (accuracy.duplicates, "messages came twice"),
-            (accuracy.missing, "messages were lost without an announcement"),
-            (accuracy.unasked, "messages came against the filters"),
-            (accuracy.unreadable, "messages could not be read"),
+            (accuracy.order_errors, "out of order"),
+            (accuracy.duplicates, "duplicates"),
+            (accuracy.missing, "lost without an announcement"),
+            (accuracy.unasked, "against the filters"),
+            (accuracy.unreadable, "unreadable"),
         ];
         for (count, words) in counts {
-            problem(count > 0, format!("{count} {words}"));
+            problem(count > 0, format!("{words}: {count}"));
         }
         if let Some(sent) = published {
             let away = sent.collectors.saturating_sub(sent.connected);
-            problem(away > 0, format!("{away} own collectors were not connected at the end"));
+            problem(
+                away > 0,
+                format!("{away} of {} own collectors not connected at the end", sent.collectors),
+            );
         }
     }
 
@@ -416,18 +419,16 @@ mod tests {
 
     #[test]
     fn whatever_is_wrong_is_named() {
-        let cases: [(&str, fn(&mut Tally)); 6] = [
-            ("1 clients were not connected", |tally| tally.connected = 1),
-            ("out of order", |tally| tally.judge(Verdict::Late)),
-            ("twice", |tally| tally.judge(Verdict::Duplicate)),
-            ("against the filters", |tally| tally.judge(Verdict::Unasked)),
-            ("lost", |tally| tally.missing.silent = 1),
-            ("could not be read", |tally| tally.unreadable = 1),
-        ];
-        for (words, change) in cases {
+        let check = |words: &str, change: fn(&mut Tally)| {
             let report = Report::new(&plan(), measured(change));
             assert!(!report.is_ok() && report.to_string().contains(words), "{words}: {report}");
-        }
+        };
+        check("1 of 2 clients not connected", |tally| tally.connected = 1);
+        check("out of order: 1", |tally| tally.judge(Verdict::Late));
+        check("duplicates: 1", |tally| tally.judge(Verdict::Duplicate));
+        check("against the filters: 1", |tally| tally.judge(Verdict::Unasked));
+        check("lost without an announcement: 1", |tally| tally.missing.silent = 1);
+        check("unreadable: 1", |tally| tally.unreadable = 1);
         let announced = Report::new(&plan(), measured(|tally| tally.missing.announced = 5));
         assert!(announced.is_ok(), "what is announced is no fault: {announced}");
     }
