@@ -1,13 +1,13 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tools fmt lint docs check-build check-tests
+.PHONY: help run test tools fmt lint docs bench bench-micro bench-peers check-build check-tests
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: check-build ## Build and relay this machine's metrics on port 9090
 	cargo build --release --locked
@@ -28,6 +28,16 @@ lint: ## Check format and lints
 
 docs: ## Build the documentation of the code into target/doc
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+
+bench: bench-micro ## Measure single steps
+
+bench-micro: check-build
+	cargo bench --locked --manifest-path bench/Cargo.toml -p micro
+
+bench-peers: check-build tools ## Compare with other servers (hours; QUICK=1: minutes, and says less)
+	cargo build --release --locked
+	cargo build --release --locked --manifest-path bench/Cargo.toml -p peers
+	bench/peers/run.py $(if $(QUICK),--quick) $(PEERS_ARGS)
 
 check-build:
 	@command -v cargo >/dev/null || { echo "make: cargo is missing: install Rust $(RUST_MIN) or newer from https://rustup.rs" >&2; exit 1; }

@@ -16,8 +16,10 @@
 //!
 //! * An envelope carries line protocol, as Telegraf writes it. It is parsed when it is accepted and when it is first shown;
 //!   nothing in between looks inside.
-//! * An edge encodes an envelope once per format, as a ready WebSocket frame. Views without tag predicates share these frames,
-//!   and all clients of a view share the view.
+//! * An edge finds the views that want an envelope by an index over all filters, and encodes it once per format, as a ready
+//!   WebSocket frame. Views that want all of it share this frame, others get a copy of their lines, and all clients of a view
+//!   share the view.
+//!   For clients that negotiated compression a frame is compressed once more, not once per client; no connection has a window.
 //! * There is no queue per client. A view is a run of frames bounded in bytes, a session is a cursor on it. Live delivery,
 //!   a late client and a slow client are the same thing: a cursor that has some way to go.
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
@@ -35,7 +37,7 @@
 //! | offset | a place in the log: epoch + one sequence per shard; clients carry it as an opaque token |
 //! | epoch | the log's incarnation; offsets compare only within one |
 //! | broker | the port to the log and the shared state: JetStream, or this process's memory |
-//! | view | one distinct (filters, format): frames shared by all its sessions |
+//! | view | one distinct (filters, format, compressed or not): frames shared by all its sessions |
 //! | session | one connected client: a cursor on a view |
 //! | gap | a range of the log that a client will not get, always announced |
 //!
@@ -72,7 +74,7 @@
 //! # What is deliberately absent
 //!
 //! * A database. The log is a bounded window for replay; queries belong to what stores metrics for good.
-//! * Per-client queues, per-client encoding, per-client tasks on the send side.
+//! * Per-client queues, per-client encoding, per-client tasks.
 //! * Consumers in JetStream: it falls over at some tens of thousands of them, and resuming must not depend on one.
 //! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
 //! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes

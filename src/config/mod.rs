@@ -215,6 +215,17 @@ pub enum SlowClientPolicy {
     Disconnect,
 }
 
+/// permessage-deflate, for clients that offer it.
+#[derive(Clone, Debug)]
+pub struct CompressionSettings {
+    /// Offers are accepted.
+    pub enabled: bool,
+    /// From 1, the quickest, to 9, the most thorough.
+    pub level: u32,
+    /// Smaller messages stay as they are, in bytes.
+    pub message_bytes_min: usize,
+}
+
 /// Pushing metrics out.
 #[derive(Clone, Debug)]
 pub struct EdgeSettings {
@@ -222,14 +233,18 @@ pub struct EdgeSettings {
     pub max_connections: usize,
     /// Minimum time between two flushes to sockets (`WS_THROTTLE_MS`).
     pub throttle: Duration,
+    /// The kernel's send buffer of each client (`SO_SNDBUF`), in bytes.
+    pub send_buffer_bytes: usize,
     /// Bytes of envelopes and frames an edge keeps for replay.
     pub ring_bytes_max: usize,
-    /// Bytes of frames a view with tag predicates may hold.
+    /// Bytes a view may hold beside the ring: frames of its own, and its places of frames it shares.
     pub view_bytes_max: usize,
     /// What happens to a client that cannot keep up.
     pub slow_client_policy: SlowClientPolicy,
     /// A client that takes nothing for so long is disconnected under either policy.
     pub slow_client_timeout: Duration,
+    /// See [`CompressionSettings`].
+    pub compression: CompressionSettings,
     /// Clients are told their offset, and pinged, at this interval.
     pub heartbeat: Duration,
     /// Largest message of a client, in bytes.

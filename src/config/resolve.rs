@@ -10,8 +10,9 @@ use super::error::ConfigError;
 use super::keys::{self, LOG_BYTES_EMBEDDED, LOG_BYTES_NATS};
 use super::layers::{Assignment, Layer, Parsed, Values, parse_listen, read_file};
 use super::{
-    AdminSettings, CollectorSettings, EdgeSettings, LogFormat, LogSettings, NatsSettings, NodeSettings,
-    OnConflict, Role, Secret, ServerSettings, Settings, SlowClientPolicy, Storage, TelemetrySettings,
+    AdminSettings, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat, LogSettings,
+    NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings, SlowClientPolicy,
+    Storage, TelemetrySettings,
 };
 
 /// Everything a configuration is made of.
@@ -294,6 +295,7 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
     Ok(EdgeSettings {
         max_connections: size(values, "edge.max_connections")?,
         throttle: millis(values, "edge.throttle_ms")?,
+        send_buffer_bytes: size(values, "edge.send_buffer_bytes")?,
         ring_bytes_max: size(values, "edge.ring_bytes_max")?,
         view_bytes_max: size(values, "edge.view_bytes_max")?,
         slow_client_policy: match values.text("edge.slow_client.policy")? {
@@ -301,6 +303,11 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
             _ => SlowClientPolicy::Skip,
         },
         slow_client_timeout: millis(values, "edge.slow_client.timeout_ms")?,
+        compression: CompressionSettings {
+            enabled: values.text("edge.compression.mode")? == "on",
+            level: u32::try_from(values.integer("edge.compression.level")?).unwrap_or(u32::MAX),
+            message_bytes_min: size(values, "edge.compression.message_bytes_min")?,
+        },
         heartbeat: millis(values, "edge.heartbeat_ms")?,
         client_message_bytes_max: size(values, "edge.client_message_bytes_max")?,
         replay_concurrency_max: size(values, "edge.replay_concurrency_max")?,

@@ -33,7 +33,7 @@ const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 /// What a session's writer is given.
 pub(crate) enum Fed {
     /// The next frames.
-    Frames(Arc<Batch>),
+    Frames(Box<Batch>),
     /// Nothing is missing any more: the session goes on with its view.
     Joined { cursor: Cursor, index: Index, at: Arc<Offset> },
     /// The log refuses to be read.
@@ -187,8 +187,9 @@ impl CatchUp {
                     let key = self.view.key();
                     match key.filters.matches_channel(&stored.envelope.channel) {
                         Match::No => None,
-                        Match::Whole => entry.frame(key.format, |entry| encode::whole(entry, key.format)),
-                        Match::Lines => encode::part(entry, &key.filters, key.format),
+                        Match::Whole => self.shared.compressor.whole(entry, key),
+                        Match::Lines => encode::part(entry, &key.filters, key.format)
+                            .map(|plain| self.shared.compressor.own(plain, key)),
                     }
                 }
                 Item::Envelope(stored) => self.encode(stored),
@@ -280,6 +281,7 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
+            .map(|plain| self.shared.compressor.own(plain, key))
     }
 
     /// A frame at the session's place. Its index says nothing: it is not part of the view's run.
@@ -307,10 +309,10 @@ impl CatchUp {
     }
 
     async fn send_frames(&mut self, frames: Vec<Frame>) -> Result<(), Over> {
-        if frames.is_empty() {
-            return Ok(());
+        match Batch::new(frames) {
+            Some(batch) => self.send(Fed::Frames(Box::new(batch))).await,
+            None => Ok(()),
         }
-        self.send(Fed::Frames(Arc::new(Batch { frames }))).await
     }
 
     async fn send(&self, fed: Fed) -> Result<(), Over> {

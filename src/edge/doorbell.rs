@@ -1,9 +1,14 @@
-//! How the rest of an edge tells a writer that there is work: a bell, and a list of sessions that can go on.
+//! How the rest of an edge tells a writer that there is work: a bell, a list of views that have grown, and a list of
+//! sessions that can go on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
 use tokio::sync::Notify;
+
+/// Tells views apart while they live. A view that is gone may leave its address to another, which is then swept once for
+/// nothing.
+pub(crate) type ViewAddress = usize;
 
 /// A session's place in its writer, never used again for another session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,18 +24,44 @@ pub(crate) struct Doorbell {
     /// Which writer's it is, counted from 0.
     pub(crate) number: usize,
     bell: Notify,
+    grown: Mutex<Grown>,
     ready: Mutex<Vec<SessionKey>>,
+}
+
+/// Views that have grown since the writer last looked.
+#[derive(Default)]
+struct Grown {
+    views: Vec<ViewAddress>,
+    /// The bell was rung for them. A writer that holds its flush back is not woken again and again meanwhile.
+    rung: bool,
 }
 
 impl Doorbell {
     /// The bell of writer `number`.
     pub(crate) fn new(number: usize) -> Arc<Self> {
-        Arc::new(Self { number, bell: Notify::new(), ready: Mutex::default() })
+        Arc::new(Self { number, bell: Notify::new(), grown: Mutex::default(), ready: Mutex::default() })
     }
 
-    /// There may be new frames.
-    pub(crate) fn ring(&self) {
-        self.bell.notify_one();
+    /// This view has new frames. The bell is rung later, once for all views: see [`Doorbell::ring_if_grown`].
+    pub(crate) fn note_grown(&self, view: ViewAddress) {
+        self.grown().views.push(view);
+    }
+
+    /// Rings if views have grown and the bell was not rung since the writer last looked.
+    pub(crate) fn ring_if_grown(&self) {
+        let mut grown = self.grown();
+        if !grown.views.is_empty() && !std::mem::replace(&mut grown.rung, true) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Takes the views that have grown. A writer that was rung for has to come here, sooner or later.
+    pub(crate) fn take_grown(&self) -> Vec<ViewAddress> {
+        std::mem::take(&mut *self.grown()).views
+    }
+
+    fn grown(&self) -> MutexGuard<'_, Grown> {
+        self.grown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This session can go on: its socket takes bytes again, or frames were fetched for it.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::edge::ring::{Entry, Item};
+use crate::proto::channel::Channel;
 use crate::proto::envelope::Envelope;
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
@@ -60,6 +61,13 @@ pub(crate) fn server(message: &ServerMessage<'_>) -> Bytes {
     draft.finish()
 }
 
+/// The frame of a message whose payload was compressed.
+pub(crate) fn compressed(deflated: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + deflated.len());
+    frame::encode_compressed(&mut bytes, Opcode::Text, deflated);
+    Bytes::from(bytes)
+}
+
 /// A ping, pong or close.
 pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + payload.len());
@@ -94,37 +102,64 @@ fn envelope(
     format: Format,
     keep: impl Fn(&Line<'_>) -> bool,
 ) -> Option<Bytes> {
-    // Lines that others wrote to the bus may be bad; ours never are. Ingest has counted its own bad lines.
-    let mut lines = line::lines(&envelope.lines).filter_map(Result::ok).filter(keep).peekable();
+    let mut lines = valid_lines(envelope).filter(keep).peekable();
     lines.peek()?;
-    let received_ns = envelope.stamp.map_or(stored_ns, |stamp| stamp.received_ns);
-    let token = offset.token();
-    let frame = match format {
+    let received_ns = received_ns(envelope, stored_ns);
+    let expected = match format {
+        Format::Json => envelope.lines.len() * 2 + 128,
+        Format::Influx => envelope.lines.len() + 64,
+    };
+    let mut draft = Draft::new(expected);
+    write_head(&mut draft.0, format, &offset.token(), &envelope.channel);
+    match format {
         Format::Json => {
-            let mut draft = Draft::new(envelope.lines.len() * 2 + 128);
-            message::write_metrics_open(&mut draft.0, &token, envelope.channel.collector.as_str());
             json::write_metrics(&mut draft.0, lines, received_ns);
             draft.0.push(b'}');
-            draft.finish()
         }
-        Format::Influx => {
-            let mut draft = Draft::new(envelope.lines.len() + 64);
-            message::write_influx_head(&mut draft.0, &token);
-            for line in lines {
-                write_line(&mut draft.0, &line, received_ns);
-            }
-            draft.finish()
-        }
-    };
-    Some(frame)
+        Format::Influx => lines.for_each(|line| write_line(&mut draft.0, format, &line, received_ns)),
+    }
+    Some(draft.finish())
 }
 
-/// A line with its timestamp, or with the time of its arrival when others published it without one.
-fn write_line(out: &mut Vec<u8>, line: &Line<'_>, received_ns: i64) {
-    out.extend_from_slice(line.text().as_bytes());
-    if line.timestamp().is_none() {
-        out.push(b' ');
-        out.extend_from_slice(itoa::Buffer::new().format(received_ns).as_bytes());
+/// Lines that can be shown. Those that others wrote to the bus may be bad; ours never are, and ingest has counted its own
+/// bad lines.
+fn valid_lines(envelope: &Envelope) -> impl Iterator<Item = Line<'_>> {
+    line::lines(&envelope.lines).filter_map(Result::ok)
+}
+
+/// All lines that can be shown.
+pub(crate) fn lines(envelope: &Envelope) -> Vec<Line<'_>> {
+    valid_lines(envelope).collect()
+}
+
+/// The time of lines that carry none.
+pub(crate) fn received_ns(envelope: &Envelope, stored_ns: i64) -> i64 {
+    envelope.stamp.map_or(stored_ns, |stamp| stamp.received_ns)
+}
+
+/// What stands before the lines of a frame with metrics.
+pub(crate) fn write_head(out: &mut Vec<u8>, format: Format, token: &str, channel: &Channel) {
+    match format {
+        Format::Json => message::write_metrics_open(out, token, channel.collector.as_str()),
+        Format::Influx => message::write_influx_head(out, token),
     }
-    out.push(b'\n');
+}
+
+/// One line, with the time of its arrival when others published it without one.
+pub(crate) fn write_line(out: &mut Vec<u8>, format: Format, line: &Line<'_>, received_ns: i64) {
+    match format {
+        Format::Json => {
+            out.push(b'{');
+            json::write_members(out, line, received_ns);
+            out.push(b'}');
+        }
+        Format::Influx => {
+            out.extend_from_slice(line.text().as_bytes());
+            if line.timestamp().is_none() {
+                out.push(b' ');
+                out.extend_from_slice(itoa::Buffer::new().format(received_ns).as_bytes());
+            }
+            out.push(b'\n');
+        }
+    }
 }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use crate::ops::reply::ApiError;
+use crate::proto::deflate::{self, Agreement};
 
 /// RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -42,9 +43,18 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<
     }
 }
 
+/// What a well-formed request offers of compression and this server takes, if it takes any.
+pub(crate) fn compression(headers: &HeaderMap, enabled: bool) -> Result<Option<Agreement>, ApiError> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
+    // Read in any case: what is malformed does not become right by not being wanted.
+    let agreed = deflate::negotiate(lines)
+        .map_err(|error| ApiError::bad_request("bad_handshake", error.to_string()))?;
+    Ok(agreed.filter(|_| enabled))
+}
+
 impl Key {
     /// The answer that turns the connection into a WebSocket.
-    pub(crate) fn accept(&self) -> Response {
+    pub(crate) fn accept(&self, compression: Option<Agreement>) -> Response {
         let digest = Sha1::new().chain_update(self.0.as_bytes()).chain_update(GUID).finalize();
         let accept = HeaderValue::from_str(&STANDARD.encode(digest)).unwrap_or(HeaderValue::from_static(""));
         let headers: [(HeaderName, HeaderValue); 3] = [
@@ -52,7 +62,12 @@ impl Key {
             (header::UPGRADE, HeaderValue::from_static("websocket")),
             (header::SEC_WEBSOCKET_ACCEPT, accept),
         ];
-        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+        let mut response = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+        if let Some(agreement) = compression {
+            let answer = HeaderValue::from_static(agreement.answer());
+            response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+        }
+        response
     }
 }
 
@@ -95,9 +110,10 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc_is_accepted() {
         let key = check(&Method::GET, &headers(&GOOD), "/ws").map_err(|error| error.message).unwrap();
-        let response = key.accept();
+        let response = key.accept(None);
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(!response.headers().contains_key("sec-websocket-extensions"));
     }
 
     #[test]

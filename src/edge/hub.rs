@@ -4,26 +4,24 @@
 //! held while entries are encoded, so followers wait for each other here and for nobody else; writers and readers of
 //! frames only ever take a view's own lock.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
+use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
+use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
 use crate::edge::view::{Account, Cursor, Frame, Seat, View, ViewKey};
 use crate::ops::meters::Meters;
-use crate::proto::channel::Channel;
-use crate::proto::filter::Match;
+use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
-
-/// Channels whose routes are remembered. Above it all are forgotten and found again: a log with more channels than
-/// this costs one match per view and envelope, not memory.
-const ROUTES_MAX: usize = 100_000;
 
 /// The newest place of the log on this edge.
 #[derive(Clone, Debug)]
@@ -65,17 +63,18 @@ pub(crate) struct Hub {
 }
 
 struct State {
+    compressor: Arc<Compressor>,
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
-    views: HashMap<ViewKey, Arc<View>>,
-    routes: HashMap<Channel, Arc<[Route]>>,
+    views: HashMap<ViewKey, Listed>,
+    /// The same views by what they want of an envelope.
+    index: FilterIndex<Arc<View>>,
 }
 
-#[derive(Clone)]
-struct Route {
+struct Listed {
     view: Arc<View>,
-    whole: bool,
+    ticket: Ticket,
 }
 
 impl Hub {
@@ -85,13 +84,15 @@ impl Hub {
         ring_bytes_max: usize,
         view_bytes_max: usize,
         doorbells: Vec<Arc<Doorbell>>,
+        compressor: Arc<Compressor>,
     ) -> Arc<Self> {
         let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
         let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
         let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
         let ring = Ring::new(offset, ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
-        let state = State { ring, epochs, resets: 0, views: HashMap::new(), routes: HashMap::new() };
+        let (views, index) = (HashMap::new(), FilterIndex::default());
+        let state = State { compressor, ring, epochs, resets: 0, views, index };
         Arc::new(Self {
             state: Mutex::new(state),
             head: watch::Sender::new(head),
@@ -127,13 +128,13 @@ impl Hub {
         self.publish(state);
     }
 
-    /// Makes the ring's head known, then wakes the writers: whoever sees a head also sees the frames up to it.
+    /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
     fn publish(&self, state: MutexGuard<'_, State>) {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
         drop(state);
-        self.doorbells.iter().for_each(|doorbell| doorbell.ring());
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
     /// The newest place.
@@ -189,14 +190,18 @@ impl Hub {
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
         let first = state.ring.first_index();
-        let State { views, routes, ring, .. } = &mut *state;
-        let before = views.len();
-        views.retain(|_, view| view.sessions() > 0);
-        if before != views.len() {
-            routes.retain(|_, routes| routes.iter().all(|route| route.view.sessions() > 0));
+        let State { views, index, ring, .. } = &mut *state;
+        for (_, gone) in views.extract_if(|_, listed| listed.view.sessions() == 0) {
+            index.remove(gone.ticket);
         }
-        views.values().for_each(|view| view.trim(first));
+        views.values().for_each(|listed| listed.view.trim(first));
         meters.views.set(views.len() as f64);
+        let deflated = views
+            .values()
+            .map(|listed| &listed.view)
+            .filter(|view| view.key().deflated)
+            .map(|view| view.sessions());
+        meters.connections_deflated.set(deflated.sum::<usize>() as f64);
         meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
     }
 
@@ -207,8 +212,8 @@ impl Hub {
 
 impl State {
     fn view(&mut self, key: &ViewKey, bytes_max: usize, account: &Arc<Account>) -> Arc<View> {
-        if let Some(view) = self.views.get(key) {
-            return view.clone();
+        if let Some(listed) = self.views.get(key) {
+            return listed.view.clone();
         }
         let view = Arc::new(View::new(
             key.clone(),
@@ -217,61 +222,43 @@ impl State {
             bytes_max,
             account.clone(),
         ));
-        self.views.insert(key.clone(), view.clone());
-        // Only channels that the new view wants have to be looked at again.
-        self.routes.retain(|channel, _| key.filters.matches_channel(channel) == Match::No);
+        let ticket = self.index.insert(&key.filters, view.clone());
+        self.views.insert(key.clone(), Listed { view: view.clone(), ticket });
         view
     }
 
-    /// Gives an entry's frame to every view that wants it.
+    /// Gives an entry's frame to every view that wants it; the others are not even looked at.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         let first = self.ring.first_index();
+        let frame = |bytes, own| Frame { index: entry.index, offset: entry.offset.clone(), bytes, own };
         match &entry.item {
             Item::Gap { reason, .. } => {
-                for view in self.views.values() {
-                    push(view, entry, true, first);
+                for Listed { view, .. } in self.views.values() {
+                    let bytes = self.compressor.whole(entry, view.key());
+                    bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
             Item::Envelope(stored) => {
-                for route in self.routes_of(&stored.envelope.channel).iter() {
-                    push(&route.view, entry, route.whole, first);
+                let lines = OnceCell::new();
+                let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
+                let mut pieces = Pieces::new(entry, stored);
+                for (view, share) in self.index.find(&stored.envelope.channel, read) {
+                    let (key, own) = (view.key(), share != Share::Whole);
+                    let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
+                        continue;
+                    };
+                    let bytes = if own {
+                        self.compressor.own(plain, key)
+                    } else {
+                        self.compressor.shared(entry, plain, key)
+                    };
+                    view.push(frame(bytes, own), first);
                 }
             }
         }
     }
-
-    /// The views that want a channel: found once per channel, so that a view that wants nothing of an envelope costs
-    /// nothing when it comes.
-    fn routes_of(&mut self, channel: &Channel) -> Arc<[Route]> {
-        if let Some(routes) = self.routes.get(channel) {
-            return routes.clone();
-        }
-        let route = |view: &Arc<View>| {
-            let whole = match view.key().filters.matches_channel(channel) {
-                Match::No => return None,
-                Match::Whole => true,
-                Match::Lines => false,
-            };
-            Some(Route { view: view.clone(), whole })
-        };
-        let routes: Arc<[Route]> = self.views.values().filter_map(route).collect();
-        if self.routes.len() >= ROUTES_MAX {
-            self.routes.clear();
-        }
-        self.routes.insert(channel.clone(), routes.clone());
-        routes
-    }
 }
 
-fn push(view: &View, entry: &Entry, whole: bool, first: Index) {
-    let ViewKey { filters, format } = view.key();
-    let bytes = if whole {
-        entry.frame(*format, |entry| encode::whole(entry, *format))
-    } else {
-        encode::part(entry, filters, *format)
-    };
-    if let Some(bytes) = bytes {
-        view.push(Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole }, first);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,10 @@
 //! Follows the log and pushes it to clients.
 //!
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
-//! `encode` makes frames of it, `view` shares them, `hub` ties these together; `resolve` finds a client's place,
-//! `catch_up` brings it to its view, `outbox` and `session` are what a client is to its `writer`; `handshake` and
-//! `socket` are the door. Nothing here knows ingest; the log comes through the broker's port only.
+//! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones, `view` shares them, `hub` ties these
+//! together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what
+//! a client is to its `writer`; `handshake` and `socket` are the door. Nothing here knows ingest; the log comes through the
+//! broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::{Bounds, Broker};
 use crate::config::EdgeSettings;
+use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
@@ -25,12 +27,15 @@ use crate::proto::message::ServerMessage;
 use crate::proto::offset::{Sequence, Shard};
 
 mod catch_up;
+mod compress;
 mod doorbell;
 mod encode;
 mod follow;
 mod handshake;
 mod hub;
+mod inbound;
 mod outbox;
+mod pieces;
 mod resolve;
 mod ring;
 mod sequencer;
@@ -54,6 +59,7 @@ pub(crate) struct Shared {
     node: Arc<Node>,
     broker: Arc<dyn Broker>,
     settings: EdgeSettings,
+    compressor: Arc<Compressor>,
     /// Reads of old parts of the log that may go on at a time.
     replays: Semaphore,
     tasks: TaskTracker,
@@ -127,6 +133,7 @@ impl Edge {
             stale: AtomicBool::new(false),
             broker,
             replays: Semaphore::new(settings.replay_concurrency_max),
+            compressor: Compressor::new(settings.compression.clone(), &node.meters),
             settings,
             tasks: TaskTracker::new(),
             started: Instant::now(),
@@ -170,7 +177,13 @@ impl Edge {
         };
         let start: Vec<_> = bounds.iter().map(|bounds| (bounds.epoch, warm(bounds))).collect();
         let settings = &self.shared.settings;
-        let hub = Hub::new(&start, settings.ring_bytes_max, settings.view_bytes_max, self.doorbells.clone());
+        let hub = Hub::new(
+            &start,
+            settings.ring_bytes_max,
+            settings.view_bytes_max,
+            self.doorbells.clone(),
+            self.shared.compressor.clone(),
+        );
         let inboxes = std::mem::take(&mut *self.inboxes.lock().unwrap_or_else(PoisonError::into_inner));
         for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
             let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());

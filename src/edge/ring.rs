@@ -1,8 +1,8 @@
 //! The replay ring: the newest part of the log, in this edge's order, bounded in bytes. Pure.
 //!
 //! Shards are merged in the order they arrive, so each entry has an index (a plain counter of this process) and the whole
-//! log's offset after it. Frames are encoded at most once per format and kept with their entry, shared by every view and
-//! every replay.
+//! log's offset after it. Frames are encoded at most once per format, compressed at most once, and kept with their entry,
+//! shared by every view and every replay.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 pub(crate) type Index = u64;
 
 /// What an entry costs besides its lines: the entry, its names and its place in the ring.
-const ENTRY_OVERHEAD_BYTES: usize = 320;
+const ENTRY_OVERHEAD_BYTES: usize = 400;
 
 /// One step of the log.
 pub(crate) struct Entry {
@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     /// The latest time at which the log stored this entry or one before it: unlike the times themselves, it only grows.
     stored_max_ns: i64,
     frames: [OnceLock<Option<Bytes>>; 2],
+    /// The compressed ones; `None` where the plain one serves as well.
+    deflated_frames: [OnceLock<Option<Bytes>>; 2],
     charge: Charge,
 }
 
@@ -98,6 +100,23 @@ impl Entry {
             frame
         })
         .clone()
+    }
+
+    /// The compressed form of `plain`, which is the entry's own frame of `format`, made by `compress` the first time it is
+    /// asked for. It is `plain` itself where `compress` says that nothing is gained.
+    pub(crate) fn deflated_frame(
+        &self,
+        format: Format,
+        plain: Bytes,
+        compress: impl FnOnce(&Bytes) -> Option<Bytes>,
+    ) -> Bytes {
+        let slot = &self.deflated_frames[format as usize];
+        let deflated = slot.get_or_init(|| {
+            let deflated = compress(&plain);
+            self.charge.add(deflated.as_ref().map_or(0, Bytes::len));
+            deflated
+        });
+        deflated.clone().unwrap_or(plain)
     }
 }
 
@@ -168,9 +187,16 @@ impl Ring {
             Item::Gap { .. } => 0,
         };
         charge.add(ENTRY_OVERHEAD_BYTES + lines);
-        let frames = [OnceLock::new(), OnceLock::new()];
-        let (index, stored_max_ns) = (self.head_index, self.stored_max_ns);
-        let entry = Arc::new(Entry { index, shard, offset, item, stored_max_ns, frames, charge });
+        let entry = Arc::new(Entry {
+            index: self.head_index,
+            shard,
+            offset,
+            item,
+            stored_max_ns: self.stored_max_ns,
+            frames: Default::default(),
+            deflated_frames: Default::default(),
+            charge,
+        });
         self.entries.push_back(entry.clone());
         self.evict();
         entry
@@ -331,13 +357,24 @@ mod tests {
 
     #[test]
     fn frames_count_while_their_entry_is_here_and_not_after() {
-        let mut ring = ring_of(&[(0, 1)], 1000);
+        let mut ring = ring_of(&[(0, 1)], 1200);
         let entry = ring.shard_entries(Shard(0), 0, 1, usize::MAX).unwrap().remove(0);
         let before = ring.bytes();
         let frame = || Some(Bytes::from_static(&[0; 100]));
         assert_eq!(entry.frame(Format::Json, |_| frame()), frame());
         assert_eq!(ring.bytes(), before + 100);
         entry.frame(Format::Json, |_| panic!("encoded once"));
+        let plain = frame().unwrap();
+        let deflated = entry.deflated_frame(Format::Json, plain.clone(), |plain| Some(plain.slice(..40)));
+        assert_eq!((deflated.len(), ring.bytes()), (40, before + 140));
+        let again = entry.deflated_frame(Format::Json, plain.clone(), |_| panic!("compressed once"));
+        assert_eq!(again, deflated);
+        let shared = entry.deflated_frame(Format::Influx, plain.clone(), |_| None);
+        assert_eq!(
+            (shared.as_ptr(), ring.bytes()),
+            (plain.as_ptr(), before + 140),
+            "nothing gained: the same frame"
+        );
         (2..=4).for_each(|sequence| drop(ring.push(Shard(0), stored(sequence))));
         let evicted = ring.bytes();
         entry.frame(Format::Influx, |_| frame());

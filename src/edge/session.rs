@@ -1,9 +1,14 @@
-//! One connected client, as its writer keeps it: a cursor, what is unwritten, and when things happened.
+//! One connected client, as its writer keeps it: a socket, a cursor, what is unwritten, and when things happened.
+//!
+//! An idle session is this struct and its socket: buffers exist while bytes are in them.
 
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -11,22 +16,24 @@ use tokio::time::Instant;
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::hub::Head;
-use crate::edge::outbox::Outbox;
+use crate::edge::inbound::Inbound;
+use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::ring::Index;
-use crate::edge::view::{Cursor, Seat};
+use crate::edge::view::{Batch, Cursor, Progress, Seat};
 use crate::ops::node::Admission;
 use crate::proto::offset::Offset;
 
 /// One connected client.
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
-    pub(crate) socket: Arc<TcpStream>,
+    pub(crate) socket: TcpStream,
     pub(crate) seat: Seat,
     pub(crate) mode: Mode,
     /// Its view's group and its position there, while it is live.
     pub(crate) member: Option<(usize, usize)>,
     pub(crate) outbox: Outbox,
-    /// Everything up to here was written to the socket, filtered out or announced as a gap.
+    /// Everything up to here was written to the socket or will be before anything else, was filtered out, or announced
+    /// as a gap.
     pub(crate) at: Arc<Offset>,
     /// The ring's index of that place, for live sessions.
     pub(crate) index: Index,
@@ -34,15 +41,23 @@ pub(crate) struct Session {
     pub(crate) blocked_since: Option<Instant>,
     /// The socket has blocked since the session last had everything there was: if it is overtaken now, it is too slow.
     pub(crate) behind: bool,
-    /// Made when the socket blocks for the first time.
-    pub(crate) waker: Option<Waker>,
+    /// Puts the session on its writer's list of those that can go on.
+    pub(crate) waker: Waker,
     /// When the client last learnt an offset.
     pub(crate) offset_sent: Instant,
     pub(crate) ping_sent: Instant,
-    pub(crate) heard: Heard,
+    /// When the client last said something, or took something after it had not for a while.
+    pub(crate) heard: Instant,
+    /// What the client has begun to say.
+    pub(crate) inbound: Option<Box<Inbound>>,
+    /// Nothing the client says counts any more: it has said goodbye, or nonsense.
+    pub(crate) deaf: bool,
     /// Its place on the node, free again when the session is dropped.
     pub(crate) _admission: Admission,
 }
+
+// One per client: with its socket, which costs about as much, well below a kilobyte.
+const _: () = assert!(size_of::<Session>() <= 320);
 
 /// Where a session's frames come from.
 pub(crate) enum Mode {
@@ -51,7 +66,7 @@ pub(crate) enum Mode {
     /// From its view.
     Live(Cursor),
     /// From the ring or the log, until it can join its view.
-    CatchingUp(mpsc::Receiver<Fed>),
+    CatchingUp(mpsc::Receiver<Fed>, Option<Feed>),
     /// From nowhere: what is in the outbox is its last.
     Closing {
         /// It ends by itself at this time.
@@ -61,25 +76,31 @@ pub(crate) enum Mode {
     },
 }
 
-/// When a client was last heard of; shared with the task that reads its socket.
-#[derive(Clone)]
-pub(crate) struct Heard(Arc<(Instant, AtomicU64)>);
+/// Frames that were fetched for a session alone.
+pub(crate) struct Feed {
+    batch: Box<Batch>,
+    /// Bytes of it that are written; between frames, as the rest of a begun one goes to the outbox.
+    written: usize,
+}
 
-impl Heard {
-    /// Heard of right now.
-    pub(crate) fn now() -> Self {
-        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
-    }
+/// What came of an attempt to write.
+#[must_use = "a socket that blocks has to be watched"]
+pub(crate) enum Wrote {
+    /// So many bytes, completing so many frames.
+    Some { bytes: usize, frames: u64 },
+    /// The socket takes nothing.
+    Blocked,
+    /// The socket is dead.
+    Failed,
+}
 
-    /// Bytes came.
-    pub(crate) fn update(&self) {
-        self.0.1.store(self.0.0.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// For how long nothing came.
-    pub(crate) fn silence(&self) -> std::time::Duration {
-        let heard = std::time::Duration::from_millis(self.0.1.load(Ordering::Relaxed));
-        self.0.0.elapsed().saturating_sub(heard)
+impl Wrote {
+    fn of(result: io::Result<usize>, frames: impl FnOnce(usize) -> u64) -> Self {
+        match result {
+            Ok(bytes) => Self::Some { bytes, frames: frames(bytes) },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Self::Blocked,
+            Err(_) => Self::Failed,
+        }
     }
 }
 
@@ -94,12 +115,91 @@ impl Session {
         matches!(self.mode, Mode::Closing { .. })
     }
 
+    /// Whether its view has let frames go that it has not written.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        matches!(self.mode, Mode::Live(cursor) if self.seat.view().has_overtaken(cursor))
+    }
+
+    /// Writes what is in the outbox.
+    pub(crate) fn write_outbox(&mut self) -> Wrote {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let filled = self.outbox.fill(&mut slices);
+        let result = self.socket.try_write_vectored(&slices[..filled]);
+        Wrote::of(result, |bytes| self.outbox.advance(bytes))
+    }
+
+    /// Writes frames of its view, from its cursor on.
+    pub(crate) fn write_live(&mut self, batch: &Batch, now: Instant) -> Wrote {
+        let result = self.socket.try_write(batch.wire());
+        Wrote::of(result, |bytes| {
+            let progress = batch.progress(bytes);
+            let begun = progress.begun as u64;
+            if let Mode::Live(cursor) = &mut self.mode {
+                *cursor += begun;
+            }
+            self.index = progress.index;
+            self.take_progress(progress, now);
+            begun - u64::from(!self.outbox.is_empty())
+        })
+    }
+
+    /// Writes frames that were fetched for it; `None` when there are none.
+    pub(crate) fn write_feed(&mut self, now: Instant) -> Option<Wrote> {
+        let Mode::CatchingUp(_, slot) = &mut self.mode else { return None };
+        let Feed { batch, written } = slot.take()?;
+        let result = self.socket.try_write(&batch.wire()[written..]);
+        let bytes = *result.as_ref().unwrap_or(&0);
+        if bytes == 0 {
+            *slot = Some(Feed { batch, written });
+            return Some(Wrote::of(result, |_| 0));
+        }
+        let begun_before = if written == 0 { 0 } else { batch.progress(written).begun };
+        let progress = batch.progress(written + bytes);
+        let begun = (progress.begun - begun_before) as u64;
+        let written = written + bytes + progress.rest.as_ref().map_or(0, Bytes::len);
+        if written < batch.wire().len() {
+            *slot = Some(Feed { batch, written });
+        }
+        self.take_progress(progress, now);
+        Some(Wrote::of(result, |_| begun - u64::from(!self.outbox.is_empty())))
+    }
+
+    fn take_progress(&mut self, progress: Progress, now: Instant) {
+        self.at = progress.offset;
+        self.offset_sent = now;
+        if let Some(rest) = progress.rest {
+            self.outbox.put_rest(rest);
+        }
+    }
+
+    /// The next frames that were fetched for it.
+    pub(crate) fn put_feed(&mut self, batch: Box<Batch>) {
+        if let Mode::CatchingUp(_, feed) = &mut self.mode {
+            *feed = Some(Feed { batch, written: 0 });
+        }
+    }
+
+    /// Asks to be put on the writer's list when the socket takes bytes again. True when it does already.
+    pub(crate) fn watch_writable(&self) -> bool {
+        self.watch(|context| self.socket.poll_write_ready(context))
+    }
+
+    /// Asks to be put on the writer's list when the client says something. True when it has already.
+    pub(crate) fn watch_readable(&self) -> bool {
+        self.watch(|context| self.socket.poll_read_ready(context))
+    }
+
+    fn watch(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>) -> bool {
+        // Outside of tokio's budget per turn: beyond it, a socket would be called ready instead of being watched.
+        let watched = tokio::task::unconstrained(poll_fn(|context| poll(context)));
+        pin!(watched).poll(&mut Context::from_waker(&self.waker)).is_ready()
+    }
+
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
     /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
     /// and a session that was put back to the head would get those frames twice.
     pub(crate) fn note_idle(&mut self, head: &Head) {
         if let Mode::Live(cursor) = self.mode
-            && self.outbox.wants_batch()
             && self.seat.view().end() == cursor
             && head.index > self.index
         {
@@ -110,12 +210,6 @@ impl Session {
 
     /// Nothing more will be written; what the client still says is read until it hangs up too.
     pub(crate) fn finish_writing(&self) {
-        let _ = socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write);
-    }
-
-    /// Ends the connection in both directions; the task that reads the socket notices.
-    pub(crate) fn hang_up(&self) {
-        // A socket that the peer has closed already cannot be shut down again, which is as good.
-        let _ = socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Both);
+        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
     }
 }

@@ -10,13 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
 use crate::proto::filter::FilterSet;
-use crate::proto::message::Format;
+use crate::proto::message::{Format, Subscription};
 use crate::proto::offset::Offset;
 
 /// The number of the next frame of a view.
 pub(crate) type Cursor = u64;
+
+/// What a frame costs a view besides its bytes: its place in the run, which has a third of its room to spare on average.
+const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>() * 3 / 2;
 
 /// What makes a view: sessions that ask for the same share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +29,15 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
+    /// Compressed, where that makes a message smaller.
+    pub(crate) deflated: bool,
+}
+
+impl ViewKey {
+    /// The view that a subscription asks for, compressed if the connection has agreed on that.
+    pub(crate) fn of(subscription: &Subscription, deflated: bool) -> Self {
+        Self { filters: subscription.filters.clone(), format: subscription.format, deflated }
+    }
 }
 
 /// One frame of a view.
@@ -40,11 +53,83 @@ pub(crate) struct Frame {
     pub(crate) own: bool,
 }
 
-/// A run of frames for sessions to read at the same cursor.
+impl Frame {
+    /// What it adds to its view.
+    fn held_bytes(&self) -> usize {
+        FRAME_OVERHEAD_BYTES + if self.own { self.bytes.len() } else { 0 }
+    }
+}
+
+/// A run of frames for sessions to read at the same cursor, as one piece of memory to be written.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     /// In order; never empty.
-    pub(crate) frames: Vec<Frame>,
+    frames: Box<[Frame]>,
+    /// All of them, one after the other.
+    wire: Bytes,
+    /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
+    /// sharing the frames' own places would have all writers count on the same cache line.
+    end: (Index, Arc<Offset>),
+}
+
+impl Batch {
+    /// A batch of these frames, or `None` of none.
+    pub(crate) fn new(frames: Vec<Frame>) -> Option<Self> {
+        let last = frames.last()?;
+        let end = (last.index, Arc::new((*last.offset).clone()));
+        let wire = match &frames[..] {
+            [only] => only.bytes.clone(),
+            // Copied once for all sessions at this cursor: one contiguous write costs the kernel less than many parts.
+            all => {
+                let mut wire = Vec::with_capacity(all.iter().map(|frame| frame.bytes.len()).sum());
+                all.iter().for_each(|frame| wire.extend_from_slice(&frame.bytes));
+                Bytes::from(wire)
+            }
+        };
+        Some(Self { frames: frames.into(), wire, end })
+    }
+
+    /// Each for itself, in tests.
+    #[cfg(test)]
+    pub(crate) fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// What to write for the frames.
+    pub(crate) fn wire(&self) -> &Bytes {
+        &self.wire
+    }
+
+    /// How far a socket got that took `written` bytes, at least one.
+    pub(crate) fn progress(&self, written: usize) -> Progress {
+        if written < self.wire.len() {
+            let mut end = 0;
+            for (at, frame) in self.frames.iter().enumerate() {
+                let start = end;
+                end += frame.bytes.len();
+                if written <= end {
+                    // A share of the frame and not of the batch: a socket that takes nothing more may hold it for long.
+                    let rest = (written < end).then(|| frame.bytes.slice(written - start..));
+                    let (index, offset) = (frame.index, frame.offset.clone());
+                    return Progress { begun: at + 1, index, offset, rest };
+                }
+            }
+        }
+        let (index, offset) = self.end.clone();
+        Progress { begun: self.frames.len(), index, offset, rest: None }
+    }
+}
+
+/// How much of a batch a socket has taken.
+pub(crate) struct Progress {
+    /// Frames, counting the last one even if the socket took it in part.
+    pub(crate) begun: usize,
+    /// The ring's index of the place behind them.
+    pub(crate) index: Index,
+    /// That place.
+    pub(crate) offset: Arc<Offset>,
+    /// What the socket has not taken of the last one.
+    pub(crate) rest: Option<Bytes>,
 }
 
 /// What a cursor finds.
@@ -65,21 +150,28 @@ pub(crate) enum Pending {
     },
 }
 
-/// What all views of an edge hold in frames of their own.
+/// What all views of an edge hold beside the ring: frames of their own, and their runs.
 pub(crate) struct Account {
     bytes: AtomicUsize,
     bytes_max: usize,
+    views: AtomicUsize,
 }
 
 impl Account {
     /// An account that may rise to `bytes_max`.
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicUsize::new(0), bytes_max })
+        Arc::new(Self { bytes: AtomicUsize::new(0), bytes_max, views: AtomicUsize::new(0) })
     }
 
     /// What is held now.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a view that holds `bytes` has to let go of some because all views together hold too much: those that hold
+    /// more than their equal share do, so that a busy view leaves the others theirs.
+    fn claims_from(&self, bytes: usize) -> bool {
+        self.bytes() > self.bytes_max && bytes > self.bytes_max / self.views.load(Ordering::Relaxed).max(1)
     }
 }
 
@@ -117,15 +209,23 @@ impl Drop for Seat {
 struct State {
     frames: VecDeque<Frame>,
     first: Cursor,
-    /// Of frames that are this view's own.
+    /// Of the run, and of frames that are this view's own.
     bytes: usize,
     bytes_max: usize,
-    /// Of all views' own frames.
+    /// Of all views.
     account: Arc<Account>,
     /// All matching entries after this index are here as frames.
     covered_after: Index,
     /// The place behind the newest frame there has been.
     newest: (Index, Arc<Offset>),
+    /// Writers that have sessions here.
+    listeners: Vec<Listener>,
+}
+
+struct Listener {
+    doorbell: Arc<Doorbell>,
+    /// It has been told that the view has grown, and has not come to look yet.
+    told: bool,
 }
 
 impl View {
@@ -137,6 +237,7 @@ impl View {
         bytes_max: usize,
         account: Arc<Account>,
     ) -> Self {
+        account.views.fetch_add(1, Ordering::Relaxed);
         let state = State {
             frames: VecDeque::new(),
             first: 0,
@@ -145,6 +246,7 @@ impl View {
             account,
             covered_after: index,
             newest: (index, offset),
+            listeners: Vec::new(),
         };
         Self { key, state: Mutex::new(state), end: AtomicU64::new(0), sessions: AtomicUsize::new(0) }
     }
@@ -159,28 +261,52 @@ impl View {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    /// What writers know it by.
+    pub(crate) fn address(&self) -> ViewAddress {
+        std::ptr::from_ref(self) as ViewAddress
+    }
+
+    /// From now on the writer is told when the view grows.
+    pub(crate) fn listen(&self, doorbell: Arc<Doorbell>) {
+        self.lock().listeners.push(Listener { doorbell, told: false });
+    }
+
+    /// The writer is told no more.
+    pub(crate) fn unlisten(&self, writer: usize) {
+        self.lock().listeners.retain(|listener| listener.doorbell.number != writer);
+    }
+
+    /// The writer, having been told, is about to look: whatever comes from now on it is told of again. To be called before
+    /// the writer looks, or a frame that comes in between would be waited for in vain.
+    pub(crate) fn attend(&self, writer: usize) {
+        let mut state = self.lock();
+        let listeners = state.listeners.iter_mut().filter(|listener| listener.doorbell.number == writer);
+        listeners.for_each(|listener| listener.told = false);
+    }
+
     /// Cursor behind the newest frame.
     pub(crate) fn end(&self) -> Cursor {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Adds a frame, and lets go of those whose entries are older than `first_index`.
+    /// Adds a frame, and lets go of those whose entries are older than `first_index`. Writers are told, but not woken.
     pub(crate) fn push(&self, frame: Frame, first_index: Index) {
         let mut state = self.lock();
         state.newest = (frame.index, frame.offset.clone());
-        if frame.own {
-            state.bytes += frame.bytes.len();
-            state.account.bytes.fetch_add(frame.bytes.len(), Ordering::Relaxed);
-        }
+        state.bytes += frame.held_bytes();
+        state.account.bytes.fetch_add(frame.held_bytes(), Ordering::Relaxed);
         state.frames.push_back(frame);
         state.trim(first_index);
-        while state.is_over() && state.frames.len() > 1 {
-            state.drop_oldest();
-        }
         self.end.store(state.first + state.frames.len() as u64, Ordering::Release);
+        let address = self.address();
+        for listener in state.listeners.iter_mut().filter(|listener| !listener.told) {
+            listener.told = true;
+            listener.doorbell.note_grown(address);
+        }
     }
 
-    /// Lets go of frames whose entries are older than `first_index`, so that their bytes do not outlive the ring.
+    /// Lets go of frames whose entries are older than `first_index`, so that their bytes do not outlive the ring, and of
+    /// the oldest that are too many.
     pub(crate) fn trim(&self, first_index: Index) {
         self.lock().trim(first_index);
     }
@@ -190,6 +316,11 @@ impl View {
         let state = self.lock();
         (index >= state.covered_after)
             .then(|| state.first + state.frames.partition_point(|frame| frame.index <= index) as u64)
+    }
+
+    /// Whether frames at `cursor` have been let go.
+    pub(crate) fn has_overtaken(&self, cursor: Cursor) -> bool {
+        cursor < self.lock().first
     }
 
     /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one.
@@ -211,7 +342,7 @@ impl View {
             })
             .cloned()
             .collect();
-        if frames.is_empty() { Pending::Nothing } else { Pending::Frames(Arc::new(Batch { frames })) }
+        Batch::new(frames).map_or(Pending::Nothing, |batch| Pending::Frames(Arc::new(batch)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -220,13 +351,11 @@ impl View {
 }
 
 impl State {
-    /// The view's own frames are too many, or all views' own frames are and some of them are here.
-    fn is_over(&self) -> bool {
-        self.bytes > self.bytes_max || (self.bytes > 0 && self.account.bytes() > self.account.bytes_max)
-    }
-
     fn trim(&mut self, first_index: Index) {
         while self.frames.front().is_some_and(|frame| frame.index < first_index) {
+            self.drop_oldest();
+        }
+        while self.frames.len() > 1 && (self.bytes > self.bytes_max || self.account.claims_from(self.bytes)) {
             self.drop_oldest();
         }
     }
@@ -234,10 +363,8 @@ impl State {
     fn drop_oldest(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
             self.first += 1;
-            if frame.own {
-                self.bytes -= frame.bytes.len();
-                self.account.bytes.fetch_sub(frame.bytes.len(), Ordering::Relaxed);
-            }
+            self.bytes -= frame.held_bytes();
+            self.account.bytes.fetch_sub(frame.held_bytes(), Ordering::Relaxed);
             self.covered_after = self.covered_after.max(frame.index);
         }
     }
@@ -245,6 +372,7 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        self.account.views.fetch_sub(1, Ordering::Relaxed);
         self.account.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -259,7 +387,7 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
@@ -294,8 +422,28 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_knows_which_frames_a_socket_has_begun() {
+        let frame = |index: Index| {
+            let bytes = Bytes::from(vec![index as u8; index as usize]);
+            Frame { index, offset: offset(index), bytes, own: true }
+        };
+        let batch = Batch::new(vec![frame(2), frame(3), frame(4)]).unwrap();
+        assert_eq!(&batch.wire()[..], [2, 2, 3, 3, 3, 4, 4, 4, 4]);
+        for (written, begun, rest) in [(1, 1, 1), (2, 1, 0), (3, 2, 2), (5, 2, 0), (8, 3, 1), (9, 3, 0)] {
+            let progress = batch.progress(written);
+            assert_eq!(
+                (progress.begun, progress.rest.map_or(0, |rest| rest.len())),
+                (begun, rest),
+                "{written}"
+            );
+            assert_eq!((progress.index, progress.offset), (begun as Index + 1, offset(begun as u64 + 1)));
+        }
+        assert!(Batch::new(Vec::new()).is_none());
+    }
+
+    #[test]
     fn an_overtaken_cursor_learns_where_it_goes_on() {
-        let view = view_of(11..=20, 500);
+        let view = view_of(11..=20, 5 * (100 + FRAME_OVERHEAD_BYTES));
         let Pending::Overtaken { cursor, offset: at, index } = view.pending(2, 10, 1000) else {
             panic!("five frames are left")
         };
@@ -312,20 +460,82 @@ mod tests {
         assert_eq!(indexes(view.pending(view.join(17).unwrap(), 10, 1 << 20)), [18, 19, 20]);
     }
 
+    fn push(view: &View, index: Index, own: bool) {
+        let bytes = Bytes::from(vec![0; 100]);
+        view.push(Frame { index, offset: offset(index), bytes, own }, 0);
+    }
+
     #[test]
-    fn frames_of_their_own_are_bounded_over_all_views() {
-        let account = Account::new(1_000);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json };
+    fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share() {
+        let frame = 100 + FRAME_OVERHEAD_BYTES;
+        let account = Account::new(30 * frame);
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
-        let views = [view(), view(), view()];
-        for index in 1..=20 {
-            for view in &views {
-                let bytes = Bytes::from(vec![0; 100]);
-                view.push(Frame { index, offset: offset(index), bytes, own: true }, 0);
+        let (busy, calm, late) = (view(), view(), view());
+        (1..=100).for_each(|index| push(&busy, index, true));
+        assert_eq!(account.bytes(), 30 * frame, "what nobody else needs it may have");
+        (101..=108).for_each(|index| push(&calm, index, true));
+        (109..=200).for_each(|index| [&busy, &late].into_iter().for_each(|view| push(view, index, true)));
+        assert!(account.bytes() <= 31 * frame);
+        assert_eq!(calm.lock().frames.len(), 8);
+        assert!([&busy, &late].into_iter().all(|view| view.lock().frames.len() >= 10));
+        (201..=300).for_each(|index| push(&busy, index, false));
+        let state = busy.lock();
+        assert_eq!(state.bytes, state.frames.len() * FRAME_OVERHEAD_BYTES);
+        drop(state);
+        drop((busy, calm, late));
+        assert_eq!(account.bytes(), 0, "nothing is left on the account");
+    }
+
+    /// A writer that missed the one frame it was not told of would leave its clients waiting for the next.
+    #[test]
+    fn a_writer_that_looks_when_it_is_rung_for_misses_nothing_however_it_comes_and_goes() {
+        const FRAMES: u64 = 5_000;
+        let seen = AtomicU64::new(0);
+        let view = view_of([], 1 << 30);
+        let doorbell = Doorbell::new(3);
+        let look = |cursor: &mut Cursor| {
+            while let Pending::Frames(batch) = view.pending(*cursor, 16, 1 << 20) {
+                *cursor += batch.frames.len() as u64;
             }
-        }
-        assert!(account.bytes() <= 1_000);
-        drop(views);
-        assert_eq!(account.bytes(), 0);
+            seen.store(*cursor, Ordering::Release);
+        };
+        let watch = async {
+            let (mut cursor, mut looks) = (0, 0);
+            view.listen(doorbell.clone());
+            look(&mut cursor);
+            while cursor < FRAMES {
+                doorbell.wait().await;
+                for address in doorbell.take_grown() {
+                    assert_eq!(address, view.address());
+                    view.attend(doorbell.number);
+                    look(&mut cursor);
+                }
+                looks += 1;
+                if looks % 7 == 0 {
+                    // Its last session leaves, and another comes.
+                    view.unlisten(doorbell.number);
+                    view.listen(doorbell.clone());
+                    look(&mut cursor);
+                }
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for index in 0..FRAMES {
+                    // No frame before the last one was seen: none can make up for a ring that was missed before it.
+                    while seen.load(Ordering::Acquire) < index {
+                        std::thread::yield_now();
+                    }
+                    push(&view, 11 + index, false);
+                    doorbell.ring_if_grown();
+                }
+            });
+            let patience = std::time::Duration::from_secs(30);
+            let watched = runtime.block_on(async { tokio::time::timeout(patience, watch).await });
+            seen.store(FRAMES, Ordering::Release);
+            watched.expect("a lost wake-up");
+        });
     }
 }

@@ -216,6 +216,9 @@ meters! {
     messages_received: counter "ws_messages_received_total", Count, "Messages received from clients and collectors.";
     bytes_sent: counter "ws_bytes_sent_total", Bytes, "Bytes written to clients, framing included.";
     bytes_received: counter "ws_bytes_received_total", Bytes, "Bytes received from clients and collectors, framing included.";
+    connections_deflated: gauge "ws_connections_deflated", Count, "Client connections open now that agreed on permessage-deflate.";
+    compressed_bytes_in: counter "ws_compressed_bytes_in_total", Bytes, "Bytes of frames given to compression, each once however many clients get it.";
+    compressed_bytes_out: counter "ws_compressed_bytes_out_total", Bytes, "What came out of it; a frame that does not get smaller counts as it was.";
     slow_clients_disconnected: counter "ws_slow_clients_disconnected_total", Count, "Clients disconnected because they did not keep up.";
     rate_limited_messages: counter "ws_rate_limited_messages_total", Count, "Client messages refused because they came too fast.";
     replay_requests: replays "ws_replay_requests_total", Count, "Resumes from an offset, by outcome.";
@@ -238,6 +241,6 @@ meters! {
     writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
-    views: gauge "ws_views", Count, "Distinct views (filter and format) with at least one session.";
+    views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and frames kept for replay.";
 }

@@ -4,6 +4,7 @@
 //! else of this crate, and a test holds it to that.
 
 pub mod channel;
+pub mod deflate;
 pub mod envelope;
 pub mod filter;
 pub mod frame;

@@ -6,6 +6,7 @@
 mod support;
 
 mod absence;
+mod compression;
 mod crashes;
 mod drain;
 mod load;

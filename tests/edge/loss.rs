@@ -1,8 +1,10 @@
 //! What is lost is announced, and costs nobody else anything.
 
+use std::time::Duration;
+
 use telecast::proto::offset::Shard;
 
-use crate::bench::{Log, RunningEdge, settings, tiny_ring};
+use crate::bench::{Client, Log, RunningEdge, settings, tiny_ring};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_took_is_announced_once_and_the_rest_follows() {
@@ -97,16 +99,39 @@ async fn a_client_that_does_not_read_gets_a_gap_and_costs_the_others_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_for_too_long_is_disconnected() {
-    let settings = tiny_ring(&[("edge.slow_client.policy", "disconnect")]);
+    let mut settings = settings(&[]);
+    settings.edge.slow_client_timeout = Duration::from_secs(1);
     let log = Log::new(&settings);
     let edge = RunningEdge::start(log.broker.clone(), &settings).await;
     let slow = edge.connect("").await;
-    while edge.node.clients() > 0 {
-        log.publish_padded("web-01", "cpu", 2_000).await;
-        tokio::task::yield_now().await;
-    }
+    let mut quick = edge.connect("").await;
+    publish_until_one_is_left(&log, &edge, &mut quick).await;
     drop(slow);
     edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_slow_clients_are_disconnected_it_is_when_the_stream_overtakes_them() {
+    let mut settings = tiny_ring(&[("edge.slow_client.policy", "disconnect")]);
+    settings.edge.slow_client_timeout = Duration::from_secs(3600);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let slow = edge.connect("").await;
+    let mut quick = edge.connect("").await;
+    publish_until_one_is_left(&log, &edge, &mut quick).await;
+    drop(slow);
+    edge.stop().await;
+}
+
+/// In step with a client that reads, so that nobody but the one that does not read is ever behind.
+async fn publish_until_one_is_left(log: &Log, edge: &RunningEdge, quick: &mut Client) {
+    let mut published = 0;
+    while edge.node.clients() > 1 {
+        log.publish_padded("web-01", "cpu", 2_000).await;
+        published += 1;
+        quick.read_rows(published).await;
+    }
+    assert!(quick.gaps.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

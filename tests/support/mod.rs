@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod collector;
+pub mod deflate;
 pub mod ledger;
 pub mod nats;
 pub mod telecast;

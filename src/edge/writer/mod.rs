@@ -1,26 +1,30 @@
-//! Writers own the send side of their sessions' sockets and sweep them.
+//! Writers own their sessions' sockets: they sweep the send side, and read the receive side when there is something.
 //!
-//! A writer sleeps until its doorbell rings, then writes whatever is pending for each cursor in one vectored write. Sessions
-//! with the same view and cursor share the work of collecting frames. A socket that takes nothing is left alone until it
-//! says that it can be written again; nothing is retried in a loop, and no task is woken per message and client.
+//! A writer sleeps until its doorbell rings, then writes whatever is pending for each cursor in one write. Sessions with
+//! the same view and cursor share the work of building it. A socket that takes nothing is left alone until it says that it
+//! can be written again; nothing is retried in a loop. There is no task per session: none is woken per message and
+//! client, and an idle session costs its struct and its socket.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Shared;
 use crate::edge::catch_up::{CatchUp, Quiet};
-use crate::edge::doorbell::{Doorbell, SessionKey};
+use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode;
-use crate::edge::hub::{Attachment, Head, Hub, Start};
+use crate::edge::hub::{Attachment, Hub, Start};
+use crate::edge::outbox::Outbox;
 use crate::edge::resolve::Place;
-use crate::edge::session::{Heard, Mode, Session};
+use crate::edge::session::{Mode, Session};
 use crate::edge::view::ViewKey;
+use crate::edge::writer::clock::Clock;
+use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
 use crate::ops::meters::ReplayOutcome;
 use crate::ops::node::Admission;
@@ -28,6 +32,8 @@ use crate::proto::frame::{self, Opcode};
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
 
+mod clock;
+mod receive;
 mod sweep;
 mod table;
 
@@ -42,23 +48,6 @@ const RECONNECT_SPREAD_MS: std::ops::Range<u64> = 200..5_000;
 pub(crate) enum Command {
     /// A new client.
     Join(Box<Joining>),
-    /// Frames between the data: answers, pongs.
-    Control(SessionKey, Bytes),
-    /// The client wants something else, or from another place.
-    Attach {
-        session: SessionKey,
-        view: ViewKey,
-        /// Where it goes on; from where it is, if nothing is said.
-        place: Option<Place>,
-        /// Sent before anything of the new wish.
-        ack: Bytes,
-    },
-    /// Ends a session with a close frame.
-    Close(SessionKey, CloseCode, String),
-    /// The client has sent a close frame, to be answered if it was not itself the answer to one.
-    Answered(SessionKey, CloseCode),
-    /// The client is gone.
-    Leave(SessionKey),
     /// A message to everybody.
     Broadcast(Bytes),
     /// Sends everybody away, spread over this time.
@@ -67,13 +56,12 @@ pub(crate) enum Command {
 
 /// A client that has shaken hands.
 pub(crate) struct Joining {
-    pub(crate) socket: Arc<TcpStream>,
+    pub(crate) socket: TcpStream,
+    /// What the client sent right behind its handshake.
+    pub(crate) early: Bytes,
     pub(crate) view: ViewKey,
     pub(crate) place: Place,
-    pub(crate) name: String,
-    pub(crate) heard: Heard,
     pub(crate) admission: Admission,
-    pub(crate) joined: oneshot::Sender<SessionKey>,
 }
 
 /// Owns a share of the sessions.
@@ -82,20 +70,13 @@ pub(crate) struct Writer {
     hub: Arc<Hub>,
     doorbell: Arc<Doorbell>,
     table: Table,
+    turn: Turn,
+    clock: Clock,
+    /// Sessions of each wave of a drain.
+    wave: Option<usize>,
+    /// Kept to be used again; empty between two uses.
     ready: Vec<SessionKey>,
-    drain: Option<Drain>,
-    sent: Sent,
-}
-
-struct Drain {
-    per_wave: usize,
-}
-
-/// Counted here, handed to the metrics once per turn.
-#[derive(Default)]
-struct Sent {
-    messages: u64,
-    bytes: u64,
+    buffer: Vec<u8>,
 }
 
 impl Writer {
@@ -103,11 +84,13 @@ impl Writer {
         Self {
             shared,
             hub,
+            table: Table::new(doorbell.clone()),
             doorbell,
-            table: Table::default(),
+            turn: Turn::new(),
+            clock: Clock::default(),
+            wave: None,
             ready: Vec::new(),
-            drain: None,
-            sent: Sent::default(),
+            buffer: vec![0; receive::READ_BYTES],
         }
     }
 
@@ -117,53 +100,47 @@ impl Writer {
         let throttle = self.shared.settings.throttle;
         let mut flushed = Instant::now();
         let mut held_back = false;
-        let mut second = tokio::time::interval(Duration::from_secs(1));
-        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(clock::TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wave = tokio::time::interval(WAVE_INTERVAL);
         wave.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let (mut ticked, mut wave_is_due) = (false, false);
             // Every branch is cancel-safe: a bell rung, a command sent and a tick due are kept for the next turn.
-            tokio::select! {
-                () = doorbell.wait() => {}
-                () = tokio::time::sleep_until(flushed + throttle), if held_back => {}
-                command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
-                    None => break,
-                },
-                _ = second.tick() => self.each_second(),
-                _ = wave.tick(), if self.drain.is_some() => self.send_wave_away(),
+            let command = tokio::select! {
+                () = doorbell.wait() => None,
+                () = tokio::time::sleep_until(flushed + throttle), if held_back => None,
+                Some(command) = commands.recv() => Some(command),
+                _ = tick.tick() => { ticked = true; None }
+                _ = wave.tick(), if self.wave.is_some() => { wave_is_due = true; None }
                 () = shutdown.cancelled() => break,
-            }
+            };
+            self.turn.now = Instant::now();
+            command.into_iter().for_each(|command| self.obey(command));
             while let Ok(command) = commands.try_recv() {
                 self.obey(command);
             }
             self.resume_ready();
+            if ticked {
+                self.tick();
+            }
+            if let Some(clients) = self.wave.filter(|_| wave_is_due) {
+                self.send_wave_away(clients);
+            }
             held_back = !throttle.is_zero() && flushed.elapsed() < throttle;
             if !held_back {
-                flushed = Instant::now();
+                flushed = self.turn.now;
                 self.sweep();
             }
-            self.sent.hand_over(&self.shared);
+            self.turn.end(&self.shared);
+            // A writer whose bell never stops must not keep the other tasks of its thread from their work.
+            tokio::task::yield_now().await;
         }
-        self.table.sessions().for_each(Session::hang_up);
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Join(joining) => self.join(*joining),
-            Command::Control(key, frame) => self.control(key, frame),
-            Command::Attach { session, view, place, ack } => self.attach(session, &view, place, ack),
-            Command::Close(key, code, reason) => self.close(key, code, &reason, None),
-            Command::Answered(key, code) => {
-                self.close(key, code, "", None);
-                if let Some(session) = self.table.get(key)
-                    && let Mode::Closing { answered, .. } = &mut session.mode
-                {
-                    *answered = true;
-                    self.pump_alone(key);
-                }
-            }
-            Command::Leave(key) => self.remove(key),
             Command::Broadcast(frame) => {
                 for key in self.table.keys() {
                     self.control(key, frame.clone());
@@ -171,22 +148,19 @@ impl Writer {
             }
             Command::Drain(over) => {
                 let waves = (over.as_millis() / WAVE_INTERVAL.as_millis()).max(1) as usize;
-                self.drain = Some(Drain { per_wave: self.table.keys().len().div_ceil(waves).max(1) });
+                self.wave = Some(self.table.keys().len().div_ceil(waves).max(1));
             }
         }
     }
 
     fn join(&mut self, joining: Joining) {
+        let Joining { socket, early, view, place, admission } = joining;
         let key = self.table.next_key();
-        if joining.joined.send(key).is_err() {
-            // The task that reads the socket is gone already.
-            return;
-        }
-        let Attachment { view: seat, at, .. } = self.hub.attach(&joining.view, None);
-        let now = Instant::now();
+        let Attachment { view: seat, at, start } = self.hub.attach(&view, place.at.clone());
+        let now = self.turn.now;
         self.table.insert(Session {
             key,
-            socket: joining.socket,
+            socket,
             seat,
             mode: Mode::Starting,
             member: None,
@@ -195,72 +169,77 @@ impl Writer {
             index: 0,
             blocked_since: None,
             behind: false,
-            waker: None,
+            waker: SessionWaker::waker(self.doorbell.clone(), key),
             offset_sent: now,
             ping_sent: now,
-            heard: joining.heard,
-            _admission: joining.admission,
+            heard: now,
+            inbound: None,
+            deaf: false,
+            _admission: admission,
         });
-        self.begin(key, &joining.view, joining.place, |shared, offset| {
-            encode::server(&ServerMessage::Welcome {
+        let name = format!("{:016x}", fastrand::u64(..));
+        let stale = self.shared.stale();
+        self.begin(key, start, place, |shared, offset, outbox| {
+            let welcome = ServerMessage::Welcome {
                 node: &shared.node.id,
-                session: &joining.name,
+                session: &name,
                 offset: &offset.token(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
-            })
+            };
+            let mut fits = outbox.put_control(encode::server(&welcome));
+            if let Some(silence) = stale {
+                fits &= outbox.put_control(encode::server(&ServerMessage::Stale { since_ms: silence }));
+            }
+            fits
         });
+        self.hear(key, &early);
+        // Asks for the first time to be told when the client says something.
+        self.receive(key);
     }
 
     fn attach(&mut self, key: SessionKey, view: &ViewKey, place: Option<Place>, ack: Bytes) {
+        self.table.leave_group(key);
+        let head = self.hub.head();
         let Some(session) = self.table.get(key) else { return };
         if session.is_closing() {
             return;
         }
-        self.table.leave_group(key);
-        self.retract(key);
-        let Some(session) = self.table.get(key) else { return };
+        session.note_idle(&head);
         let place = place.unwrap_or_else(|| Place::at((*session.at).clone()));
-        self.begin(key, view, place, |_, _| ack);
+        let Attachment { view: seat, at, start } = self.hub.attach(view, place.at.clone());
+        (session.seat, session.at) = (seat, at);
+        self.begin(key, start, place, |_, _, outbox| outbox.put_control(ack));
     }
 
-    /// Puts a session at a place of a view, after a first message that may name the place.
+    /// Lets a session go on from the place it has been given, after a first message that may name the place.
     fn begin(
         &mut self,
         key: SessionKey,
-        view: &ViewKey,
-        place: Place,
-        first: impl FnOnce(&Shared, &Offset) -> Bytes,
+        start: Start,
+        Place { gap, quiet, replay, .. }: Place,
+        first: impl FnOnce(&Shared, &Offset, &mut Outbox) -> bool,
     ) {
-        let (hub, shared) = (self.hub.clone(), self.shared.clone());
+        let shared = self.shared.clone();
         let Some(session) = self.table.get(key) else { return };
-        let (quiet, gap) = (place.quiet, place.gap.clone());
-        let Attachment { view: seat, at, start } = hub.attach(view, place.at);
         // A client that loses its connection before it reads the gap must meet the gap again: what it learns first is
         // the place before it.
-        let known = gap.as_ref().map_or(&*at, |(from, _)| from);
-        let mut fits = session.outbox.put_control(first(&shared, known));
-        if matches!(session.mode, Mode::Starting)
-            && let Some(silence) = shared.stale()
-        {
-            fits &= session.outbox.put_control(encode::server(&ServerMessage::Stale { since_ms: silence }));
-        }
+        let known = gap.as_ref().map_or(&*session.at, |(from, _)| from);
+        let mut fits = first(&shared, known, &mut session.outbox);
         if let Some((from, reason)) = &gap {
-            fits &= session.outbox.put_control(encode::gap(from, &at, *reason));
+            fits &= session.outbox.put_control(encode::gap(from, &session.at, *reason));
             shared.node.meters.gaps.of((*reason).into()).increment(1);
         }
-        session.at = at.clone();
-        session.offset_sent = Instant::now();
-        session.seat = seat;
+        session.offset_sent = self.turn.now;
         match start {
             Start::Live(cursor, index) => {
                 session.mode = Mode::Live(cursor);
                 session.index = index;
                 self.table.enter_group(key);
-                if let Some(outcome) = place.replay {
+                if let Some(outcome) = replay {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::CatchUp => self.feed(key, quiet, place.replay),
+            Start::CatchUp => self.feed(key, quiet, replay),
         }
         if fits { self.pump_alone(key) } else { self.remove(key) }
     }
@@ -270,7 +249,7 @@ impl Writer {
         let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
-        session.mode = Mode::CatchingUp(fed);
+        session.mode = Mode::CatchingUp(fed, None);
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
         let quiet = Quiet::all(quiet);
         CatchUp { shared, hub, view, at, quiet, outcome, feed, doorbell, session: key }.spawn();
@@ -288,25 +267,16 @@ impl Writer {
         }
     }
 
-    /// Takes back what a session has not begun to write, so that its place is exactly what its client will have.
-    fn retract(&mut self, key: SessionKey) {
-        let head = self.hub.head();
-        let Some(session) = self.table.get(key) else { return };
-        session.note_idle(&head);
-        if let Some(last) = session.outbox.retract() {
-            session.at = last.offset;
-        }
-    }
-
     /// Sends a last goodbye and a close frame, and lets the client a moment to answer.
     fn close(&mut self, key: SessionKey, code: CloseCode, reason: &str, goodbye: Option<GoodbyeReason>) {
-        self.retract(key);
         self.table.leave_group(key);
+        let head = self.hub.head();
         let Some(session) = self.table.get(key) else { return };
         if session.is_closing() {
             return;
         }
-        session.mode = Mode::Closing { until: Instant::now() + CLOSE_TIMEOUT, answered: false };
+        session.note_idle(&head);
+        session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered: false };
         let mut fits = true;
         if let Some(reason) = goodbye {
             fits &= session.outbox.put_control(encode::server(&ServerMessage::Goodbye {
@@ -329,82 +299,18 @@ impl Writer {
         self.remove(key);
     }
 
+    /// Ends a session: its socket is closed with it.
     fn remove(&mut self, key: SessionKey) {
-        if let Some(session) = self.table.remove(key) {
-            session.hang_up();
-        }
+        self.table.remove(key);
     }
 
     fn resume_ready(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);
         self.doorbell.take_ready(&mut ready);
         for key in ready.drain(..) {
+            self.receive(key);
             self.pump_alone(key);
         }
         self.ready = ready;
-    }
-
-    /// Heartbeats, pings, the reaper, and the gauge of the slowest session.
-    fn each_second(&mut self) {
-        let heartbeat = self.shared.settings.heartbeat;
-        // Two pings without an answer and some time for the last one's way.
-        let silence_max = heartbeat * 2 + Duration::from_secs(5);
-        let blocked_max = self.shared.settings.slow_client_timeout;
-        let head = self.hub.head();
-        let now = Instant::now();
-        for key in self.table.keys() {
-            let Some(session) = self.table.get(key) else { continue };
-            if let Mode::Closing { until, .. } = session.mode {
-                if now >= until {
-                    self.remove(key);
-                }
-            } else if session.blocked_since.is_some_and(|since| now - since >= blocked_max) {
-                self.drop_slow(key, "nothing was read for too long");
-            } else if session.heard.silence() >= silence_max {
-                self.close(key, CloseCode::Idle, "", None);
-            } else {
-                self.keep_alive(key, &head, now, heartbeat);
-            }
-        }
-        self.shared.note_lag(self.doorbell.number, self.table.lag(head.index));
-    }
-
-    fn keep_alive(&mut self, key: SessionKey, head: &Head, now: Instant, heartbeat: Duration) {
-        let Some(session) = self.table.get(key) else { return };
-        session.note_idle(head);
-        let mut due = Vec::new();
-        // A frame that was begun carries a later offset than the session's place: a heartbeat behind it would take the
-        // client back. It needs none either, as frames carry offsets themselves.
-        if now - session.offset_sent >= heartbeat && session.outbox.wants_batch() {
-            session.offset_sent = now;
-            due.push(encode::server(&ServerMessage::Heartbeat { offset: &session.at.token() }));
-        }
-        if now - session.ping_sent >= heartbeat {
-            session.ping_sent = now;
-            due.push(encode::control(Opcode::Ping, &[]));
-        }
-        for frame in due {
-            self.control(key, frame);
-        }
-    }
-
-    /// The next clients of a drain: each gets everything that was begun, its offset, and when to come back.
-    fn send_wave_away(&mut self) {
-        let Some(Drain { per_wave }) = self.drain else { return };
-        let staying = self.table.sessions().filter(|session| !session.is_closing());
-        let wave: Vec<SessionKey> = staying.map(|session| session.key).take(per_wave).collect();
-        for key in wave {
-            self.close(key, CloseCode::Draining, "", Some(GoodbyeReason::Draining));
-        }
-    }
-}
-
-impl Sent {
-    fn hand_over(&mut self, shared: &Shared) {
-        let Self { messages, bytes } = std::mem::take(self);
-        if bytes > 0 {
-            shared.node.meters.messages_sent.increment(messages);
-            shared.node.meters.bytes_sent.increment(bytes);
-        }
     }
 }

@@ -1,164 +1,225 @@
 //! The sweep: from cursors to sockets.
 
-use std::future::poll_fn;
-use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
-use std::task::Context;
 
 use tokio::time::Instant;
 
 use super::Writer;
 use crate::config::SlowClientPolicy;
+use crate::edge::Shared;
 use crate::edge::catch_up::Fed;
-use crate::edge::doorbell::{SessionKey, SessionWaker};
+use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
 use crate::edge::ring::Index;
-use crate::edge::session::Mode;
-use crate::edge::view::{Batch, Cursor, Pending};
+use crate::edge::session::{Mode, Session, Wrote};
+use crate::edge::view::{Batch, Cursor, Pending, View};
 use crate::proto::message::{CloseCode, GapReason};
 use crate::proto::offset::Offset;
 
-/// Parts of one vectored write; the kernel takes up to 1024 (IOV_MAX).
-const SLICES_MAX: usize = 64;
-/// Frames collected for a cursor at a time: with one control frame between them they fit one write.
-const BATCH_FRAMES_MAX: usize = SLICES_MAX - 1;
-/// Bytes collected for a cursor at a time: a socket's send buffer takes about as much.
-const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Frames and bytes collected for a cursor at a time: about what a socket's send buffer takes.
+const BATCH_FRAMES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 128 * 1024;
 /// Writes to one socket before the others get their turn.
 const WRITES_PER_TURN: usize = 4;
+/// Cursors whose frames are kept while a view is swept. Nearly all sessions are at one cursor; those that were blocked are
+/// at a few others.
+const COLLECTED_MAX: usize = 8;
 
-/// Frames collected for the last cursor of a view, for the next session at the same cursor.
-type Collected = Option<(Cursor, Arc<Batch>)>;
+/// What a writer knows while it works through its sessions once.
+pub(super) struct Turn {
+    /// When the turn began: the time of everything in it, so that no clock is read per session.
+    pub(super) now: Instant,
+    sent: Sent,
+    /// Frames collected for cursors of the view that is being swept.
+    collected: Vec<(Cursor, Arc<Batch>)>,
+}
+
+/// Counted here, handed to the metrics once per turn.
+#[derive(Default)]
+struct Sent {
+    messages: u64,
+    bytes: u64,
+}
+
+/// What a session needs after a step.
+enum Next {
+    /// Nothing: it has written everything there is.
+    Rest,
+    /// Another step.
+    Step,
+    /// To be woken when its socket takes bytes again.
+    Park,
+    /// To be removed.
+    Remove,
+    /// Everything is written, the client's answer to the close frame is missing.
+    FinishWriting,
+    /// To be told what it will not get, and to go on behind it.
+    Overtaken { cursor: Cursor, offset: Arc<Offset>, index: Index },
+    /// To join its view.
+    Join { cursor: Cursor, index: Index, at: Arc<Offset> },
+    /// To be closed: it could not be fed.
+    Fail(String),
+}
+
+impl Turn {
+    pub(super) fn new() -> Self {
+        Self { now: Instant::now(), sent: Sent::default(), collected: Vec::with_capacity(COLLECTED_MAX) }
+    }
+
+    /// Makes known what was sent.
+    pub(super) fn end(&mut self, shared: &Shared) {
+        let Sent { messages, bytes } = std::mem::take(&mut self.sent);
+        if bytes > 0 {
+            shared.node.meters.messages_sent.increment(messages);
+            shared.node.meters.bytes_sent.increment(bytes);
+        }
+    }
+
+    /// The frames of `view` at `cursor`: collected once for all sessions that are there.
+    fn collect(&mut self, view: &View, cursor: Cursor) -> Pending {
+        if let Some((_, batch)) = self.collected.iter().rev().find(|(at, _)| *at == cursor) {
+            return Pending::Frames(batch.clone());
+        }
+        let pending = view.pending(cursor, BATCH_FRAMES_MAX, BATCH_BYTES_MAX);
+        if let Pending::Frames(batch) = &pending {
+            if self.collected.len() == COLLECTED_MAX {
+                self.collected.remove(0);
+            }
+            self.collected.push((cursor, batch.clone()));
+        }
+        pending
+    }
+
+    /// Writes what comes next for a session, once.
+    fn step(&mut self, session: &mut Session) -> Next {
+        if !session.outbox.is_empty() {
+            let wrote = session.write_outbox();
+            return self.wrote(session, wrote);
+        }
+        match &mut session.mode {
+            Mode::Live(cursor) => {
+                let (cursor, view) = (*cursor, session.seat.view());
+                if cursor == view.end() {
+                    session.behind = false;
+                    return Next::Rest;
+                }
+                match self.collect(view, cursor) {
+                    Pending::Nothing => Next::Rest,
+                    Pending::Frames(batch) => {
+                        let wrote = session.write_live(&batch, self.now);
+                        self.wrote(session, wrote)
+                    }
+                    Pending::Overtaken { cursor, offset, index } => Next::Overtaken { cursor, offset, index },
+                }
+            }
+            Mode::CatchingUp(fed, feed) => {
+                if feed.is_none() {
+                    match fed.try_recv() {
+                        Ok(Fed::Frames(batch)) => session.put_feed(batch),
+                        Ok(Fed::Joined { cursor, index, at }) => return Next::Join { cursor, index, at },
+                        Ok(Fed::Failed(why)) => return Next::Fail(why),
+                        Err(_) => return Next::Rest,
+                    }
+                }
+                match session.write_feed(self.now) {
+                    Some(wrote) => self.wrote(session, wrote),
+                    None => Next::Rest,
+                }
+            }
+            Mode::Starting => Next::Rest,
+            Mode::Closing { answered: true, .. } => Next::Remove,
+            Mode::Closing { answered: false, .. } => Next::FinishWriting,
+        }
+    }
+
+    fn wrote(&mut self, session: &mut Session, wrote: Wrote) -> Next {
+        match wrote {
+            Wrote::Some { bytes, frames } => {
+                if session.blocked_since.take().is_some() {
+                    // It reads, however slowly; its answers to pings may be far behind what it has to read first.
+                    session.heard = self.now;
+                }
+                self.sent.bytes += bytes as u64;
+                self.sent.messages += frames;
+                Next::Step
+            }
+            Wrote::Blocked => Next::Park,
+            Wrote::Failed => Next::Remove,
+        }
+    }
+}
 
 impl Writer {
     /// Gives each view's sessions what is new in it.
     pub(super) fn sweep(&mut self) {
-        for view in self.table.due_groups() {
-            let mut collected = None;
+        for group in self.table.due_groups() {
+            self.turn.collected.clear();
             let mut at = 0;
             // A session that leaves while it is served makes room for the last one, which is served at its place.
-            while let Some(key) = self.table.member(view, at) {
+            while let Some(key) = self.table.member(group, at) {
                 if self.table.get(key).is_some_and(|session| session.blocked_since.is_none()) {
-                    self.pump(key, &mut collected);
+                    self.pump(key);
                 }
-                if self.table.member(view, at) == Some(key) {
+                if self.table.member(group, at) == Some(key) {
                     at += 1;
                 }
             }
         }
+        self.turn.collected.clear();
     }
 
+    /// Writes what is pending for one session, outside of a sweep.
     pub(super) fn pump_alone(&mut self, key: SessionKey) {
-        self.pump(key, &mut None);
+        // What was collected for the view that is being swept must not be taken for another view's.
+        let collected = std::mem::take(&mut self.turn.collected);
+        self.pump(key);
+        self.turn.collected = collected;
     }
 
     /// Writes what is pending for one session, for as long as its socket takes it.
-    fn pump(&mut self, key: SessionKey, collected: &mut Collected) {
+    fn pump(&mut self, key: SessionKey) {
         for _ in 0..WRITES_PER_TURN {
-            self.refill(key, collected);
             let Some(session) = self.table.get(key) else { return };
-            if session.outbox.is_empty() {
-                match session.mode {
-                    Mode::Closing { answered: true, .. } => self.remove(key),
-                    Mode::Closing { answered: false, .. } => session.finish_writing(),
-                    _ => {}
-                }
-                return;
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let filled = session.outbox.fill(&mut slices);
-            match session.socket.try_write_vectored(&slices[..filled]) {
-                Ok(written) => {
-                    if session.blocked_since.take().is_some() {
-                        // It reads, however slowly; its answers to pings may be far behind what it has to read first.
-                        session.heard.update();
-                    }
-                    let completed = session.outbox.advance(written);
-                    if let Some((index, offset)) = completed.place {
-                        session.index = index;
-                        session.at = offset;
-                        session.offset_sent = Instant::now();
-                    }
-                    self.sent.messages += (completed.frames + completed.control) as u64;
-                    self.sent.bytes += written as u64;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !self.park(key) {
+            match self.turn.step(session) {
+                Next::Rest => return,
+                Next::Step => {}
+                Next::Park => {
+                    session.blocked_since.get_or_insert(self.turn.now);
+                    session.behind = true;
+                    if !session.watch_writable() {
                         return;
                     }
                 }
-                Err(_) => return self.remove(key),
+                Next::Remove => return self.remove(key),
+                Next::FinishWriting => return session.finish_writing(),
+                Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
+                Next::Join { cursor, index, at } => {
+                    session.mode = Mode::Live(cursor);
+                    session.index = index;
+                    session.at = at;
+                    // It has everything there was; that its socket has blocked on the way says nothing.
+                    session.behind = false;
+                    self.table.enter_group(key);
+                }
+                Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
             }
         }
         // Others first; this one goes on at the next turn.
         self.doorbell.ready(key);
     }
 
-    /// Asks to be told when the socket takes bytes again. True when it does already.
-    fn park(&mut self, key: SessionKey) -> bool {
-        let doorbell = self.doorbell.clone();
-        let Some(session) = self.table.get(key) else { return false };
-        session.blocked_since.get_or_insert_with(Instant::now);
-        session.behind = true;
-        let waker = session.waker.get_or_insert_with(|| SessionWaker::waker(doorbell, key));
-        let socket = &session.socket;
-        // Outside of tokio's budget per turn: beyond it, a socket would be called ready instead of being watched.
-        let watched = tokio::task::unconstrained(poll_fn(|context| socket.poll_write_ready(context)));
-        std::pin::pin!(watched).poll(&mut Context::from_waker(waker)).is_ready()
-    }
-
-    /// Puts the next frames into an outbox that has none.
-    fn refill(&mut self, key: SessionKey, collected: &mut Collected) {
-        let policy = self.shared.settings.slow_client_policy;
+    /// The frames at a session's cursor are gone.
+    fn overtaken(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
         let Some(session) = self.table.get(key) else { return };
-        if !session.outbox.wants_batch() {
-            return;
+        // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
+        // has is quickly fetched from there: with very many views, each holds less than the ring.
+        if !session.behind || self.hub.holds(&session.at) {
+            self.table.leave_group(key);
+            return self.feed(key, false, None);
         }
-        match &mut session.mode {
-            Mode::Starting | Mode::Closing { .. } => {}
-            Mode::CatchingUp(fed) => match fed.try_recv() {
-                Ok(Fed::Frames(batch)) => session.outbox.put_batch(batch),
-                Ok(Fed::Joined { cursor, index, at }) => {
-                    session.mode = Mode::Live(cursor);
-                    session.index = index;
-                    session.at = at;
-                    self.table.enter_group(key);
-                    self.refill(key, collected);
-                }
-                Ok(Fed::Failed(why)) => self.close(key, CloseCode::Internal, &why, None),
-                Err(_) => {}
-            },
-            Mode::Live(cursor) => {
-                if let Some((at, batch)) = collected
-                    && at == cursor
-                {
-                    *cursor += batch.frames.len() as u64;
-                    return session.outbox.put_batch(batch.clone());
-                }
-                match session.seat.view().pending(*cursor, BATCH_FRAMES_MAX, BATCH_BYTES_MAX) {
-                    Pending::Nothing => session.behind = false,
-                    Pending::Frames(batch) => {
-                        *collected = Some((*cursor, batch.clone()));
-                        *cursor += batch.frames.len() as u64;
-                        session.outbox.put_batch(batch);
-                    }
-                    // A burst that is larger than the ring (the log is back after a while) is nobody's slowness.
-                    Pending::Overtaken { .. } if !session.behind => {
-                        self.table.leave_group(key);
-                        self.feed(key, false, None);
-                    }
-                    Pending::Overtaken { cursor, offset, index } => match policy {
-                        SlowClientPolicy::Disconnect => self.drop_slow(key, "overtaken by the stream"),
-                        SlowClientPolicy::Skip => self.skip(key, cursor, offset, index),
-                    },
-                }
-            }
+        if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
+            return self.drop_slow(key, "overtaken by the stream");
         }
-    }
-
-    /// Announces what a slow client will not get, and goes on behind it.
-    fn skip(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
-        let Some(session) = self.table.get(key) else { return };
         let gap = encode::gap(&session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);
         session.at = offset;

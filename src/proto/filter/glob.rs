@@ -37,6 +37,16 @@ impl GlobBuilder {
 }
 
 impl Glob {
+    /// Whether it holds no star.
+    pub(super) fn is_literal(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    /// What stands before the first star; all of it, if there is none.
+    pub(super) fn prefix(&self) -> &str {
+        self.0.first().map_or("", |first| first)
+    }
+
     /// Linear in the value's length times the pattern's: every literal is looked for once, leftmost first.
     pub(super) fn matches(&self, value: &str) -> bool {
         let [first, rest @ ..] = &*self.0 else { return false };

@@ -31,10 +31,12 @@ use std::str::FromStr;
 use crate::proto::channel::{Channel, CollectorIdError};
 
 mod glob;
+mod index;
 mod parse;
 mod set;
 
 use glob::Glob;
+pub use index::{FilterIndex, Share, Ticket};
 pub use set::{FILTERS_MAX, FilterSet, FilterSetError, Match};
 
 /// Longest filter accepted, in bytes: both names in full are 511, real filters below 100.
@@ -86,6 +88,10 @@ impl Filter {
     /// Whether nothing at all is filtered out.
     pub fn is_everything(&self) -> bool {
         self.collector == Part::Any && self.measurement == Part::Any && !self.has_predicates()
+    }
+
+    fn everything() -> Self {
+        Self { collector: Part::Any, measurement: Part::Any, predicates: Box::default() }
     }
 
     /// Whether everything that `other` passes passes here as well. Predicates are not compared with each other.

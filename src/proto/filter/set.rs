@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::{Filter, FilterError};
 use crate::proto::channel::Channel;
 
-/// Most filters one session may have: each is looked at for every envelope of a view.
+/// Most filters one session may have: each has its place in an edge's index, and is asked for every envelope that a session
+/// catches up with.
 pub const FILTERS_MAX: usize = 64;
 
 /// What one session asks for: lines that pass at least one of its filters. Without any, everything. Canonical, so equal
@@ -15,7 +16,7 @@ pub const FILTERS_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FilterSet {
     /// Sorted, and none is covered by another.
-    filters: Arc<[Filter]>,
+    pub(super) filters: Arc<[Filter]>,
 }
 
 /// How much of an envelope passes.

@@ -1,6 +1,7 @@
 //! Reads frames, however the bytes were cut on their way.
 
-use super::{CONTROL_BYTES_MAX, Opcode};
+use super::{COMPRESSED, CONTROL_BYTES_MAX, Opcode, extended_length_bytes};
+use crate::proto::deflate::{InflateError, inflate, wire_bytes_max};
 use crate::proto::message::CloseCode;
 
 /// Longest header of a client's frame, in bytes: two, a 64-bit length and the mask.
@@ -35,6 +36,17 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Bytes of its payload.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) | Self::Ping(bytes) | Self::Pong(bytes) => bytes.len(),
+            Self::Close { reason, .. } => reason.len(),
+        }
+    }
+}
+
 /// How a peer broke the protocol. The connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -44,8 +56,8 @@ pub enum FrameError {
     /// RFC 6455 section 5.1.
     #[error("servers mask no frame")]
     Masked,
-    /// No extension was agreed on that would use them.
-    #[error("a reserved bit is set, but no extension is in use")]
+    /// No extension was agreed on that would use it, or not on this frame (RFC 7692 section 6.2).
+    #[error("a reserved bit is set that no agreed extension has on this frame")]
     ReservedBits,
     /// Neither data nor control.
     #[error("opcode {0} is reserved")]
@@ -77,7 +89,10 @@ pub enum FrameError {
     /// A text message or close reason.
     #[error("a text is not UTF-8")]
     Utf8,
-    /// Larger than this side reads.
+    /// A message is marked as compressed and cannot be inflated.
+    #[error("a compressed message is not DEFLATE data")]
+    Deflate,
+    /// Larger than this side reads, as it came or once it is inflated.
     #[error("a message has more than {0} bytes")]
     TooLarge(usize),
 }
@@ -86,7 +101,7 @@ impl FrameError {
     /// The code to close with.
     pub fn close_code(self) -> CloseCode {
         match self {
-            Self::Utf8 => CloseCode::InvalidData,
+            Self::Utf8 | Self::Deflate => CloseCode::InvalidData,
             Self::TooLarge(_) => CloseCode::TooLarge,
             _ => CloseCode::Protocol,
         }
@@ -96,11 +111,15 @@ impl FrameError {
 /// Turns a peer's bytes into events.
 ///
 /// It takes bytes as they come and holds memory only for the part of a message that has arrived: a claimed length
-/// reserves nothing, and an idle connection costs the struct alone.
+/// reserves nothing, and an idle connection costs the struct alone. What inflates a compressed message exists only while
+/// it does.
 #[derive(Debug)]
 pub struct Decoder {
     peer: Peer,
     text_as_bytes: bool,
+    inflates: bool,
+    /// The unfinished message is compressed.
+    compressed: bool,
     message_bytes_max: usize,
     /// The unfinished message, over all its fragments.
     message: Vec<u8>,
@@ -133,6 +152,8 @@ impl Decoder {
         Self {
             peer,
             text_as_bytes: false,
+            inflates: false,
+            compressed: false,
             message_bytes_max,
             message: Vec::new(),
             valid_bytes: 0,
@@ -146,6 +167,11 @@ impl Decoder {
     /// the parts of a message for itself and would rather lose one part than the connection.
     pub fn text_as_bytes(self) -> Self {
         Self { text_as_bytes: true, ..self }
+    }
+
+    /// Reads compressed messages too: permessage-deflate was agreed on, without state between messages.
+    pub fn inflating(self) -> Self {
+        Self { inflates: true, ..self }
     }
 
     /// Takes bytes from the front of `input` until an event is complete; `None` means that all were taken and more are
@@ -215,7 +241,9 @@ impl Decoder {
     }
 
     fn check_first_bytes(&self, first: u8, second: u8) -> Result<(), FrameError> {
-        if first & 0x70 != 0 {
+        let begins_message = matches!(first & 15, 1 | 2);
+        let allowed = if self.inflates && begins_message { COMPRESSED } else { 0 };
+        if first & 0x70 & !allowed != 0 {
             return Err(FrameError::ReservedBits);
         }
         let opcode = Opcode::from_bits(first & 15).ok_or(FrameError::ReservedOpcode(first & 15))?;
@@ -260,13 +288,20 @@ impl Decoder {
         if claimed < least {
             return Err(FrameError::LengthNotMinimal);
         }
-        let room =
-            if opcode.is_control() { CONTROL_BYTES_MAX } else { self.message_bytes_max - self.message.len() };
+        let begins_message = matches!(opcode, Opcode::Text | Opcode::Binary);
+        if begins_message {
+            self.compressed = header[0] & COMPRESSED != 0;
+        }
+        let room = match (opcode.is_control(), self.compressed) {
+            (true, _) => CONTROL_BYTES_MAX,
+            (false, false) => self.message_bytes_max - self.message.len(),
+            (false, true) => wire_bytes_max(self.message_bytes_max) - self.message.len(),
+        };
         let remaining = usize::try_from(claimed)
             .ok()
             .filter(|claimed| *claimed <= room)
             .ok_or(FrameError::TooLarge(self.message_bytes_max))?;
-        if matches!(opcode, Opcode::Text | Opcode::Binary) {
+        if begins_message {
             self.message_kind = Some(if self.text_as_bytes { Opcode::Binary } else { opcode });
         }
         self.state = State::Payload { fin: header[0] & 0x80 != 0, opcode, mask, remaining };
@@ -303,7 +338,7 @@ impl Decoder {
 
     /// Text is checked as it comes, so that nonsense ends at its first byte and not at the end of a long message.
     fn check_utf8(&mut self) -> Result<(), FrameError> {
-        if self.message_kind != Some(Opcode::Text) {
+        if self.message_kind != Some(Opcode::Text) || self.compressed {
             return Ok(());
         }
         match std::str::from_utf8(&self.message[self.valid_bytes..]) {
@@ -315,8 +350,14 @@ impl Decoder {
     }
 
     fn finish_message(&mut self) -> Result<Event, FrameError> {
-        let message = std::mem::take(&mut self.message);
+        let mut message = std::mem::take(&mut self.message);
         self.valid_bytes = 0;
+        if self.compressed {
+            message = inflate(&message, self.message_bytes_max).map_err(|error| match error {
+                InflateError::Invalid => FrameError::Deflate,
+                InflateError::TooLarge(bytes_max) => FrameError::TooLarge(bytes_max),
+            })?;
+        }
         match self.message_kind.take() {
             Some(Opcode::Text) => String::from_utf8(message).map(Event::Text).map_err(|_| FrameError::Utf8),
             _ => Ok(Event::Binary(message)),
@@ -335,12 +376,7 @@ enum Step {
 /// How long a header is, as far as its first bytes tell.
 fn header_bytes(have: &[u8]) -> usize {
     let Some(second) = have.get(1) else { return 2 };
-    let length = match second & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    2 + length + if second & 0x80 != 0 { 4 } else { 0 }
+    2 + extended_length_bytes(*second) + if second & 0x80 != 0 { 4 } else { 0 }
 }
 
 fn close_event(payload: &[u8]) -> Result<Event, FrameError> {

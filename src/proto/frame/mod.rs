@@ -1,7 +1,8 @@
 //! WebSocket frames, byte for byte (RFC 6455 section 5).
 //!
-//! This file writes them; [`Decoder`] reads them. Handshakes and sockets are elsewhere. Extensions are not spoken: reserved bits
-//! are refused. Tested against the behaviour that the Autobahn suite asks for.
+//! This file writes them; [`Decoder`] reads them. Handshakes and sockets are elsewhere. The only extension is
+//! permessage-deflate, where it was agreed on; other reserved bits are refused. Tested against the behaviour that the
+//! Autobahn suite asks for.
 
 mod decode;
 
@@ -15,6 +16,9 @@ pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
 /// Longest header of a server's frame, in bytes: two and a 64-bit length.
 pub const HEADER_BYTES_MAX: usize = 10;
+
+/// The reserved bit that marks the first frame of a compressed message (RFC 7692 section 6).
+const COMPRESSED: u8 = 0x40;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +90,28 @@ pub fn encode(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.reserve(header.len() + payload.len());
     out.extend_from_slice(&header);
     out.extend_from_slice(payload);
+}
+
+/// Appends a whole server frame whose payload was compressed.
+pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, deflated: &[u8]) {
+    let start = out.len();
+    encode(out, opcode, deflated);
+    out[start] |= COMPRESSED;
+}
+
+/// The payload of a whole server frame.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    let header = 2 + frame.get(1).map_or(0, |second| extended_length_bytes(*second));
+    frame.get(header..).unwrap_or_default()
+}
+
+/// Bytes of the length behind the first two of a header.
+fn extended_length_bytes(second: u8) -> usize {
+    match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    }
 }
 
 /// Appends a client's frame, whole (`fin`) or a fragment. `mask` should be random: it protects proxies on the way from

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::deflate::Deflater;
 use crate::proto::message::CloseCode;
 
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -14,7 +15,15 @@ fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Feeds the bytes in pieces of `piece` and collects what comes out.
 fn decode(peer: Peer, bytes: &[u8], piece: usize) -> (Vec<Event>, Option<FrameError>) {
-    let mut decoder = Decoder::new(peer, MESSAGE_BYTES_MAX);
+    drain(Decoder::new(peer, MESSAGE_BYTES_MAX), bytes, piece)
+}
+
+/// The same where compression was agreed on.
+fn decode_inflating(bytes: &[u8], piece: usize) -> (Vec<Event>, Option<FrameError>) {
+    drain(Decoder::new(Peer::Client, MESSAGE_BYTES_MAX).inflating(), bytes, piece)
+}
+
+fn drain(mut decoder: Decoder, bytes: &[u8], piece: usize) -> (Vec<Event>, Option<FrameError>) {
     let mut events = Vec::new();
     for mut input in bytes.chunks(piece) {
         loop {
@@ -58,6 +67,16 @@ fn server_frames_have_the_shortest_header() {
     let mut out = Vec::new();
     encode(&mut out, Opcode::Ping, b"x");
     assert_eq!(out, [0x89, 1, b'x']);
+}
+
+#[test]
+fn the_payload_of_a_server_frame_is_found_behind_any_header() {
+    for bytes in [0, 125, 126, 65_535, 65_536] {
+        let mut out = Vec::new();
+        encode(&mut out, Opcode::Text, &vec![7; bytes]);
+        assert_eq!(payload(&out), vec![7; bytes]);
+    }
+    assert_eq!(payload(&[]), b"");
 }
 
 #[test]
@@ -207,10 +226,104 @@ fn a_close_reason_is_cut_at_a_character() {
     assert_eq!(close_payload(1000, &"x".repeat(200)).len(), CONTROL_BYTES_MAX);
 }
 
+/// "Hello", compressed (RFC 7692 section 7.2.3.1).
+const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+#[track_caller]
+fn check_inflated(bytes: &[u8], events: &[Event]) {
+    for piece in [1, 2, 3, bytes.len()] {
+        assert_eq!(decode_inflating(bytes, piece), (events.to_vec(), None));
+    }
+}
+
+#[track_caller]
+fn check_not_inflated(bytes: &[u8], error: FrameError, code: u16) {
+    for piece in [1, 2, 3, bytes.len()] {
+        assert_eq!(decode_inflating(bytes, piece).1, Some(error));
+    }
+    assert_eq!(error.close_code().number(), code);
+}
+
+#[test]
+fn compressed_messages_are_inflated_whole_or_in_fragments_with_control_frames_between() {
+    let hello = || Event::Text("Hello".into());
+    check_inflated(&raw(0xc1, &HELLO), &[hello()]);
+    check_inflated(&raw(0xc2, &HELLO), &[Event::Binary(b"Hello".to_vec())]);
+    let fragments = [
+        raw(0x41, &HELLO[..3]),
+        raw(0x89, b"?"),
+        raw(0x00, b""),
+        raw(0x00, &HELLO[3..4]),
+        raw(0x80, &HELLO[4..]),
+    ];
+    check_inflated(&fragments.concat(), &[Event::Ping(b"?".to_vec()), hello()]);
+    check_inflated(
+        &[raw(0xc1, &[0]), raw(0xc1, b"")].concat(),
+        &[Event::Text(String::new()), Event::Text(String::new())],
+    );
+}
+
+#[test]
+fn each_message_says_for_itself_whether_it_is_compressed() {
+    let bytes =
+        [raw(0x81, b"plain"), raw(0xc1, &HELLO), raw(0x01, b"pl"), raw(0x80, b"ain"), raw(0xc1, &HELLO)]
+            .concat();
+    let text = |text: &str| Event::Text(text.into());
+    check_inflated(&bytes, &[text("plain"), text("Hello"), text("plain"), text("Hello")]);
+}
+
+#[test]
+fn the_mark_of_compression_is_refused_everywhere_but_at_the_beginning_of_a_message() {
+    use FrameError as E;
+    check_not_inflated(&[raw(0x41, &HELLO[..3]), raw(0xc0, &HELLO[3..])].concat(), E::ReservedBits, 1002);
+    for first in [0xc8, 0xc9, 0xca, 0xe1, 0xd1, 0xa1, 0x91, 0xf2] {
+        check_not_inflated(&raw(first, b""), E::ReservedBits, 1002);
+    }
+    // An RSV1 that nobody agreed on.
+    check_refused(&raw(0xc1, &HELLO), E::ReservedBits, 1002);
+    check_refused(&raw(0x41, &HELLO), E::ReservedBits, 1002);
+}
+
+#[test]
+fn nonsense_in_compressed_messages_ends_the_connection_with_the_right_code() {
+    use FrameError as E;
+    check_not_inflated(&raw(0xc1, &[0x06]), E::Deflate, 1007);
+    check_not_inflated(&raw(0xc1, &HELLO[..5]), E::Deflate, 1007);
+    check_not_inflated(&raw(0xc2, b"not deflate"), E::Deflate, 1007);
+    // A stored block of one byte that is no UTF-8: fine as bytes only.
+    let stored = [0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00];
+    check_not_inflated(&raw(0xc1, &stored), E::Utf8, 1007);
+    check_inflated(&raw(0xc2, &stored), &[Event::Binary(vec![0xff])]);
+}
+
+#[test]
+fn a_message_is_bounded_after_it_is_inflated() {
+    let decode = |message: &[u8], bytes_max: usize| {
+        let mut bytes = Vec::new();
+        encode_masked(
+            &mut bytes,
+            true,
+            Opcode::Binary,
+            [1, 2, 3, 4],
+            Deflater::new(1).deflate(message).unwrap(),
+        );
+        bytes[0] |= COMPRESSED;
+        Decoder::new(Peer::Client, bytes_max).inflating().decode(&mut &bytes[..])
+    };
+    assert_eq!(decode(&[7; 1000], 1000), Ok(Some(Event::Binary(vec![7; 1000]))));
+    assert_eq!(decode(&[7; 1001], 1000), Err(FrameError::TooLarge(1000)));
+    assert_eq!(decode(&[7; 10 << 20], 16 << 10), Err(FrameError::TooLarge(16 << 10)));
+    // What is too large before it is inflated is not read at all.
+    let claim = [0xc2, 0xfe, 0x10, 0x00, 1, 2, 3, 4];
+    let mut decoder = Decoder::new(Peer::Client, 1000).inflating();
+    assert_eq!(decoder.decode(&mut &claim[..]), Err(FrameError::TooLarge(1000)));
+}
+
 /// A message and the places to cut it into fragments.
 #[derive(Debug, Clone)]
 struct Sent {
     event: Event,
+    compressed: bool,
     cuts: Vec<prop::sample::Index>,
     mask: [u8; 4],
 }
@@ -224,8 +337,8 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => control().prop_map(Event::Ping),
         1 => control().prop_map(Event::Pong),
     ];
-    (event, prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[u8; 4]>())
-        .prop_map(|(event, cuts, mask)| Sent { event, cuts, mask })
+    (event, any::<bool>(), prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[u8; 4]>())
+        .prop_map(|(event, compressed, cuts, mask)| Sent { event, compressed, cuts, mask })
 }
 
 fn encode_sent(out: &mut Vec<u8>, sent: &Sent) {
@@ -236,6 +349,11 @@ fn encode_sent(out: &mut Vec<u8>, sent: &Sent) {
         Event::Pong(bytes) => return encode_masked(out, true, Opcode::Pong, sent.mask, bytes),
         Event::Close { .. } => unreachable!("not generated"),
     };
+    // What does not get smaller is sent as it is.
+    let mut deflater = Deflater::new(1);
+    let deflated = sent.compressed.then(|| deflater.deflate(payload)).flatten();
+    let (payload, mark) = deflated.map_or((payload, 0), |deflated| (deflated, COMPRESSED));
+    let start = out.len();
     let mut cuts: Vec<usize> = sent.cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
     cuts.sort_unstable();
     let mut from = 0;
@@ -247,6 +365,7 @@ fn encode_sent(out: &mut Vec<u8>, sent: &Sent) {
     }
     let opcode = if cuts.is_empty() { opcode } else { Opcode::Continuation };
     encode_masked(out, true, opcode, sent.mask, &payload[from..]);
+    out[start] |= mark;
 }
 
 proptest! {
@@ -259,7 +378,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         messages.iter().for_each(|message| encode_sent(&mut bytes, message));
-        let mut decoder = Decoder::new(Peer::Client, MESSAGE_BYTES_MAX);
+        let mut decoder = Decoder::new(Peer::Client, MESSAGE_BYTES_MAX).inflating();
         let mut events = Vec::new();
         let mut rest = &bytes[..];
         for piece in pieces.iter().cycle() {
@@ -279,6 +398,14 @@ proptest! {
     }
 
     #[test]
+    fn compressed_server_frames_are_read_back(text in "[a-d]{30,3000}") {
+        let mut bytes = Vec::new();
+        encode_compressed(&mut bytes, Opcode::Text, Deflater::new(6).deflate(text.as_bytes()).unwrap());
+        let decoder = Decoder::new(Peer::Server, MESSAGE_BYTES_MAX).inflating();
+        prop_assert_eq!(drain(decoder, &bytes, 7), (vec![Event::Text(text)], None));
+    }
+
+    #[test]
     fn server_frames_are_read_back(text in ".{0,300}") {
         let mut bytes = Vec::new();
         encode(&mut bytes, Opcode::Text, text.as_bytes());
@@ -291,14 +418,16 @@ proptest! {
     fn any_bytes_are_answered_alike_however_they_are_cut(bytes in prop::collection::vec(any::<u8>(), 1..200), piece in 1usize..50) {
         prop_assert_eq!(decode(Peer::Client, &bytes, piece), decode(Peer::Client, &bytes, bytes.len()));
         prop_assert_eq!(decode(Peer::Server, &bytes, piece), decode(Peer::Server, &bytes, bytes.len()));
+        prop_assert_eq!(decode_inflating(&bytes, piece), decode_inflating(&bytes, bytes.len()));
     }
 
     #[test]
     fn almost_right_frames_are_answered_alike_however_they_are_cut(
-        frames in prop::collection::vec((prop::sample::select(vec![0x00u8, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a]), prop::collection::vec(any::<u8>(), 0..9)), 1..8),
+        frames in prop::collection::vec((prop::sample::select(vec![0x00u8, 0x01, 0x02, 0x41, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a, 0xc1, 0xc2]), prop::collection::vec(any::<u8>(), 0..9)), 1..8),
         piece in 1usize..20,
     ) {
         let bytes: Vec<u8> = frames.iter().flat_map(|(first, payload)| raw(*first, payload)).collect();
         prop_assert_eq!(decode(Peer::Client, &bytes, piece), decode(Peer::Client, &bytes, bytes.len()));
+        prop_assert_eq!(decode_inflating(&bytes, piece), decode_inflating(&bytes, bytes.len()));
     }
 }

@@ -11,7 +11,7 @@ pub enum CloseCode {
     Protocol,
     /// A kind of message that is not read here.
     UnsupportedData,
-    /// A text message or close reason that is no UTF-8.
+    /// A text message or close reason that is no UTF-8, or a compressed message that cannot be inflated.
     InvalidData,
     /// Not allowed (any more): a token ran out, a limit was ignored.
     Policy,
@@ -67,7 +67,9 @@ impl CloseCode {
             Self::GoingAway => (1001, "going away", Reconnect::No),
             Self::Protocol => (1002, "frames against RFC 6455", Reconnect::No),
             Self::UnsupportedData => (1003, "a kind of message that is not read here", Reconnect::No),
-            Self::InvalidData => (1007, "text that is not UTF-8", Reconnect::No),
+            Self::InvalidData => {
+                (1007, "text that is not UTF-8, or compressed data that cannot be inflated", Reconnect::No)
+            }
             Self::Policy => (1008, "not allowed", Reconnect::No),
             Self::TooLarge => (1009, "a message larger than this node reads", Reconnect::No),
             Self::Internal => (1011, "a fault of the server", Reconnect::BackOff),

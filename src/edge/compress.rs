@@ -1,0 +1,78 @@
+//! Compressed frames: made once, for every client that negotiated compression.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use metrics::Counter;
+
+use crate::config::CompressionSettings;
+use crate::edge::encode;
+use crate::edge::ring::{Entry, Item};
+use crate::edge::view::ViewKey;
+use crate::ops::meters::Meters;
+use crate::proto::deflate::Deflater;
+use crate::proto::frame;
+
+/// Makes the frames of views, compressed where the view is.
+pub(crate) struct Compressor {
+    settings: CompressionSettings,
+    /// Those not in use. There are as many as threads have ever compressed at the same time: a few.
+    deflaters: Mutex<Vec<Deflater>>,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+impl Compressor {
+    /// Without memory, until something is to be compressed.
+    pub(crate) fn new(settings: CompressionSettings, meters: &Meters) -> Arc<Self> {
+        let (bytes_in, bytes_out) = (meters.compressed_bytes_in.clone(), meters.compressed_bytes_out.clone());
+        Arc::new(Self { settings, deflaters: Mutex::default(), bytes_in, bytes_out })
+    }
+
+    /// Whether offers of clients are accepted.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.settings.enabled
+    }
+
+    /// The entry as it is for everybody whose filters take all of it: one frame for all views of the same form.
+    pub(crate) fn whole(&self, entry: &Entry, key: &ViewKey) -> Option<Bytes> {
+        let plain = entry.frame(key.format, |entry| encode::whole(entry, key.format))?;
+        Some(self.shared(entry, plain, key))
+    }
+
+    /// The whole entry, of which `plain` is the uncompressed frame, in the form of `key`.
+    pub(crate) fn shared(&self, entry: &Entry, plain: Bytes, key: &ViewKey) -> Bytes {
+        match &entry.item {
+            Item::Envelope(_) if key.deflated => {
+                entry.deflated_frame(key.format, plain, |plain| self.compress(plain))
+            }
+            _ => plain,
+        }
+    }
+
+    /// A frame that was made for one view or session, in the form of `key`.
+    pub(crate) fn own(&self, plain: Bytes, key: &ViewKey) -> Bytes {
+        let deflated = if key.deflated { self.compress(&plain) } else { None };
+        deflated.unwrap_or(plain)
+    }
+
+    /// The compressed form of a frame, if that is smaller and the frame is not too small to bother.
+    fn compress(&self, plain: &Bytes) -> Option<Bytes> {
+        let payload = frame::payload(plain);
+        if payload.len() < self.settings.message_bytes_min {
+            return None;
+        }
+        // Not held while compressing: two threads compress with two.
+        let idle = self.deflaters().pop();
+        let mut deflater = idle.unwrap_or_else(|| Deflater::new(self.settings.level));
+        let deflated = deflater.deflate(payload).map(encode::compressed);
+        self.deflaters().push(deflater);
+        self.bytes_in.increment(plain.len() as u64);
+        self.bytes_out.increment(deflated.as_ref().unwrap_or(plain).len() as u64);
+        deflated
+    }
+
+    fn deflaters(&self) -> std::sync::MutexGuard<'_, Vec<Deflater>> {
+        self.deflaters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

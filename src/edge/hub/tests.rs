@@ -1,0 +1,217 @@
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::broker::Stored;
+use crate::config::CompressionSettings;
+use crate::edge::view::Pending;
+use crate::proto::channel::{Channel, CollectorId};
+use crate::proto::envelope::Envelope;
+use crate::proto::filter::{FilterSet, Match};
+use crate::proto::message::Format;
+
+const RING_BYTES: usize = 8 << 20;
+
+fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
+    let doorbells = vec![Doorbell::new(0), Doorbell::new(1)];
+    let settings = CompressionSettings { enabled: true, level: 1, message_bytes_min: 256 };
+    let compressor = Compressor::new(settings, &Meters::register());
+    (Hub::new(&[(Epoch(1), 0)], RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
+}
+
+fn key(filter: &str, format: Format) -> ViewKey {
+    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, deflated: false }
+}
+
+fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {
+    let envelope = Envelope { channel, stamp: None, lines: Bytes::copy_from_slice(lines.as_bytes()) };
+    Stored { sequence, stored_ns: 1_700_000_000_000_000_000, envelope }
+}
+
+fn channel(collector: &str, measurement: &str) -> Channel {
+    Channel::new(CollectorId::new(collector).unwrap(), measurement)
+}
+
+fn append(hub: &Hub, stored: Stored) {
+    hub.append(Shard(0), vec![Ordered::Envelope(stored)], &Meters::register());
+}
+
+/// What a session that reads the view from its beginning gets, without the frames' headers.
+fn texts(seat: &Seat) -> Vec<String> {
+    match seat.view().pending(0, 1_000, 1 << 20) {
+        Pending::Frames(batch) => {
+            let text = |frame: &Frame| String::from_utf8_lossy(&frame.bytes[4..]).into_owned();
+            batch.frames().iter().map(text).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn each_view_gets_its_lines_and_no_other_view_is_touched() {
+    let (hub, doorbells) = hub();
+    let seats: Vec<Seat> =
+        ["*.cpu{host=a}", "*.cpu{host=b*}", "web.cpu", "*.cpu{host=a,x!=*} *.mem", "web.mem"]
+            .map(|filter| hub.attach(&key(filter, Format::Influx), None).view)
+            .into();
+    seats[0].view().listen(doorbells[0].clone());
+    seats[4].view().listen(doorbells[1].clone());
+    append(
+        &hub,
+        stored(1, channel("web", "cpu"), "cpu,host=a v=1 1\ncpu,host=b1 v=2 2\ncpu,host=a,x=y v=3 3"),
+    );
+    let tail = |seat: &Seat| {
+        texts(seat).iter().map(|text| text.split_once('\n').unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(tail(&seats[0]), ["cpu,host=a v=1 1\ncpu,host=a,x=y v=3 3\n"]);
+    assert_eq!(tail(&seats[1]), ["cpu,host=b1 v=2 2\n"]);
+    assert_eq!(tail(&seats[2]), ["cpu,host=a v=1 1\ncpu,host=b1 v=2 2\ncpu,host=a,x=y v=3 3\n"]);
+    assert_eq!(tail(&seats[3]), ["cpu,host=a v=1 1\n"]);
+    assert_eq!(seats[4].view().end(), 0);
+    assert_eq!(doorbells[0].take_grown(), [seats[0].view().address()]);
+    assert!(doorbells[1].take_grown().is_empty(), "its writer has nothing to look for");
+}
+
+#[test]
+fn a_view_without_sessions_is_forgotten_and_gets_nothing_more() {
+    let (hub, _) = hub();
+    let meters = Meters::register();
+    let stays = hub.attach(&key("*.cpu", Format::Json), None).view;
+    let goes = hub.attach(&key("*.cpu{host=a}", Format::Json), None).view;
+    let view = goes.view().clone();
+    drop(goes);
+    hub.tidy(&meters);
+    append(&hub, stored(1, channel("web", "cpu"), "cpu,host=a v=1 1"));
+    assert_eq!((stays.view().end(), view.end()), (1, 0));
+    let again = hub.attach(&key("*.cpu{host=a}", Format::Json), None).view;
+    append(&hub, stored(2, channel("web", "cpu"), "cpu,host=a v=1 1"));
+    assert_eq!((again.view().end(), view.end()), (1, 0));
+}
+
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+/// CPU time of one run of `step`, in microseconds: of many rounds the best, as it was disturbed least.
+fn microseconds(mut step: impl FnMut(u64)) -> f64 {
+    const RUNS: u64 = 200;
+    const ROUNDS: u64 = 7;
+    let round = |round: u64| {
+        let begin = cpu_time();
+        (round * RUNS..(round + 1) * RUNS).for_each(&mut step);
+        (cpu_time() - begin).as_secs_f64() * 1e6 / RUNS as f64
+    };
+    (0..ROUNDS).map(round).fold(f64::MAX, f64::min)
+}
+
+/// Ten lines of ten hosts, other hosts in each envelope.
+fn ten_hosts(sequence: Sequence, hosts: u64) -> Stored {
+    let line = |at: u64| {
+        let host = (sequence * 10 + at) % hosts;
+        format!(
+            "cpu,cpu=cpu-total,host=web-{host},region=eu usage_user=12.5,usage_system={at}.25,used={sequence}i 1700000000000000000\n"
+        )
+    };
+    stored(sequence, channel("gateway", "cpu"), &(0..10).map(line).collect::<String>())
+}
+
+/// `cargo test --release --lib edge::hub -- --ignored --nocapture --test-threads 1`; the first two kinds of filters are to cost
+/// the same whatever their number.
+#[test]
+#[ignore = "a measurement"]
+fn what_views_cost_per_envelope() {
+    println!("µs of CPU per envelope of ten lines (JSON)\n");
+    println!(
+        "| filters | views | index | each view for itself | ratio | index, against one view |\n|---|---|---|---|---|---|"
+    );
+    let cases: [(&str, &dyn Fn(u64) -> String); 5] = [
+        ("other collectors: none matches", &|n| format!("other-{n}.cpu")),
+        ("other tag values: none matches", &|n| format!("*.cpu{{host=other-{n}}}")),
+        ("a line each", &|n| format!("*.cpu{{host=web-{n}}}")),
+        ("all lines, by their tags", &|n| format!("*.cpu{{host!=other-{n}}}")),
+        ("everything of the channel", &|n| format!("*.cpu other-{n}.mem")),
+    ];
+    for (name, filter) in cases {
+        let mut alone = 0.0;
+        for views in [1, 100, 1_000] {
+            let (hub, _) = hub();
+            let seats: Vec<Seat> =
+                (0..views).map(|n| hub.attach(&key(&filter(n), Format::Json), None).view).collect();
+            let meters = Meters::register();
+            let indexed = microseconds(|run| {
+                hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(run + 1, 1_000))], &meters);
+            });
+            // As it was without an index: the views of a channel are known, each of them reads and encodes the lines.
+            let mut ring = Ring::new(Offset::start(Epoch(1), 1), RING_BYTES);
+            let channel = channel("gateway", "cpu");
+            let account = Account::new(RING_BYTES);
+            let routes: Vec<(View, Match)> = seats
+                .iter()
+                .map(|seat| seat.view().key().clone())
+                .map(|key| (key.filters.matches_channel(&channel), key))
+                .filter(|(wanted, _)| *wanted != Match::No)
+                .map(|(wanted, key)| {
+                    (View::new(key, 0, ring.head().clone(), RING_BYTES, account.clone()), wanted)
+                })
+                .collect();
+            let each = microseconds(|run| {
+                let entry = ring.push(Shard(0), ten_hosts(run + 1, 1_000));
+                for (view, wanted) in &routes {
+                    let whole = *wanted == Match::Whole;
+                    let bytes = match whole {
+                        true => entry.frame(Format::Json, |entry| encode::whole(entry, Format::Json)),
+                        false => encode::part(&entry, &view.key().filters, Format::Json),
+                    };
+                    if let Some(bytes) = black_box(bytes) {
+                        let frame =
+                            Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole };
+                        view.push(frame, ring.first_index());
+                    }
+                }
+            });
+            if views == 1 {
+                alone = indexed;
+            }
+            println!(
+                "| {name} | {views} | {indexed:.1} | {each:.1} | {:.2} | {:.2} |",
+                indexed / each,
+                indexed / alone
+            );
+        }
+    }
+}
+
+/// Like the measurement above.
+#[test]
+#[ignore = "a measurement"]
+fn what_views_that_come_and_go_cost_among_many_channels() {
+    const CHANNELS: u64 = 100_000;
+    let (hub, _) = hub();
+    let meters = Meters::register();
+    let attach = |filter: String| hub.attach(&key(&filter, Format::Json), None).view;
+    let seats: Vec<Seat> = (0..1_000).map(|n| attach(format!("*.cpu{{host=web-{n}}}"))).collect();
+    let collectors: Vec<Channel> = (0..CHANNELS).map(|n| channel(&format!("host-{n}"), "cpu")).collect();
+    let each = |begin: Duration, count: u64| (cpu_time() - begin).as_secs_f64() * 1e6 / count as f64;
+    let begin = cpu_time();
+    for (at, channel) in (1..).zip(&collectors) {
+        hub.append(
+            Shard(0),
+            vec![Ordered::Envelope(stored(at, channel.clone(), "cpu,host=none v=1 1"))],
+            &meters,
+        );
+    }
+    println!("first envelope of a channel: {:.2} µs", each(begin, CHANNELS));
+    let begin = cpu_time();
+    let others: Vec<Seat> = (0..1_000).map(|n| attach(format!("host-{n}.cpu"))).collect();
+    println!("a new view: {:.2} µs", each(begin, 1_000));
+    let begin = cpu_time();
+    hub.tidy(&meters);
+    println!("tidying {} views: {:.1} µs", seats.len() + others.len(), each(begin, 1));
+    drop((seats, others));
+    let begin = cpu_time();
+    hub.tidy(&meters);
+    println!("tidying as all of them are gone: {:.1} µs", each(begin, 1));
+}

@@ -1,0 +1,103 @@
+//! What happens by the clock: heartbeats, pings, the reaper, the gauge of the slowest session, and the waves of a drain.
+
+use std::time::Duration;
+
+use super::Writer;
+use crate::config::SlowClientPolicy;
+use crate::edge::doorbell::SessionKey;
+use crate::edge::encode;
+use crate::edge::hub::Head;
+use crate::edge::session::{Mode, Session};
+use crate::proto::frame::Opcode;
+use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
+
+/// Between two ticks. Each looks at one part of the sessions, so that thousands of heartbeats are spread over a second
+/// instead of holding up the data once in a second.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+/// Parts: every session is looked at once in a second.
+const PARTS: usize = 20;
+
+/// Goes round the sessions of one writer.
+#[derive(Default)]
+pub(super) struct Clock {
+    part: usize,
+    /// The newest heartbeat: idle sessions at one place share it.
+    heartbeat: Option<(String, bytes::Bytes)>,
+}
+
+impl Writer {
+    /// Looks at the next part of the sessions.
+    pub(super) fn tick(&mut self) {
+        let heartbeat = self.shared.settings.heartbeat;
+        // Two pings without an answer and some time for the last one's way.
+        let silence_max = heartbeat * 2 + Duration::from_secs(5);
+        let blocked_max = self.shared.settings.slow_client_timeout;
+        let disconnects = self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect;
+        let head = self.hub.head();
+        let now = self.turn.now;
+        for key in self.table.keys_of_part(self.clock.part, PARTS) {
+            let Some(session) = self.table.get(key) else { continue };
+            if let Some(inbound) = &mut session.inbound
+                && std::mem::take(&mut inbound.paused)
+            {
+                self.receive(key);
+            }
+            let Some(session) = self.table.get(key) else { continue };
+            if let Mode::Closing { until, .. } = session.mode {
+                if now >= until {
+                    self.remove(key);
+                }
+            } else if let Some(since) = session.blocked_since {
+                // It is not asked for a sign of life that would come behind everything it has not read.
+                if now.saturating_duration_since(since) >= blocked_max {
+                    self.drop_slow(key, "nothing was read for too long");
+                } else if disconnects && session.is_overtaken() && !self.hub.holds(&session.at) {
+                    self.drop_slow(key, "overtaken by the stream");
+                }
+            } else if now.saturating_duration_since(session.heard) >= silence_max {
+                self.close(key, CloseCode::Idle, "", None);
+            } else {
+                self.keep_alive(key, &head, heartbeat);
+            }
+        }
+        self.clock.part = (self.clock.part + 1) % PARTS;
+        if self.clock.part == 0 {
+            self.shared.note_lag(self.doorbell.number, self.table.lag(head.index));
+        }
+    }
+
+    fn keep_alive(&mut self, key: SessionKey, head: &Head, heartbeat: Duration) {
+        let now = self.turn.now;
+        let Some(session) = self.table.get(key) else { return };
+        session.note_idle(head);
+        let mut fits = true;
+        if now.saturating_duration_since(session.offset_sent) >= heartbeat {
+            session.offset_sent = now;
+            let token = session.at.token();
+            let frame = match &self.clock.heartbeat {
+                Some((same, frame)) if *same == token => frame.clone(),
+                _ => encode::server(&ServerMessage::Heartbeat { offset: &token }),
+            };
+            fits &= session.outbox.put_control(frame.clone());
+            self.clock.heartbeat = Some((token, frame));
+        }
+        if now.saturating_duration_since(session.ping_sent) >= heartbeat {
+            session.ping_sent = now;
+            fits &= session.outbox.put_control(encode::control(Opcode::Ping, &[]));
+        }
+        match (fits, session.outbox.is_empty()) {
+            (true, true) => {}
+            (true, false) => self.pump_alone(key),
+            (false, _) => self.drop_slow(key, "control frames pile up"),
+        }
+    }
+
+    /// The next clients of a drain: each gets everything that was begun, its offset, and when to come back.
+    pub(super) fn send_wave_away(&mut self, clients: usize) {
+        let staying = self.table.sessions().filter(|session: &&Session| !session.is_closing());
+        let wave: Vec<SessionKey> = staying.map(|session| session.key).take(clients).collect();
+        for key in wave {
+            self.close(key, CloseCode::Draining, "", Some(GoodbyeReason::Draining));
+        }
+    }
+}
