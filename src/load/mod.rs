@@ -22,6 +22,8 @@ mod client;
 mod content;
 mod end;
 mod link;
+#[cfg(test)]
+mod node;
 pub mod plan;
 mod progress;
 mod publisher;
