@@ -214,7 +214,10 @@ async fn watch(shared: &Shared, threads: &Threads, mut signals: Signals) -> Watc
                 }
                 let stalled = now.saturating_duration_since(moved.0) > SETTLE_STALL;
                 let over = now.saturating_duration_since(began) > shared.plan.duration + SETTLE_MAX;
-                if glance.settled >= shared.plan.sockets() as u64 || stalled || over {
+                // Without clients everybody has everything at once, but collectors may still be writing.
+                let written = shared.published_is_final.load(Ordering::Acquire);
+                let settled = written && glance.settled >= shared.plan.sockets() as u64;
+                if settled || stalled || over {
                     break;
                 }
             }

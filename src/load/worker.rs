@@ -197,10 +197,11 @@ impl Worker {
     /// Lets leave who has to by now; says when the next one has to.
     fn churn(&mut self, now: Instant) -> Option<Instant> {
         let plan = &self.shared.plan;
-        let rate = plan.churn?.per_second(plan.clients) * self.clients.len() as f64 / plan.sockets() as f64;
-        if rate <= 0.0 {
+        if plan.clients == 0 || self.clients.is_empty() {
+            // Nobody can leave: there is no rate, and no time between two departures.
             return None;
         }
+        let rate = plan.churn?.per_second(plan.clients) * self.clients.len() as f64 / plan.sockets() as f64;
         let interval = Duration::from_secs_f64(1.0 / rate);
         let mut due = self.churn_due.unwrap_or(now + interval);
         // After a pause of the machine, who should have left meanwhile does not leave all at once.
@@ -282,7 +283,7 @@ impl Worker {
 mod tests {
     use super::*;
     use crate::load::node::{Node, Peer};
-    use crate::load::plan::Plan;
+    use crate::load::plan::{Churn, Plan};
 
     /// Longer than anything here takes, shorter than the silence after which a server counts as gone.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -342,5 +343,23 @@ mod tests {
         node.accept(|| rig.turn(Phase::Connecting)).hang_up();
         rig.until(|worker| !worker.tally.ends.is_empty());
         assert_eq!((rig.worker.open, rig.worker.tally.ends["connection lost"]), (0, 1));
+    }
+
+    #[test]
+    fn without_clients_nobody_leaves() {
+        let node = Node::listen();
+        for (clients, threads) in [(0, 1), (1, 2)] {
+            let shared = node.shared(Plan { churn: Some(Churn::Share(0.05)), threads, ..node.plan(clients) });
+            let mut worker = Worker::new(threads - 1, shared).unwrap();
+            assert_eq!(worker.churn(Instant::now()), None, "{clients} clients, thread {threads}");
+        }
+    }
+
+    #[test]
+    fn who_leaves_rarely_leaves_at_a_time_that_clocks_know() {
+        let node = Node::listen();
+        let churn = "0.001%".parse().ok();
+        let mut rig = Rig::new(&node, Plan { churn, connects_per_s: 0.001, ..node.plan(1) });
+        assert!(rig.worker.churn(Instant::now()).is_some());
     }
 }
