@@ -46,6 +46,8 @@ pub(super) struct Missing {
     pub(super) announced: u64,
     /// Their collector's connection ended before anybody had got them: nobody knows whether the log ever had them.
     pub(super) uncertain: u64,
+    /// Their client was away at the end: it would have got them, or a gap, on its return.
+    pub(super) away: u64,
     /// Nothing said so.
     pub(super) silent: u64,
 }
@@ -140,6 +142,20 @@ impl Account {
                 self.skip(collector, last + 1, *count);
             }
         }
+        self.sum(uncertain)
+    }
+
+    /// Closes the account of a client that is away: what was skipped before it left is missing, but what came after that
+    /// nobody could have sent or announced to it.
+    pub(super) fn close_away(self, published: &[u32], asked: &[bool], uncertain: &[Uncertain]) -> Missing {
+        let counts = published.iter().enumerate().filter(|(collector, _)| asked[*collector]);
+        let owed = counts.map(|(collector, count)| {
+            u64::from(count.saturating_sub(self.last.get(collector).copied().unwrap_or(0)))
+        });
+        Missing { away: owed.sum(), ..self.sum(uncertain) }
+    }
+
+    fn sum(&self, uncertain: &[Uncertain]) -> Missing {
         let mut missing = self.forgotten;
         for hole in &self.holes {
             missing.add(hole, uncertain);
@@ -191,6 +207,7 @@ impl Missing {
     pub(super) fn merge(&mut self, other: Self) {
         self.announced += other.announced;
         self.uncertain += other.uncertain;
+        self.away += other.away;
         self.silent += other.silent;
     }
 
@@ -229,7 +246,7 @@ mod tests {
     }
 
     fn missing(announced: u64, uncertain: u64, silent: u64) -> Missing {
-        Missing { announced, uncertain, silent }
+        Missing { announced, uncertain, away: 0, silent }
     }
 
     #[test]
@@ -245,6 +262,12 @@ mod tests {
         let (account, _) = after(&[2, 5]);
         assert!(!account.is_complete(&[6, 2], &ALL));
         assert_eq!(account.close(&[6, 2], &ALL, &[]), missing(0, 0, 1 + 2 + 1 + 2));
+    }
+
+    #[test]
+    fn what_a_client_misses_while_it_is_away_is_no_loss() {
+        let (account, _) = after(&[1, 4]);
+        assert_eq!(account.close_away(&[9, 2], &ALL, &[]), Missing { away: 7, ..missing(0, 0, 2) });
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
+use super::account::Account;
 use super::client::{Client, Surroundings};
 use super::content::Marks;
 use super::end::{End, Next};
@@ -272,7 +273,9 @@ impl Worker {
             }
             let account = client.leave();
             if was_open && !is_slow {
-                self.tally.missing.merge(account.close(&published, &self.shared.asked, &uncertain));
+                let asked = &self.shared.asked;
+                let close = if is_open { Account::close } else { Account::close_away };
+                self.tally.missing.merge(close(account, &published, asked, &uncertain));
             }
         }
         self.tally
@@ -282,8 +285,10 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::account::Missing;
     use crate::load::node::{Node, Peer};
-    use crate::load::plan::{Churn, Plan};
+    use crate::load::plan::{Churn, Plan, Publishing};
+    use crate::load::target::Target;
 
     /// Longer than anything here takes, shorter than the silence after which a server counts as gone.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -361,5 +366,21 @@ mod tests {
         let churn = "0.001%".parse().ok();
         let mut rig = Rig::new(&node, Plan { churn, connects_per_s: 0.001, ..node.plan(1) });
         assert!(rig.worker.churn(Instant::now()).is_some());
+    }
+
+    #[test]
+    fn only_who_is_there_at_the_end_can_have_lost_its_last_messages() {
+        let node = Node::listen();
+        let target = Target::of_collectors(&node.address().to_string()).unwrap();
+        let publishing = Publishing { target, collectors: 1, messages_per_s: 1.0, message_bytes: 100 };
+        let mut rig = Rig::new(&node, Plan { publishing: Some(publishing), ..node.plan(2) });
+        let (leaves, _stays) = (rig.welcome(&node), rig.welcome(&node));
+        leaves.hang_up();
+        rig.until(|worker| worker.open == 1);
+        rig.worker.shared.published[0].store(3, Ordering::Release);
+        rig.worker.shared.published_is_final.store(true, Ordering::Release);
+        let tally = rig.worker.end();
+        assert_eq!((tally.connected, tally.gone["not back yet"]), (1, 1));
+        assert_eq!(tally.missing, Missing { away: 3, silent: 3, ..Missing::default() });
     }
 }
