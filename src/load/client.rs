@@ -282,7 +282,7 @@ impl Client {
             }
             Ok(Said::Gap { from, to, reason }) => match (from.parse(), to.parse()) {
                 (Ok(from), Ok(after)) => {
-                    around.tally.gap(reason, self.account.take_gap(&from, &after));
+                    around.tally.gap(reason, self.account.take_gap(&from, &after, &around.shared.asked));
                     self.offset = to.into_bytes();
                 }
                 _ => around.tally.unreadable += 1,

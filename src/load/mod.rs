@@ -18,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval};
 
 mod account;
+mod allowance;
 mod client;
 mod content;
 mod end;

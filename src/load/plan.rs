@@ -10,7 +10,7 @@ use crate::proto::filter::FilterSet;
 /// Descriptors that are not clients': the standard streams, the pollers, libraries.
 pub const DESCRIPTORS_RESERVED: usize = 64;
 
-/// Most collectors of one run: each session keeps four bytes for each.
+/// Most collectors of one run: each session keeps four bytes for each, and eight more while a gap is open.
 pub const COLLECTORS_MAX: usize = 10_000;
 
 /// Longest message of an own collector, in bytes: below what ingest takes in one envelope by default.
