@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::allowance::Allowance;
+use super::doubts::Doubts;
 use crate::proto::offset::Offset;
 
 /// Ranges that one client remembers as not delivered. What is forgotten stays counted; if it comes late after all, it counts
@@ -46,20 +47,12 @@ impl Hole {
 pub(super) struct Missing {
     /// A gap said so.
     pub(super) announced: u64,
-    /// Their collector's connection ended before anybody had got them: nobody knows whether the log ever had them.
+    /// Nobody has got them, and their collector's connection ended: nobody knows whether the log ever had them.
     pub(super) uncertain: u64,
     /// Their client was away at the end: it would have got them, or a gap, on its return.
     pub(super) away: u64,
     /// Nothing said so.
     pub(super) silent: u64,
-}
-
-/// Counts of a collector that may never have reached the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Uncertain {
-    pub(super) collector: usize,
-    pub(super) first: u32,
-    pub(super) last: u32,
 }
 
 /// See the module.
@@ -124,20 +117,20 @@ impl Account {
     }
 
     /// Closes the account: everything that was published and did not come is missing.
-    pub(super) fn close(mut self, published: &[u32], asked: &[bool], uncertain: &[Uncertain]) -> Missing {
+    pub(super) fn close(mut self, published: &[u32], asked: &[bool], doubts: &Doubts) -> Missing {
         let owed: Vec<(usize, u64)> = self.owed(published, asked).filter(|(_, owed)| *owed > 0).collect();
         for (collector, _) in owed {
             let last = self.last.get(collector).copied().unwrap_or(0);
             self.skip(collector, last + 1..published[collector] + 1);
         }
-        self.sum(uncertain)
+        self.sum(doubts)
     }
 
     /// Closes the account of a client that is away: what was skipped before it left is missing, but what came after that
     /// nobody could have sent or announced to it.
-    pub(super) fn close_away(self, published: &[u32], asked: &[bool], uncertain: &[Uncertain]) -> Missing {
+    pub(super) fn close_away(self, published: &[u32], asked: &[bool], doubts: &Doubts) -> Missing {
         let away = self.owed(published, asked).map(|(_, owed)| owed).sum();
-        Missing { away, ..self.sum(uncertain) }
+        Missing { away, ..self.sum(doubts) }
     }
 
     /// How many messages of each collector have not come, behind the last one that has.
@@ -149,10 +142,10 @@ impl Account {
         })
     }
 
-    fn sum(&self, uncertain: &[Uncertain]) -> Missing {
+    fn sum(&self, doubts: &Doubts) -> Missing {
         let mut missing = self.forgotten;
         for hole in &self.holes {
-            missing.add(hole, uncertain);
+            missing.add(hole, doubts);
         }
         missing
     }
@@ -175,7 +168,7 @@ impl Account {
         if self.holes.len() == HOLES_MAX
             && let Some(oldest) = self.holes.pop_front()
         {
-            self.forgotten.add(&oldest, &[]);
+            self.forgotten.add(&oldest, &Doubts::default());
         }
         self.holes.push_back(hole);
     }
@@ -204,17 +197,12 @@ impl Missing {
         self.silent += other.silent;
     }
 
-    fn add(&mut self, hole: &Hole, uncertain: &[Uncertain]) {
+    fn add(&mut self, hole: &Hole, doubts: &Doubts) {
         if hole.announced {
             self.announced += hole.messages();
             return;
         }
-        // Ranges of one collector do not overlap: each begins behind the one before.
-        let excused = uncertain.iter().filter(|range| range.collector == hole.collector).map(|range| {
-            let (first, last) = (range.first.max(hole.first), range.last.min(hole.last));
-            (u64::from(last) + 1).saturating_sub(u64::from(first))
-        });
-        let excused: u64 = excused.sum();
+        let excused = doubts.within(hole.collector, hole.first, hole.last);
         self.uncertain += excused;
         self.silent += hole.messages() - excused;
     }
@@ -247,20 +235,23 @@ mod tests {
         let (account, verdicts) = after(&[1, 2, 3]);
         assert_eq!(verdicts, [Verdict::InOrder; 3]);
         assert!(account.is_complete(&[3, 0], &ALL));
-        assert_eq!(account.close(&[3, 0], &ALL, &[]), Missing::default());
+        assert_eq!(account.close(&[3, 0], &ALL, &Doubts::default()), Missing::default());
     }
 
     #[test]
     fn what_was_skipped_in_silence_is_a_loss_at_both_ends() {
         let (account, _) = after(&[2, 5]);
         assert!(!account.is_complete(&[6, 2], &ALL));
-        assert_eq!(account.close(&[6, 2], &ALL, &[]), missing(0, 0, 1 + 2 + 1 + 2));
+        assert_eq!(account.close(&[6, 2], &ALL, &Doubts::default()), missing(0, 0, 1 + 2 + 1 + 2));
     }
 
     #[test]
     fn what_a_client_misses_while_it_is_away_is_no_loss() {
         let (account, _) = after(&[1, 4]);
-        assert_eq!(account.close_away(&[9, 2], &ALL, &[]), Missing { away: 7, ..missing(0, 0, 2) });
+        assert_eq!(
+            account.close_away(&[9, 2], &ALL, &Doubts::default()),
+            Missing { away: 7, ..missing(0, 0, 2) }
+        );
     }
 
     #[test]
@@ -268,7 +259,7 @@ mod tests {
         let (mut account, verdicts) = after(&[1, 5, 3]);
         assert_eq!(verdicts.last(), Some(&Verdict::Late));
         assert_eq!(account.take(0, 3, &ALL), Verdict::Duplicate);
-        assert_eq!(account.close(&[5, 0], &ALL, &[]), missing(0, 0, 2));
+        assert_eq!(account.close(&[5, 0], &ALL, &Doubts::default()), missing(0, 0, 2));
     }
 
     #[test]
@@ -277,7 +268,7 @@ mod tests {
         assert_eq!(account.take(0, 1, &ALL), Verdict::InOrder);
         assert_eq!(account.take_gap(&offset(1, &[10, 3]), &offset(1, &[12, 4]), &ALL), Some(3));
         assert_eq!(account.take(0, 6, &ALL), Verdict::InOrder);
-        assert_eq!(account.close(&[6, 0], &ALL, &[]), missing(3, 0, 1));
+        assert_eq!(account.close(&[6, 0], &ALL, &Doubts::default()), missing(3, 0, 1));
     }
 
     #[test]
@@ -285,7 +276,7 @@ mod tests {
         let (mut account, _) = after(&[1]);
         account.take_gap(&offset(1, &[1]), &offset(1, &[4]), &ALL);
         assert!(account.is_complete(&[3, 1], &ALL) && !account.is_complete(&[3, 2], &ALL));
-        assert_eq!(account.close(&[3, 1], &ALL, &[]), missing(3, 0, 0));
+        assert_eq!(account.close(&[3, 1], &ALL, &Doubts::default()), missing(3, 0, 0));
     }
 
     /// With filters most of a gap is of others; that must not pay for what is lost later.
@@ -300,14 +291,14 @@ mod tests {
         assert!(!account.is_complete(&[6, 1], &ALL));
         account.take(1, 2, &ALL);
         assert!(!account.is_complete(&[5, 3], &ALL));
-        assert_eq!(account.close(&[6, 3], &ALL, &[]), missing(1, 0, 3));
+        assert_eq!(account.close(&[6, 3], &ALL, &Doubts::default()), missing(1, 0, 3));
     }
 
     #[test]
     fn a_new_log_excuses_everything() {
         let (mut account, _) = after(&[1]);
         assert_eq!(account.take_gap(&offset(1, &[9]), &offset(2, &[3]), &ALL), None);
-        assert_eq!(account.close(&[1_000, 0], &ALL, &[]), missing(999, 0, 0));
+        assert_eq!(account.close(&[1_000, 0], &ALL, &Doubts::default()), missing(999, 0, 0));
     }
 
     #[test]
@@ -317,18 +308,18 @@ mod tests {
         assert_eq!(account.take(1, 1, &asked), Verdict::Unasked);
         assert_eq!(account.take(7, 1, &asked), Verdict::Unasked);
         assert!(account.is_complete(&[0, 50], &asked));
-        assert_eq!(account.close(&[0, 50], &asked, &[]), Missing::default());
+        assert_eq!(account.close(&[0, 50], &asked, &Doubts::default()), Missing::default());
     }
 
     #[test]
     fn what_a_collector_may_not_have_delivered_is_told_apart() {
         let (account, _) = after(&[1, 2, 9]);
-        let uncertain = [
-            Uncertain { collector: 0, first: 2, last: 4 },
-            Uncertain { collector: 0, first: 10, last: 11 },
-            Uncertain { collector: 1, first: 1, last: 9 },
-        ];
-        assert_eq!(account.close(&[11, 0], &ALL, &uncertain), missing(0, 4, 4));
+        let mut doubts = Doubts::default();
+        doubts.add(0, 2, 4);
+        doubts.add(0, 10, 11);
+        doubts.add(1, 1, 9);
+        doubts.dispel(0, 3);
+        assert_eq!(account.close(&[11, 0], &ALL, &doubts), missing(0, 3, 5));
     }
 
     #[test]
@@ -355,7 +346,7 @@ mod tests {
                 let verdict = account.take(0, *count, &ALL);
                 prop_assert_eq!(verdict == Verdict::Duplicate, !delivered.insert(*count));
             }
-            let missing = account.close(&[60, 0], &ALL, &[]);
+            let missing = account.close(&[60, 0], &ALL, &Doubts::default());
             prop_assert_eq!(missing.announced + missing.silent + delivered.len() as u64, 60);
             prop_assert!(missing.announced <= gap);
         }

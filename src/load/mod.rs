@@ -21,6 +21,7 @@ mod account;
 mod allowance;
 mod client;
 mod content;
+mod doubts;
 mod end;
 mod link;
 #[cfg(test)]

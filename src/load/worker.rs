@@ -259,7 +259,7 @@ impl Worker {
         // Collectors that are still sending have not been waited for: then only what was skipped counts as missing.
         let is_final = self.shared.published_is_final.load(Ordering::Acquire);
         let published = if is_final { self.shared.published_counts() } else { Vec::new() };
-        let uncertain = self.shared.uncertain();
+        let doubts = self.shared.doubts();
         for client in self.clients {
             let (is_open, was_open, is_slow) = (client.is_open(), client.was_open(), client.is_slow());
             match (is_open, is_slow) {
@@ -275,7 +275,7 @@ impl Worker {
             if was_open && !is_slow {
                 let asked = &self.shared.asked;
                 let close = if is_open { Account::close } else { Account::close_away };
-                self.tally.missing.merge(close(account, &published, asked, &uncertain));
+                self.tally.missing.merge(close(account, &published, asked, &doubts));
             }
         }
         self.tally
