@@ -4,7 +4,10 @@
 //! must have been announced. So per client: published = delivered + filtered out + announced, or something is wrong.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
+use super::allowance::Allowance;
+use super::doubts::Doubts;
 use crate::proto::offset::Offset;
 
 /// Ranges that one client remembers as not delivered. What is forgotten stays counted; if it comes late after all, it counts
@@ -44,18 +47,12 @@ impl Hole {
 pub(super) struct Missing {
     /// A gap said so.
     pub(super) announced: u64,
-    /// Their collector's connection ended before anybody had got them: nobody knows whether the log ever had them.
+    /// Nobody has got them, and their collector's connection ended: nobody knows whether the log ever had them.
     pub(super) uncertain: u64,
+    /// Their client was away at the end: it would have got them, or a gap, on its return.
+    pub(super) away: u64,
     /// Nothing said so.
     pub(super) silent: u64,
-}
-
-/// Counts of a collector that may never have reached the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Uncertain {
-    pub(super) collector: usize,
-    pub(super) first: u32,
-    pub(super) last: u32,
 }
 
 /// See the module.
@@ -65,8 +62,7 @@ pub(super) struct Account {
     last: Vec<u32>,
     holes: VecDeque<Hole>,
     forgotten: Missing,
-    /// Messages that gaps have announced and no hole has used up: a gap says how many envelopes it spans, not whose.
-    allowance: u64,
+    allowance: Allowance,
     /// Where the client was with the last message of a foreign collector, which carries no count.
     foreign: Option<Offset>,
 }
@@ -80,16 +76,12 @@ impl Account {
         let Some(last) = self.last.get_mut(collector).filter(|_| asked[collector]) else {
             return Verdict::Unasked;
         };
-        if count == *last + 1 {
-            *last = count;
-            return Verdict::InOrder;
-        }
         if count <= *last {
             return if self.fill(collector, count) { Verdict::Late } else { Verdict::Duplicate };
         }
-        let first = *last + 1;
+        let skipped = *last + 1..count;
         *last = count;
-        self.skip(collector, first, count - 1);
+        self.skip(collector, skipped);
         Verdict::InOrder
     }
 
@@ -108,57 +100,67 @@ impl Account {
 
     /// Takes the announcement that what lies between these places will not come; returns how many envelopes that are, if
     /// they can be counted. A new log leaves that open.
-    pub(super) fn take_gap(&mut self, from: &Offset, to: &Offset) -> Option<u64> {
+    pub(super) fn take_gap(&mut self, from: &Offset, to: &Offset, asked: &[bool]) -> Option<u64> {
         if !from.is_at_or_before(to) {
-            self.allowance = u64::MAX;
+            self.allowance.open(u64::MAX, asked);
             return None;
         }
         let pairs = from.sequences.iter().zip(&to.sequences);
         let span = pairs.map(|(from, to)| to - from).fold(0, u64::saturating_add);
-        self.allowance = self.allowance.saturating_add(span);
+        self.allowance.open(span, asked);
         Some(span)
     }
 
     /// Whether nothing is owed any more of what was published: the last count of each collector.
     pub(super) fn is_complete(&self, published: &[u32], asked: &[bool]) -> bool {
-        let mut owed = 0;
-        for (collector, count) in published.iter().enumerate().filter(|(collector, _)| asked[*collector]) {
-            let last = self.last.get(collector).copied().unwrap_or(0);
-            owed += u64::from(count.saturating_sub(last));
-            if owed > self.allowance {
-                return false;
-            }
-        }
-        true
+        self.allowance.covers(self.owed(published, asked))
     }
 
     /// Closes the account: everything that was published and did not come is missing.
-    pub(super) fn close(mut self, published: &[u32], asked: &[bool], uncertain: &[Uncertain]) -> Missing {
-        for (collector, count) in published.iter().enumerate().filter(|(collector, _)| asked[*collector]) {
+    pub(super) fn close(mut self, published: &[u32], asked: &[bool], doubts: &Doubts) -> Missing {
+        let owed: Vec<(usize, u64)> = self.owed(published, asked).filter(|(_, owed)| *owed > 0).collect();
+        for (collector, _) in owed {
             let last = self.last.get(collector).copied().unwrap_or(0);
-            if *count > last {
-                self.skip(collector, last + 1, *count);
-            }
+            self.skip(collector, last + 1..published[collector] + 1);
         }
+        self.sum(doubts)
+    }
+
+    /// Closes the account of a client that is away: what was skipped before it left is missing, but what came after that
+    /// nobody could have sent or announced to it.
+    pub(super) fn close_away(self, published: &[u32], asked: &[bool], doubts: &Doubts) -> Missing {
+        let away = self.owed(published, asked).map(|(_, owed)| owed).sum();
+        Missing { away, ..self.sum(doubts) }
+    }
+
+    /// How many messages of each collector have not come, behind the last one that has.
+    fn owed(&self, published: &[u32], asked: &[bool]) -> impl Iterator<Item = (usize, u64)> {
+        let counts = published.iter().zip(asked).enumerate().filter(|(_, (_, asked))| **asked);
+        counts.map(|(collector, (count, _))| {
+            let last = self.last.get(collector).copied().unwrap_or(0);
+            (collector, u64::from(count.saturating_sub(last)))
+        })
+    }
+
+    fn sum(&self, doubts: &Doubts) -> Missing {
         let mut missing = self.forgotten;
         for hole in &self.holes {
-            missing.add(hole, uncertain);
+            missing.add(hole, doubts);
         }
         missing
     }
 
-    /// Notes counts that were skipped: announced as far as gaps allow.
-    fn skip(&mut self, collector: usize, first: u32, last: u32) {
-        let skipped = u64::from(last - first) + 1;
-        let announced = skipped.min(self.allowance);
-        self.allowance -= announced;
-        // At most `skipped`, so it fits.
+    /// Notes counts that were skipped, if any, before the next one: announced as far as gaps allow.
+    fn skip(&mut self, collector: usize, skipped: Range<u32>) {
+        let Range { start: first, end } = skipped;
+        let announced = self.allowance.pass(collector, u64::from(end - first));
+        // At most what was skipped, so it fits.
         let middle = first + announced as u32;
-        if announced > 0 {
+        if first < middle {
             self.remember(Hole { collector, first, last: middle - 1, announced: true });
         }
-        if announced < skipped {
-            self.remember(Hole { collector, first: middle, last, announced: false });
+        if middle < end {
+            self.remember(Hole { collector, first: middle, last: end - 1, announced: false });
         }
     }
 
@@ -166,7 +168,7 @@ impl Account {
         if self.holes.len() == HOLES_MAX
             && let Some(oldest) = self.holes.pop_front()
         {
-            self.forgotten.add(&oldest, &[]);
+            self.forgotten.add(&oldest, &Doubts::default());
         }
         self.holes.push_back(hole);
     }
@@ -191,20 +193,16 @@ impl Missing {
     pub(super) fn merge(&mut self, other: Self) {
         self.announced += other.announced;
         self.uncertain += other.uncertain;
+        self.away += other.away;
         self.silent += other.silent;
     }
 
-    fn add(&mut self, hole: &Hole, uncertain: &[Uncertain]) {
+    fn add(&mut self, hole: &Hole, doubts: &Doubts) {
         if hole.announced {
             self.announced += hole.messages();
             return;
         }
-        // Ranges of one collector do not overlap: each begins behind the one before.
-        let excused = uncertain.iter().filter(|range| range.collector == hole.collector).map(|range| {
-            let (first, last) = (range.first.max(hole.first), range.last.min(hole.last));
-            (u64::from(last) + 1).saturating_sub(u64::from(first))
-        });
-        let excused: u64 = excused.sum();
+        let excused = doubts.within(hole.collector, hole.first, hole.last);
         self.uncertain += excused;
         self.silent += hole.messages() - excused;
     }
@@ -229,7 +227,7 @@ mod tests {
     }
 
     fn missing(announced: u64, uncertain: u64, silent: u64) -> Missing {
-        Missing { announced, uncertain, silent }
+        Missing { announced, uncertain, away: 0, silent }
     }
 
     #[test]
@@ -237,14 +235,23 @@ mod tests {
         let (account, verdicts) = after(&[1, 2, 3]);
         assert_eq!(verdicts, [Verdict::InOrder; 3]);
         assert!(account.is_complete(&[3, 0], &ALL));
-        assert_eq!(account.close(&[3, 0], &ALL, &[]), Missing::default());
+        assert_eq!(account.close(&[3, 0], &ALL, &Doubts::default()), Missing::default());
     }
 
     #[test]
     fn what_was_skipped_in_silence_is_a_loss_at_both_ends() {
         let (account, _) = after(&[2, 5]);
         assert!(!account.is_complete(&[6, 2], &ALL));
-        assert_eq!(account.close(&[6, 2], &ALL, &[]), missing(0, 0, 1 + 2 + 1 + 2));
+        assert_eq!(account.close(&[6, 2], &ALL, &Doubts::default()), missing(0, 0, 1 + 2 + 1 + 2));
+    }
+
+    #[test]
+    fn what_a_client_misses_while_it_is_away_is_no_loss() {
+        let (account, _) = after(&[1, 4]);
+        assert_eq!(
+            account.close_away(&[9, 2], &ALL, &Doubts::default()),
+            Missing { away: 7, ..missing(0, 0, 2) }
+        );
     }
 
     #[test]
@@ -252,31 +259,46 @@ mod tests {
         let (mut account, verdicts) = after(&[1, 5, 3]);
         assert_eq!(verdicts.last(), Some(&Verdict::Late));
         assert_eq!(account.take(0, 3, &ALL), Verdict::Duplicate);
-        assert_eq!(account.close(&[5, 0], &ALL, &[]), missing(0, 0, 2));
+        assert_eq!(account.close(&[5, 0], &ALL, &Doubts::default()), missing(0, 0, 2));
     }
 
     #[test]
     fn a_gap_excuses_as_much_as_it_spans_and_no_more() {
         let mut account = Account::default();
         assert_eq!(account.take(0, 1, &ALL), Verdict::InOrder);
-        assert_eq!(account.take_gap(&offset(1, &[10, 3]), &offset(1, &[12, 4])), Some(3));
+        assert_eq!(account.take_gap(&offset(1, &[10, 3]), &offset(1, &[12, 4]), &ALL), Some(3));
         assert_eq!(account.take(0, 6, &ALL), Verdict::InOrder);
-        assert_eq!(account.close(&[6, 0], &ALL, &[]), missing(3, 0, 1));
+        assert_eq!(account.close(&[6, 0], &ALL, &Doubts::default()), missing(3, 0, 1));
     }
 
     #[test]
     fn a_gap_at_the_end_completes_an_account() {
         let (mut account, _) = after(&[1]);
-        account.take_gap(&offset(1, &[1]), &offset(1, &[4]));
+        account.take_gap(&offset(1, &[1]), &offset(1, &[4]), &ALL);
         assert!(account.is_complete(&[3, 1], &ALL) && !account.is_complete(&[3, 2], &ALL));
-        assert_eq!(account.close(&[3, 1], &ALL, &[]), missing(3, 0, 0));
+        assert_eq!(account.close(&[3, 1], &ALL, &Doubts::default()), missing(3, 0, 0));
+    }
+
+    /// With filters most of a gap is of others; that must not pay for what is lost later.
+    #[test]
+    fn what_a_gap_spans_besides_excuses_nothing_behind_it() {
+        let (mut account, _) = after(&[1]);
+        account.take(1, 1, &ALL);
+        account.take_gap(&offset(1, &[10]), &offset(1, &[1_010]), &ALL);
+        account.take(0, 3, &ALL);
+        assert_eq!(account.take(0, 5, &ALL), Verdict::InOrder);
+        assert!(account.is_complete(&[5, 900], &ALL), "the other collector may be silent because of the gap");
+        assert!(!account.is_complete(&[6, 1], &ALL));
+        account.take(1, 2, &ALL);
+        assert!(!account.is_complete(&[5, 3], &ALL));
+        assert_eq!(account.close(&[6, 3], &ALL, &Doubts::default()), missing(1, 0, 3));
     }
 
     #[test]
     fn a_new_log_excuses_everything() {
         let (mut account, _) = after(&[1]);
-        assert_eq!(account.take_gap(&offset(1, &[9]), &offset(2, &[3])), None);
-        assert_eq!(account.close(&[1_000, 0], &ALL, &[]), missing(999, 0, 0));
+        assert_eq!(account.take_gap(&offset(1, &[9]), &offset(2, &[3]), &ALL), None);
+        assert_eq!(account.close(&[1_000, 0], &ALL, &Doubts::default()), missing(999, 0, 0));
     }
 
     #[test]
@@ -286,18 +308,18 @@ mod tests {
         assert_eq!(account.take(1, 1, &asked), Verdict::Unasked);
         assert_eq!(account.take(7, 1, &asked), Verdict::Unasked);
         assert!(account.is_complete(&[0, 50], &asked));
-        assert_eq!(account.close(&[0, 50], &asked, &[]), Missing::default());
+        assert_eq!(account.close(&[0, 50], &asked, &Doubts::default()), Missing::default());
     }
 
     #[test]
     fn what_a_collector_may_not_have_delivered_is_told_apart() {
         let (account, _) = after(&[1, 2, 9]);
-        let uncertain = [
-            Uncertain { collector: 0, first: 2, last: 4 },
-            Uncertain { collector: 0, first: 10, last: 11 },
-            Uncertain { collector: 1, first: 1, last: 9 },
-        ];
-        assert_eq!(account.close(&[11, 0], &ALL, &uncertain), missing(0, 4, 4));
+        let mut doubts = Doubts::default();
+        doubts.add(0, 2, 4);
+        doubts.add(0, 10, 11);
+        doubts.add(1, 1, 9);
+        doubts.dispel(0, 3);
+        assert_eq!(account.close(&[11, 0], &ALL, &doubts), missing(0, 3, 5));
     }
 
     #[test]
@@ -319,12 +341,12 @@ mod tests {
             let mut delivered = std::collections::HashSet::new();
             for (at, count) in counts.iter().enumerate() {
                 if at == counts.len() / 2 {
-                    account.take_gap(&offset(1, &[0]), &offset(1, &[gap]));
+                    account.take_gap(&offset(1, &[0]), &offset(1, &[gap]), &ALL);
                 }
                 let verdict = account.take(0, *count, &ALL);
                 prop_assert_eq!(verdict == Verdict::Duplicate, !delivered.insert(*count));
             }
-            let missing = account.close(&[60, 0], &ALL, &[]);
+            let missing = account.close(&[60, 0], &ALL, &Doubts::default());
             prop_assert_eq!(missing.announced + missing.silent + delivered.len() as u64, 60);
             prop_assert!(missing.announced <= gap);
         }

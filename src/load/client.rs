@@ -45,6 +45,8 @@ pub(super) struct Client {
     offset: Vec<u8>,
     account: Account,
     goodbye: Option<Duration>,
+    /// The socket has said that nothing comes behind what it still holds.
+    hung_up: bool,
     /// This connection has been welcomed.
     welcomed: bool,
     ever_welcomed: bool,
@@ -99,6 +101,7 @@ impl Client {
             offset: Vec::new(),
             account: Account::default(),
             goodbye: None,
+            hung_up: false,
             welcomed: false,
             ever_welcomed: false,
             failures: 0,
@@ -131,6 +134,7 @@ impl Client {
         self.began = Instant::now();
         self.scanner = Scanner::new();
         self.goodbye = None;
+        self.hung_up = false;
         let filters: Vec<String> = shared.plan.filters.filters().iter().map(ToString::to_string).collect();
         let mut parameters: Vec<(&str, &str)> = filters.iter().map(|filter| ("filter", &**filter)).collect();
         match std::str::from_utf8(&self.offset) {
@@ -163,13 +167,19 @@ impl Client {
         self.welcomed && !self.slow && now.saturating_duration_since(self.heard) > self.silence_max
     }
 
+    /// Notes that the other side will send nothing more.
+    pub(super) fn hang_up(&mut self) {
+        self.hung_up = true;
+    }
+
     /// Does what its socket allows. True when there may be more to read.
     pub(super) fn ready(&mut self, around: &mut Surroundings<'_>, buffer: &mut [u8]) -> Result<bool, End> {
         for _ in 0..READS_MAX {
             let Some(link) = &mut self.link else { return Ok(false) };
             link.flush()?;
             if self.slow && link.is_open() {
-                return Ok(false);
+                // Who does not read learns of the end only like this.
+                return if self.hung_up { Err(End::Lost) } else { Ok(false) };
             }
             match link.read(buffer)? {
                 Read::Blocked => return Ok(false),
@@ -178,8 +188,9 @@ impl Client {
                 Read::Opened { read, behind } => self.take(&buffer[read - behind..read], around)?,
                 Read::Frames(read) => {
                     self.take(&buffer[..read], around)?;
-                    // A short read has emptied the socket; whatever comes later is another event.
-                    if read < buffer.len() {
+                    // A short read has emptied the socket; whatever comes later is another event. Not so the end of the
+                    // connection: if that was there already, data and end were one event, and no other follows.
+                    if read < buffer.len() && !self.hung_up {
                         return Ok(false);
                     }
                 }
@@ -271,7 +282,7 @@ impl Client {
             }
             Ok(Said::Gap { from, to, reason }) => match (from.parse(), to.parse()) {
                 (Ok(from), Ok(after)) => {
-                    around.tally.gap(reason, self.account.take_gap(&from, &after));
+                    around.tally.gap(reason, self.account.take_gap(&from, &after, &around.shared.asked));
                     self.offset = to.into_bytes();
                 }
                 _ => around.tally.unreadable += 1,

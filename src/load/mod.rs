@@ -2,8 +2,8 @@
 //!
 //! It is a client of a cluster like any other and knows nothing of how one is built. It must cost less than the server it
 //! loads, so a few threads own all sockets: one poller and one read buffer each, no task, timer or allocation per client and
-//! message. Frames are read in place ([`scan`]), messages of own collectors are recognised by their bytes ([`content`]), and
-//! each client keeps an account ([`account`]) of what it was owed.
+//! message. Frames are read in place (`scan`), messages of own collectors are recognised by their bytes (`content`), and
+//! each client keeps an account (`account`) of what it was owed.
 //!
 //! [`plan`] is what was asked for; [`target`] where to; [`run`] does it. `worker` and `publisher` are the threads.
 
@@ -18,10 +18,14 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval};
 
 mod account;
+mod allowance;
 mod client;
 mod content;
+mod doubts;
 mod end;
 mod link;
+#[cfg(test)]
+mod node;
 pub mod plan;
 mod progress;
 mod publisher;
@@ -212,7 +216,10 @@ async fn watch(shared: &Shared, threads: &Threads, mut signals: Signals) -> Watc
                 }
                 let stalled = now.saturating_duration_since(moved.0) > SETTLE_STALL;
                 let over = now.saturating_duration_since(began) > shared.plan.duration + SETTLE_MAX;
-                if glance.settled >= shared.plan.sockets() as u64 || stalled || over {
+                // Without clients everybody has everything at once, but collectors may still be writing.
+                let written = shared.published_is_final.load(Ordering::Acquire);
+                let settled = written && glance.settled >= shared.plan.sockets() as u64;
+                if settled || stalled || over {
                     break;
                 }
             }

@@ -10,7 +10,7 @@ use crate::proto::filter::FilterSet;
 /// Descriptors that are not clients': the standard streams, the pollers, libraries.
 pub const DESCRIPTORS_RESERVED: usize = 64;
 
-/// Most collectors of one run: each session keeps four bytes for each.
+/// Most collectors of one run: each session keeps four bytes for each, and eight more while a gap is open.
 pub const COLLECTORS_MAX: usize = 10_000;
 
 /// Longest message of an own collector, in bytes: below what ingest takes in one envelope by default.
@@ -99,7 +99,7 @@ impl Preset {
 pub enum Churn {
     /// So many clients each second.
     PerSecond(f64),
-    /// Such a share of the clients each second, above 0 and up to 1.
+    /// Such a share of the clients each second, up to 1.
     Share(f64),
 }
 
@@ -120,10 +120,13 @@ pub enum ValueError {
     #[error("`{0}` is no duration: write seconds, or a number with s, m or h, such as 90, 90s or 1.5m")]
     Span(String),
     /// See [`Churn`].
-    #[error("`{0}` is neither clients per second nor a share: write a number such as 20, or 5%")]
+    #[error(
+        "`{0}` is neither clients per second nor a share: write a number from 0.001 to 100,000 such as 20, or a share from \
+         0.001% to 100% such as 5%"
+    )]
     Churn(String),
     /// See [`Rate`].
-    #[error("`{0}` is no rate: write a number above 0 and up to 10,000,000, such as 200")]
+    #[error("`{0}` is no rate: write a number from 0.001 to 10,000,000, such as 200")]
     Rate(String),
 }
 
@@ -203,6 +206,16 @@ impl fmt::Display for Span {
     }
 }
 
+/// Lowest rate, per second, and lowest share, in percent: about one in a quarter of an hour. The time between two of
+/// something much rarer is more than clocks can count.
+const RATE_MIN: f64 = 0.001;
+
+/// Most of something per second.
+const RATE_MAX: f64 = 10_000_000.0;
+
+/// Most departures per second.
+const CHURN_MAX: f64 = 100_000.0;
+
 /// Something per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(pub f64);
@@ -211,7 +224,7 @@ impl FromStr for Rate {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let rate = text.parse::<f64>().ok().filter(|rate| *rate > 0.0 && *rate <= 10_000_000.0);
+        let rate = text.parse::<f64>().ok().filter(|rate| (RATE_MIN..=RATE_MAX).contains(rate));
         rate.map(Self).ok_or_else(|| ValueError::Rate(text.to_owned()))
     }
 }
@@ -224,8 +237,8 @@ impl FromStr for Churn {
         let share = text.strip_suffix('%');
         let number = share.unwrap_or(text).parse::<f64>().map_err(|_| bad())?;
         match share {
-            Some(_) if number > 0.0 && number <= 100.0 => Ok(Self::Share(number / 100.0)),
-            None if number > 0.0 && number <= 100_000.0 => Ok(Self::PerSecond(number)),
+            Some(_) if (RATE_MIN..=100.0).contains(&number) => Ok(Self::Share(number / 100.0)),
+            None if (RATE_MIN..=CHURN_MAX).contains(&number) => Ok(Self::PerSecond(number)),
             _ => Err(bad()),
         }
     }
@@ -254,7 +267,7 @@ mod tests {
         let per_second = |text: &str| text.parse::<Churn>().ok().map(|churn| churn.per_second(200));
         assert_eq!(per_second("20"), Some(20.0));
         assert_eq!(per_second("5%"), Some(10.0));
-        for text in ["", "0", "%", "101%", "-3", "NaN", "five"] {
+        for text in ["", "0", "%", "101%", "-3", "NaN", "five", "1e-30", "1e-30%"] {
             assert_eq!(per_second(text), None, "{text}");
         }
     }
@@ -263,7 +276,7 @@ mod tests {
     fn rates_are_positive_numbers() {
         assert_eq!("200".parse(), Ok(Rate(200.0)));
         assert_eq!("0.5".parse(), Ok(Rate(0.5)));
-        for text in ["0", "-1", "NaN", "inf", "fast"] {
+        for text in ["0", "-1", "NaN", "inf", "fast", "1e-20", "1e-300"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }

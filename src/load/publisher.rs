@@ -44,6 +44,8 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Published {
     /// Collectors that are connected at the end.
     pub(super) connected: usize,
+    /// Those of them that still had something to write then: what they count as sent, ingest has not got.
+    pub(super) blocked: usize,
     pub(super) messages: u64,
     /// Messages whose turn came while their collector was away or held back.
     pub(super) held_back: u64,
@@ -145,7 +147,7 @@ impl Publisher {
             if self.shared.collectors_decided.load(Ordering::Acquire) && !self.has_anybody() {
                 return Ok(self.end());
             }
-            if phase == Phase::Settling && self.has_written_everything() {
+            if phase == Phase::Settling && self.blocked().next().is_none() {
                 self.shared.published_is_final.store(true, Ordering::Release);
             }
         }
@@ -289,14 +291,14 @@ impl Publisher {
         self.collectors.iter().any(|collector| collector.ever_open)
     }
 
-    fn has_written_everything(&self) -> bool {
-        self.collectors
-            .iter()
-            .filter_map(|collector| collector.link.as_ref())
-            .all(|link| link.waiting_bytes() == 0)
+    /// Collectors whose messages are waiting for their socket. A handshake that waits is no message.
+    fn blocked(&self) -> impl Iterator<Item = &Collector> {
+        let waits = |link: &Link| link.is_open() && link.waiting_bytes() > 0;
+        self.collectors.iter().filter(move |collector| collector.link.as_ref().is_some_and(waits))
     }
 
     fn end(mut self) -> Published {
+        self.published.blocked = self.blocked().count();
         for link in self.collectors.iter_mut().filter_map(|collector| collector.link.as_mut()) {
             if link.is_open() {
                 self.published.connected += 1;
@@ -306,5 +308,37 @@ impl Publisher {
             }
         }
         self.published
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::node::Node;
+    use crate::load::plan::Plan;
+    use crate::load::target::Target;
+
+    #[test]
+    fn a_collector_that_ingest_does_not_read_is_blocked_at_the_end() {
+        let node = Node::listen();
+        let target = Target::of_collectors(&node.address().to_string()).unwrap();
+        let publishing = Publishing { target, collectors: 1, messages_per_s: 1.0, message_bytes: 100_000 };
+        let shared = node.shared(Plan { publishing: Some(publishing.clone()), ..node.plan(0) });
+        let mut publisher = Publisher::new(shared, publishing, node.address()).unwrap();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        publisher.run_times(Instant::now());
+        // There is no other socket to wait for, so trying again is as good as polling.
+        let _peer = node.accept(|| publisher.ready(0, &mut buffer).unwrap());
+        let is_open = |publisher: &Publisher| publisher.collectors[0].ever_open;
+        while !is_open(&publisher) {
+            publisher.ready(0, &mut buffer).unwrap();
+        }
+        assert_eq!(publisher.blocked().count(), 0);
+        while publisher.blocked().next().is_none() {
+            publisher.write(0, Instant::now());
+            publisher.ready(0, &mut buffer).unwrap();
+        }
+        let published = publisher.end();
+        assert_eq!((published.connected, published.blocked), (1, 1));
     }
 }

@@ -83,6 +83,8 @@ struct Accuracy {
     missing_announced: u64,
     /// Not delivered to anybody, by collectors whose connection had just ended.
     missing_uncertain: u64,
+    /// Not delivered to clients that were away at the end.
+    missing_away: u64,
     /// Delivered against the filters.
     unasked: u64,
     unreadable: u64,
@@ -93,6 +95,8 @@ struct Accuracy {
 struct Sent {
     collectors: usize,
     connected: usize,
+    /// Connected, and with messages that ingest had not taken at the end.
+    blocked: usize,
     messages: u64,
     per_second: f64,
     wanted_per_second: f64,
@@ -122,6 +126,7 @@ impl Report {
         let sent = published.as_ref().zip(plan.publishing.as_ref()).map(|(published, publishing)| Sent {
             collectors: publishing.collectors,
             connected: published.connected,
+            blocked: published.blocked,
             messages: published.messages,
             per_second: per_second(published.messages),
             wanted_per_second: publishing.messages_per_s,
@@ -150,6 +155,7 @@ impl Report {
                 missing: tally.missing.silent,
                 missing_announced: tally.missing.announced,
                 missing_uncertain: tally.missing.uncertain,
+                missing_away: tally.missing.away,
                 unasked: tally.unasked,
                 unreadable: tally.unreadable,
                 stale: tally.stale,
@@ -194,20 +200,31 @@ impl Report {
             }
         };
         let away = (clients.wanted as u64).saturating_sub(clients.connected);
-        problem(away > 0, format!("{away} clients were not connected at the end"));
+        problem(away > 0, format!("{away} of {} clients not connected at the end", clients.wanted));
         let counts = [
-            (accuracy.order_errors, "messages came out of order"),
-            (accuracy.duplicates, "messages came twice"),
-            (accuracy.missing, "messages were lost without an announcement"),
-            (accuracy.unasked, "messages came against the filters"),
-            (accuracy.unreadable, "messages could not be read"),
+            (accuracy.order_errors, "out of order"),
+            (accuracy.duplicates, "duplicates"),
+            (accuracy.missing, "lost without an announcement"),
+            (accuracy.unasked, "against the filters"),
+            (accuracy.unreadable, "unreadable"),
         ];
         for (count, words) in counts {
-            problem(count > 0, format!("{count} {words}"));
+            problem(count > 0, format!("{words}: {count}"));
         }
         if let Some(sent) = published {
             let away = sent.collectors.saturating_sub(sent.connected);
-            problem(away > 0, format!("{away} own collectors were not connected at the end"));
+            problem(
+                away > 0,
+                format!("{away} of {} own collectors not connected at the end", sent.collectors),
+            );
+            problem(
+                sent.blocked > 0,
+                format!(
+                    "{} of {} own collectors still held messages that ingest did not take, so the last messages of all of \
+                     them are not checked",
+                    sent.blocked, sent.collectors
+                ),
+            );
         }
     }
 
@@ -331,6 +348,7 @@ fn missing_row(accuracy: &Accuracy, published: bool) -> String {
     let mut text = grouped(accuracy.missing);
     for (count, words) in [
         (accuracy.missing_announced, "announced by gaps"),
+        (accuracy.missing_away, "of clients that were away at the end"),
         (accuracy.missing_uncertain, "perhaps never stored: their collector's connection ended"),
     ] {
         if count > 0 {
@@ -364,7 +382,7 @@ fn bytes(bytes: f64) -> String {
 mod tests {
     use super::*;
     use crate::load::account::Verdict;
-    use crate::load::plan::Output;
+    use crate::load::plan::{Output, Publishing};
     use crate::load::target::Target;
 
     fn plan() -> Plan {
@@ -416,21 +434,33 @@ mod tests {
 
     #[test]
     fn whatever_is_wrong_is_named() {
-        type Fault = fn(&mut Tally);
-        let cases: [(&str, Fault); 6] = [
-            ("1 clients were not connected", |tally| tally.connected = 1),
-            ("out of order", |tally| tally.judge(Verdict::Late)),
-            ("twice", |tally| tally.judge(Verdict::Duplicate)),
-            ("against the filters", |tally| tally.judge(Verdict::Unasked)),
-            ("lost", |tally| tally.missing.silent = 1),
-            ("could not be read", |tally| tally.unreadable = 1),
-        ];
-        for (words, change) in cases {
+        let check = |words: &str, change: fn(&mut Tally)| {
             let report = Report::new(&plan(), measured(change));
             assert!(!report.is_ok() && report.to_string().contains(words), "{words}: {report}");
-        }
+        };
+        check("1 of 2 clients not connected", |tally| tally.connected = 1);
+        check("out of order: 1", |tally| tally.judge(Verdict::Late));
+        check("duplicates: 1", |tally| tally.judge(Verdict::Duplicate));
+        check("against the filters: 1", |tally| tally.judge(Verdict::Unasked));
+        check("lost without an announcement: 1", |tally| tally.missing.silent = 1);
+        check("unreadable: 1", |tally| tally.unreadable = 1);
         let announced = Report::new(&plan(), measured(|tally| tally.missing.announced = 5));
         assert!(announced.is_ok(), "what is announced is no fault: {announced}");
+    }
+
+    #[test]
+    fn an_account_that_could_not_be_closed_is_no_good_run() {
+        let target = Target::of_collectors("ingest:1").unwrap();
+        let publishing = Publishing { target, collectors: 2, messages_per_s: 1.0, message_bytes: 100 };
+        let plan = Plan { publishing: Some(publishing), ..plan() };
+        let with = |blocked| {
+            let mut measured = measured(|tally| tally.missing.away = 7);
+            measured.published = Some(Published { connected: 2, blocked, ..Published::default() });
+            Report::new(&plan, measured)
+        };
+        assert!(with(0).is_ok() && !with(1).is_ok());
+        assert!(with(1).to_string().contains("1 of 2 own collectors still held messages"), "{}", with(1));
+        assert!(with(0).to_string().contains("0, and 7 of clients that were away"), "{}", with(0));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::account::Uncertain;
 use super::content::Content;
+use super::doubts::Doubts;
 use super::plan::Plan;
 
 /// Connecting and the handshake together take at most so long.
@@ -73,7 +73,9 @@ pub(super) struct Shared {
     pub(super) collectors_decided: AtomicBool,
     /// `published` changes no more.
     pub(super) published_is_final: AtomicBool,
-    uncertain: Mutex<Vec<Uncertain>>,
+    doubts: Mutex<Doubts>,
+    /// The highest count of each own collector that is in doubt. Written while `doubts` is locked.
+    doubted: Vec<AtomicU32>,
     phase: AtomicU8,
 }
 
@@ -93,7 +95,8 @@ impl Shared {
             confirmed: counts(),
             collectors_decided: AtomicBool::new(collectors == 0),
             published_is_final: AtomicBool::new(collectors == 0),
-            uncertain: Mutex::default(),
+            doubts: Mutex::default(),
+            doubted: counts(),
             phase: AtomicU8::new(Phase::Connecting as u8),
             plan,
         }
@@ -126,26 +129,42 @@ impl Shared {
 
     /// Some client has got this count of a collector.
     pub(super) fn confirm(&self, collector: usize, count: u32) {
-        let Some(confirmed) = self.confirmed.get(collector) else { return };
+        let Some((confirmed, doubted)) = self.confirmed.get(collector).zip(self.doubted.get(collector))
+        else {
+            return;
+        };
         // Nearly always another client was first, and looking is cheaper than writing.
-        if confirmed.load(Ordering::Relaxed) < count {
-            confirmed.fetch_max(count, Ordering::Relaxed);
+        if confirmed.load(Ordering::SeqCst) < count {
+            confirmed.fetch_max(count, Ordering::SeqCst);
+        }
+        // Each side writes its own value before it looks at the other's, in one order for all threads: so either this sees the
+        // doubt, or the doubt has seen that this count is confirmed.
+        if doubted.load(Ordering::SeqCst) >= count {
+            let mut doubts = self.lock_doubts();
+            doubts.dispel(collector, count);
+            doubted.store(doubts.last(collector), Ordering::SeqCst);
         }
     }
 
-    /// The connection of a collector has ended: what nobody has got yet may never have reached the log.
+    /// The connection of a collector has ended: what nobody has got yet may never have reached the log. What was sent up to
+    /// `before` has been doubted already; returns up to where it is now.
     pub(super) fn doubt(&self, collector: usize, before: u32) -> u32 {
-        let first = self.confirmed[collector].load(Ordering::Relaxed).max(before) + 1;
+        let mut doubts = self.lock_doubts();
         let last = self.published[collector].load(Ordering::Relaxed);
-        if first <= last {
-            let range = Uncertain { collector, first, last };
-            self.uncertain.lock().unwrap_or_else(PoisonError::into_inner).push(range);
-        }
+        self.doubted[collector].store(last, Ordering::SeqCst);
+        let first = self.confirmed[collector].load(Ordering::SeqCst).max(before) + 1;
+        doubts.add(collector, first, last);
+        self.doubted[collector].store(doubts.last(collector), Ordering::SeqCst);
         last
     }
 
-    pub(super) fn uncertain(&self) -> Vec<Uncertain> {
-        self.uncertain.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is in doubt now.
+    pub(super) fn doubts(&self) -> Doubts {
+        self.lock_doubts().clone()
+    }
+
+    fn lock_doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,5 +185,31 @@ impl Clock {
     pub(super) fn unix_ns(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.started);
         self.started_ns + u64::try_from(since.as_nanos()).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::node::Node;
+    use crate::load::plan::Publishing;
+    use crate::load::target::Target;
+
+    #[test]
+    fn what_comes_after_its_collector_has_gone_was_in_the_log() {
+        let node = Node::listen();
+        let target = Target::of_collectors(&node.address().to_string()).unwrap();
+        let publishing = Publishing { target, collectors: 1, messages_per_s: 1.0, message_bytes: 100 };
+        let shared = node.shared(Plan { publishing: Some(publishing), ..node.plan(1) });
+        shared.published[0].store(9, Ordering::Release);
+        shared.confirm(0, 2);
+        assert_eq!(shared.doubt(0, 0), 9);
+        assert_eq!(shared.doubts().within(0, 1, 9), 7);
+        for count in 3..=5 {
+            shared.confirm(0, count);
+        }
+        assert_eq!(shared.doubts().within(0, 1, 9), 4);
+        assert_eq!(shared.doubt(0, 9), 9, "the same once more doubts nothing new");
+        assert_eq!((shared.doubts().within(0, 1, 9), shared.doubted[0].load(Ordering::Relaxed)), (4, 9));
     }
 }

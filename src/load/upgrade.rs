@@ -28,7 +28,7 @@ impl Upgrade {
     /// The request's bytes, and what waits for the answer to it. Extensions would be offered here; none is spoken.
     pub(super) fn request(authority: &str, target: &str, nonce: u128) -> (Vec<u8>, Self) {
         let key = STANDARD.encode(nonce.to_be_bytes());
-        let accept = STANDARD.encode(Sha1::new().chain_update(&key).chain_update(GUID).finalize());
+        let accept = accept(&key);
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
@@ -72,6 +72,11 @@ impl Upgrade {
             }
         }
     }
+}
+
+/// What proves that an answer is one to the handshake with this key.
+pub(super) fn accept(key: &str) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
 }
 
 #[cfg(test)]

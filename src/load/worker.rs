@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
+use super::account::Account;
 use super::client::{Client, Surroundings};
 use super::content::Marks;
 use super::end::{End, Next};
@@ -44,6 +45,7 @@ pub(super) struct Worker {
     /// Whose turn it is to leave.
     churn_next: usize,
     silence_due: Instant,
+    settled_due: Instant,
 }
 
 impl Worker {
@@ -75,6 +77,7 @@ impl Worker {
             churn_due: None,
             churn_next: 0,
             silence_due: now + SILENCE_INTERVAL,
+            settled_due: now,
             shared,
         })
     }
@@ -83,33 +86,41 @@ impl Worker {
     pub(super) fn run(mut self) -> io::Result<Tally> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut buffer = vec![0; BUFFER_BYTES];
-        let mut settled_due = Instant::now();
         loop {
             let phase = self.shared.phase();
             if phase == Phase::Ending {
                 return Ok(self.end());
             }
-            match self.poll.poll(&mut events, Some(self.patience())) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
-            for index in std::mem::take(&mut self.unfinished) {
-                self.ready(index, false, &mut buffer);
-            }
-            for event in &events {
-                let hung_up = event.is_read_closed() || event.is_error();
-                self.ready(event.token().0, hung_up, &mut buffer);
-            }
-            let now = Instant::now();
-            self.run_times(now);
-            self.drop_silent(now);
-            self.churn_due = if phase == Phase::Running { self.churn(now) } else { None };
-            if phase == Phase::Settling && now >= settled_due {
-                settled_due = now + GLANCE;
-                self.count_settled();
-            }
-            self.tell();
+            self.turn(phase, &mut events, &mut buffer)?;
         }
+    }
+
+    /// Waits for what is to be done next, and does it.
+    fn turn(&mut self, phase: Phase, events: &mut Events, buffer: &mut [u8]) -> io::Result<()> {
+        match self.poll.poll(events, Some(self.patience())) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for index in std::mem::take(&mut self.unfinished) {
+            self.ready(index, buffer);
+        }
+        for event in &*events {
+            let index = event.token().0;
+            if event.is_read_closed() || event.is_error() {
+                self.clients[index].hang_up();
+            }
+            self.ready(index, buffer);
+        }
+        let now = Instant::now();
+        self.run_times(now);
+        self.drop_silent(now);
+        self.churn_due = if phase == Phase::Running { self.churn(now) } else { None };
+        if phase == Phase::Settling && now >= self.settled_due {
+            self.settled_due = now + GLANCE;
+            self.count_settled();
+        }
+        self.tell();
+        Ok(())
     }
 
     /// How long nothing has to be done if no socket is ready.
@@ -122,13 +133,11 @@ impl Worker {
         due.map_or(GLANCE, |due| due.saturating_duration_since(now).min(GLANCE))
     }
 
-    fn ready(&mut self, index: usize, hung_up: bool, buffer: &mut [u8]) {
+    fn ready(&mut self, index: usize, buffer: &mut [u8]) {
         let client = &mut self.clients[index];
         let was_open = client.is_open();
         let mut around = Surroundings { shared: &self.shared, tally: &mut self.tally, marks: &self.marks };
         let outcome = client.ready(&mut around, buffer);
-        // Who does not read learns of the end only like this.
-        let outcome = if hung_up && client.is_slow() && was_open { Err(End::Lost) } else { outcome };
         if !was_open && client.is_open() {
             self.open += 1;
             self.decided += u64::from(self.serials[index] == 1);
@@ -189,10 +198,11 @@ impl Worker {
     /// Lets leave who has to by now; says when the next one has to.
     fn churn(&mut self, now: Instant) -> Option<Instant> {
         let plan = &self.shared.plan;
-        let rate = plan.churn?.per_second(plan.clients) * self.clients.len() as f64 / plan.sockets() as f64;
-        if rate <= 0.0 {
+        if plan.clients == 0 || self.clients.is_empty() {
+            // Nobody can leave: there is no rate, and no time between two departures.
             return None;
         }
+        let rate = plan.churn?.per_second(plan.clients) * self.clients.len() as f64 / plan.sockets() as f64;
         let interval = Duration::from_secs_f64(1.0 / rate);
         let mut due = self.churn_due.unwrap_or(now + interval);
         // After a pause of the machine, who should have left meanwhile does not leave all at once.
@@ -249,7 +259,7 @@ impl Worker {
         // Collectors that are still sending have not been waited for: then only what was skipped counts as missing.
         let is_final = self.shared.published_is_final.load(Ordering::Acquire);
         let published = if is_final { self.shared.published_counts() } else { Vec::new() };
-        let uncertain = self.shared.uncertain();
+        let doubts = self.shared.doubts();
         for client in self.clients {
             let (is_open, was_open, is_slow) = (client.is_open(), client.was_open(), client.is_slow());
             match (is_open, is_slow) {
@@ -263,9 +273,114 @@ impl Worker {
             }
             let account = client.leave();
             if was_open && !is_slow {
-                self.tally.missing.merge(account.close(&published, &self.shared.asked, &uncertain));
+                let asked = &self.shared.asked;
+                let close = if is_open { Account::close } else { Account::close_away };
+                self.tally.missing.merge(close(account, &published, asked, &doubts));
             }
         }
         self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::account::Missing;
+    use crate::load::node::{Node, Peer};
+    use crate::load::plan::{Churn, Plan, Publishing};
+    use crate::load::target::Target;
+
+    /// Longer than anything here takes, shorter than the silence after which a server counts as gone.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct Rig {
+        worker: Worker,
+        events: Events,
+        buffer: Vec<u8>,
+    }
+
+    impl Rig {
+        fn new(node: &Node, plan: Plan) -> Self {
+            let worker = Worker::new(0, node.shared(plan)).unwrap();
+            Self { worker, events: Events::with_capacity(8), buffer: vec![0; BUFFER_BYTES] }
+        }
+
+        fn turn(&mut self, phase: Phase) {
+            self.worker.turn(phase, &mut self.events, &mut self.buffer).unwrap();
+        }
+
+        /// Lets the next client connect, and welcomes it.
+        fn welcome(&mut self, node: &Node) -> Peer {
+            let open = self.worker.open;
+            let mut peer = node.accept(|| self.turn(Phase::Connecting));
+            peer.welcome();
+            self.until(|worker| worker.open > open);
+            peer
+        }
+
+        fn until(&mut self, done: impl Fn(&Worker) -> bool) {
+            let begun = Instant::now();
+            while !done(&self.worker) {
+                assert!(begun.elapsed() < PATIENCE, "it does not happen");
+                self.turn(Phase::Connecting);
+            }
+        }
+    }
+
+    /// Data and the end of the connection lie in the socket before the poller is asked: it tells of both at once, and the
+    /// read that gets the data is a short one.
+    #[test]
+    fn an_end_that_comes_with_the_last_data_is_noticed() {
+        let node = Node::listen();
+        let mut rig = Rig::new(&node, node.plan(1));
+        let mut peer = rig.welcome(&node);
+        peer.say(r#"{"type":"heartbeat","offset":"1.2"}"#);
+        peer.hang_up();
+        rig.until(|worker| worker.open == 0);
+        assert_eq!(rig.worker.tally.ends, [("connection lost".to_owned(), 1)].into());
+    }
+
+    /// A slow client never reads, so the poller's word is all it has: also when it comes with the handshake.
+    #[test]
+    fn a_slow_client_notices_an_end_that_comes_with_its_handshake() {
+        let node = Node::listen();
+        let mut rig = Rig::new(&node, Plan { slow: 1, ..node.plan(0) });
+        node.accept(|| rig.turn(Phase::Connecting)).hang_up();
+        rig.until(|worker| !worker.tally.ends.is_empty());
+        assert_eq!((rig.worker.open, rig.worker.tally.ends["connection lost"]), (0, 1));
+    }
+
+    #[test]
+    fn without_clients_nobody_leaves() {
+        let node = Node::listen();
+        for (clients, threads) in [(0, 1), (1, 2)] {
+            let shared = node.shared(Plan { churn: Some(Churn::Share(0.05)), threads, ..node.plan(clients) });
+            let mut worker = Worker::new(threads - 1, shared).unwrap();
+            assert_eq!(worker.churn(Instant::now()), None, "{clients} clients, thread {threads}");
+        }
+    }
+
+    #[test]
+    fn who_leaves_rarely_leaves_at_a_time_that_clocks_know() {
+        let node = Node::listen();
+        let churn = "0.001%".parse().ok();
+        let mut rig = Rig::new(&node, Plan { churn, connects_per_s: 0.001, ..node.plan(1) });
+        assert!(rig.worker.churn(Instant::now()).is_some());
+    }
+
+    #[test]
+    fn only_who_is_there_at_the_end_can_have_lost_its_last_messages() {
+        let node = Node::listen();
+        let target = Target::of_collectors(&node.address().to_string()).unwrap();
+        let publishing = Publishing { target, collectors: 1, messages_per_s: 1.0, message_bytes: 100 };
+        let mut rig = Rig::new(&node, Plan { publishing: Some(publishing), ..node.plan(2) });
+        let (leaves, _stays) = (rig.welcome(&node), rig.welcome(&node));
+        leaves.hang_up();
+        rig.until(|worker| worker.open == 1);
+        rig.worker.shared.published[0].store(3, Ordering::Release);
+        rig.worker.shared.published_is_final.store(true, Ordering::Release);
+        let tally = rig.worker.end();
+        assert_eq!((tally.connected, tally.gone["not back yet"]), (1, 1));
+        assert_eq!(tally.missing, Missing { away: 3, silent: 3, ..Missing::default() });
     }
 }
