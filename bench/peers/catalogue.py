@@ -58,13 +58,13 @@ class Peer:
     needs: str = ""
     # Its version: a command, a function or text.
     version: object = ""
-    # How many messages it lets wait for each other, and how long: they may be missing at the end of a window.
+    # How many messages go out together, or how long they wait for each other: those may be missing at the end of a window.
     coalesce: int = 1
     hold_ms: int = 0
 
     def waiting(self, case):
         """Messages that may be under way at the end of a window although nothing is late."""
-        return max(self.coalesce, case.messages_per_second * self.hold_ms / 1000)
+        return max(self.coalesce - 1, case.messages_per_second * self.hold_ms / 1000)
 
     def missing(self):
         """Why it cannot run here, or nothing."""

@@ -2,7 +2,7 @@
 """Compares Telecast's edge with other servers that push one stream to many WebSocket clients.
 
     run.py                        everything (about two hours); prints the tables
-    run.py --write                … and puts them into docs/performance.md, with docs/peers.json and docs/peers.svg
+    run.py --write                … and puts them into docs/performance.md, with docs/peers.json and docs/peers.svg, at its end
     run.py --quick                a short subset, to see that everything works
     run.py sustain                the highest rate that each server still delivers, on all cores
     run.py --peers floor,edge     only these; names with --list
