@@ -18,10 +18,11 @@
 //!   nothing in between looks inside.
 //! * An edge finds the views that want an envelope by an index over all filters, and encodes it once per format, as a ready
 //!   WebSocket frame. Views that want all of it share this frame, others get a copy of their lines, and all clients of a view
-//!   share the view.
-//!   For clients that negotiated compression a frame is compressed once more, not once per client; no connection has a window.
+//!   share the view. For clients that negotiated compression a frame is compressed once more, not once per client; no
+//!   connection has a window.
 //! * There is no queue per client. A view is a run of frames bounded in bytes, a session is a cursor on it. Live delivery,
-//!   a late client and a slow client are the same thing: a cursor that has some way to go.
+//!   a late client and a slow client are the same thing: a cursor that has some way to go. A few writers own all sockets and
+//!   sweep them, one write for whatever is pending; there is no task per client, and an idle one costs about a kilobyte.
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
 //!   repairs its own holes from the stream.
 //!

@@ -167,15 +167,18 @@ async fn bombs_and_nonsense_end_the_connection_with_their_code_and_nothing_else(
         client.send_raw(first, payload).await;
         assert_eq!(client.closed().await, code, "{what}");
     }
-    // A hundred of the largest messages in one read: each is answered before the next is taken.
+    // Many of the largest messages in one read: each is answered before the next is taken, and those above the rate wait.
     let mut client = connect(&node, "", BROWSER).await;
     let full = deflate(&[b' '; 16 << 10]);
-    let crowd = wire::masked(RSV1 | wire::TEXT, &full).repeat(100);
+    let crowd = wire::masked(RSV1 | wire::TEXT, &full).repeat(70);
     client.send_bytes(&crowd).await;
-    for count in 0..100 {
-        let code = client.next().await.json()["code"].clone();
-        assert_eq!(code, if count < 50 { "bad_message" } else { "rate_limited" }, "{count}");
+    let mut codes = Vec::new();
+    for _ in 0..70 {
+        codes.push(client.next().await.json()["code"].as_str().unwrap().to_owned());
     }
+    assert!(codes[..50].iter().all(|code| code == "bad_message"), "{codes:?}");
+    let refused = codes.iter().filter(|code| *code == "rate_limited").count();
+    assert!((1..=10).contains(&refused), "some are refused, the others wait and are read: {codes:?}");
 }
 
 #[tokio::test]

@@ -129,10 +129,10 @@ impl Writer {
             if let Some(clients) = self.wave.filter(|_| wave_is_due) {
                 self.send_wave_away(clients);
             }
-            held_back = !throttle.is_zero() && flushed.elapsed() < throttle;
-            if !held_back {
-                flushed = self.turn.now;
-                self.sweep();
+            held_back = !throttle.is_zero() && self.turn.now < flushed + throttle;
+            if !held_back && self.sweep() && !throttle.is_zero() {
+                // From the end of the flush on: one that takes longer than the throttle would void it otherwise.
+                flushed = Instant::now();
             }
             self.turn.end(&self.shared);
             // A writer whose bell never stops must not keep the other tasks of its thread from their work.

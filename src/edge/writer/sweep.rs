@@ -163,9 +163,11 @@ impl Turn {
 }
 
 impl Writer {
-    /// Gives each view's sessions what is new in it.
-    pub(super) fn sweep(&mut self) {
-        for group in self.table.due_groups() {
+    /// Gives each view's sessions what is new in it. False when there was nothing.
+    pub(super) fn sweep(&mut self) -> bool {
+        let due = self.table.due_groups();
+        let any = !due.is_empty();
+        for group in due {
             let mut at = 0;
             // A session that leaves while it is served makes room for the last one, which is served at its place.
             while let Some(key) = self.table.member(group, at) {
@@ -177,6 +179,7 @@ impl Writer {
                 }
             }
         }
+        any
     }
 
     /// Writes what is pending for one session, for as long as its socket takes it.
