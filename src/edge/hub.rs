@@ -6,8 +6,10 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
@@ -20,7 +22,7 @@ use crate::edge::sequencer::Ordered;
 use crate::edge::view::{Account, Cursor, Frame, Seat, View, ViewKey};
 use crate::ops::meters::Meters;
 use crate::proto::filter::{FilterIndex, Share, Ticket};
-use crate::proto::message::GapReason;
+use crate::proto::message::{Format, GapReason};
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
@@ -250,15 +252,20 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
+                // Compressed parts by their lines: views that take the same of it share the work.
+                let mut deflated: HashMap<(Format, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
                     let (key, own) = (view.key(), share != Share::Whole);
                     let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
                         continue;
                     };
-                    let bytes = if own {
-                        self.compressor.own(plain, key)
-                    } else {
-                        self.compressor.shared(entry, plain, key)
+                    let bytes = match share {
+                        Share::Whole => self.compressor.shared(entry, plain, key),
+                        Share::Lines(runs) if key.deflated => deflated
+                            .entry((key.format, runs.to_vec()))
+                            .or_insert_with(|| self.compressor.own(plain, key))
+                            .clone(),
+                        Share::Lines(_) => plain,
                     };
                     view.push(frame(bytes, own), first);
                 }

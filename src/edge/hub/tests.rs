@@ -75,6 +75,23 @@ fn each_view_gets_its_lines_and_no_other_view_is_touched() {
 }
 
 #[test]
+fn a_part_is_compressed_once_for_all_views_that_take_it() {
+    let (hub, _) = hub();
+    let seats = ["*.cpu{host=a}", "*.cpu{host=a*}"].map(|filter| {
+        let key = ViewKey { deflated: true, ..key(filter, Format::Json) };
+        hub.attach(&key, None).view
+    });
+    let line = |at: usize| format!("cpu,host={} usage_idle={at}.5,usage_user=1.5 {at}\n", ["a", "b"][at % 2]);
+    append(&hub, stored(1, channel("web", "cpu"), &(0..20).map(line).collect::<String>()));
+    let wires = seats.each_ref().map(|seat| match seat.view().pending(0, 1, 1 << 20) {
+        Pending::Frames(batch) => batch.wire().clone(),
+        Pending::Nothing | Pending::Overtaken { .. } => panic!("a frame each"),
+    });
+    assert_eq!(wires[0][0], 0xC1, "a compressed text");
+    assert_eq!(wires[0].as_ptr(), wires[1].as_ptr());
+}
+
+#[test]
 fn a_view_without_sessions_is_forgotten_and_gets_nothing_more() {
     let (hub, _) = hub();
     let meters = Meters::register();
