@@ -110,6 +110,11 @@ impl Session {
         matches!(self.mode, Mode::Live(cursor) if self.seat.view().end() != cursor)
     }
 
+    /// Whether it has written everything, at the end of its view.
+    pub(crate) fn has_everything(&self) -> bool {
+        self.outbox.is_empty() && matches!(self.mode, Mode::Live(cursor) if self.seat.view().end() == cursor)
+    }
+
     /// Whether it only waits for its end.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.mode, Mode::Closing { .. })

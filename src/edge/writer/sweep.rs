@@ -86,20 +86,24 @@ impl Turn {
         }
     }
 
-    /// The frames of `view` at `cursor`: collected once for all sessions that are there.
-    fn collect(&mut self, view: &Arc<View>, cursor: Cursor) -> Pending {
-        let same = |collected: &&Collected| collected.cursor == cursor && Arc::ptr_eq(&collected.view, view);
-        if let Some(collected) = self.collected.iter().rev().find(same) {
-            return Pending::Frames(collected.batch.clone());
+    /// Where the frames of `view` at `cursor` are: collected once for all sessions that are there.
+    fn collect(&mut self, view: &Arc<View>, cursor: Cursor) -> Result<usize, Next> {
+        let same = |collected: &Collected| collected.cursor == cursor && Arc::ptr_eq(&collected.view, view);
+        if let Some(at) = self.collected.iter().rposition(same) {
+            return Ok(at);
         }
-        let pending = view.pending(cursor, BATCH_FRAMES_MAX, BATCH_BYTES_MAX);
-        if let Pending::Frames(batch) = &pending {
-            if self.collected.len() == COLLECTED_MAX {
-                self.collected.remove(0);
+        let batch = match view.pending(cursor, BATCH_FRAMES_MAX, BATCH_BYTES_MAX) {
+            Pending::Frames(batch) => batch,
+            Pending::Nothing => return Err(Next::Rest),
+            Pending::Overtaken { cursor, offset, index } => {
+                return Err(Next::Overtaken { cursor, offset, index });
             }
-            self.collected.push(Collected { view: view.clone(), cursor, batch: batch.clone() });
+        };
+        if self.collected.len() == COLLECTED_MAX {
+            self.collected.remove(0);
         }
-        pending
+        self.collected.push(Collected { view: view.clone(), cursor, batch });
+        Ok(self.collected.len() - 1)
     }
 
     /// Writes what comes next for a session, once.
@@ -116,12 +120,18 @@ impl Turn {
                     return Next::Rest;
                 }
                 match self.collect(view, cursor) {
-                    Pending::Nothing => Next::Rest,
-                    Pending::Frames(batch) => {
-                        let wrote = session.write_live(&batch, self.now);
-                        self.wrote(session, wrote)
+                    Ok(at) => {
+                        let wrote = session.write_live(&self.collected[at].batch, self.now);
+                        match self.wrote(session, wrote) {
+                            // Nearly always: no second step has to find that out.
+                            Next::Step if session.has_everything() => {
+                                session.behind = false;
+                                Next::Rest
+                            }
+                            next => next,
+                        }
                     }
-                    Pending::Overtaken { cursor, offset, index } => Next::Overtaken { cursor, offset, index },
+                    Err(next) => next,
                 }
             }
             Mode::CatchingUp(fed, feed) => {
