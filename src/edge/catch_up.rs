@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::broker::{BrokerError, ReadLimits, Stored};
 use crate::edge::Shared;
+use crate::edge::batch::{Batch, Frame};
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
 use crate::edge::ring::{Entry, Index, Item};
-use crate::edge::view::{Batch, Cursor, Frame, View};
+use crate::edge::view::{Cursor, View};
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::filter::Match;
 use crate::proto::message::GapReason;

@@ -64,7 +64,7 @@ impl Doorbell {
         self.grown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This session can go on: its socket takes bytes again, or frames were fetched for it.
+    /// This session can go on: its socket takes bytes again or has some, or something was fetched for it.
     pub(crate) fn ready(&self, session: SessionKey) {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(session);
         self.bell.notify_one();
@@ -82,7 +82,7 @@ impl Doorbell {
     }
 }
 
-/// Wakes one session's place at its writer, when its socket can be written again.
+/// Puts one session on its writer's list, when its socket can be written or read again.
 pub(crate) struct SessionWaker {
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) session: SessionKey,

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
+use crate::edge::batch::Frame;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
-use crate::edge::view::{Account, Cursor, Frame, Seat, View, ViewKey};
+use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
 use crate::ops::meters::Meters;
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};

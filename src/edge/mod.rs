@@ -1,8 +1,8 @@
 //! Follows the log and pushes it to clients.
 //!
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
-//! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones, `view` shares them, `hub` ties these
-//! together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what
+//! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
+//! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what
 //! a client is to its `writer`; `handshake` and `socket` are the door. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
@@ -26,6 +26,7 @@ use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::{Sequence, Shard};
 
+mod batch;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;

@@ -8,8 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
+use crate::edge::batch::{Batch, Frame};
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
 use crate::proto::filter::FilterSet;
@@ -40,109 +39,9 @@ impl ViewKey {
     }
 }
 
-/// One frame of a view.
-#[derive(Clone, Debug)]
-pub(crate) struct Frame {
-    /// The entry it was made from.
-    pub(crate) index: Index,
-    /// The log's offset after it.
-    pub(crate) offset: Arc<Offset>,
-    /// Header and payload, ready to be written.
-    pub(crate) bytes: Bytes,
-    /// Made for this view alone; other frames are the ring's, and counted there.
-    pub(crate) own: bool,
-}
-
-impl Frame {
-    /// What it adds to its view.
-    fn held_bytes(&self) -> usize {
-        FRAME_OVERHEAD_BYTES + if self.own { self.bytes.len() } else { 0 }
-    }
-}
-
-/// A run of frames for sessions to read at the same cursor, as one piece of memory to be written.
-#[derive(Clone, Debug)]
-pub(crate) struct Batch {
-    /// In order; never empty.
-    parts: Box<[Part]>,
-    /// All of them, one after the other.
-    wire: Bytes,
-    /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
-    /// sharing the frames' own places would have all writers count on the same cache line.
-    end: (Index, Arc<Offset>),
-}
-
-/// A frame within a batch.
-#[derive(Clone, Debug)]
-struct Part {
-    /// Where it ends, in bytes.
-    end: usize,
-    index: Index,
-    offset: Arc<Offset>,
-}
-
-impl Batch {
-    /// A batch of these frames, or `None` of none.
-    pub(crate) fn new(frames: Vec<Frame>) -> Option<Self> {
-        let last = frames.last()?;
-        let end = (last.index, Arc::new((*last.offset).clone()));
-        let wire = match &frames[..] {
-            [only] => only.bytes.clone(),
-            // Copied once for all sessions at this cursor: one contiguous write costs the kernel less than many parts.
-            all => {
-                let mut wire = Vec::with_capacity(all.iter().map(|frame| frame.bytes.len()).sum());
-                all.iter().for_each(|frame| wire.extend_from_slice(&frame.bytes));
-                Bytes::from(wire)
-            }
-        };
-        let mut bytes = 0;
-        let part = |Frame { index, offset, bytes: frame, .. }: Frame| {
-            bytes += frame.len();
-            Part { end: bytes, index, offset }
-        };
-        Some(Self { parts: frames.into_iter().map(part).collect(), wire, end })
-    }
-
-    /// What to write for the frames.
-    pub(crate) fn wire(&self) -> &Bytes {
-        &self.wire
-    }
-
-    /// How far a socket got that took `written` bytes, at least one.
-    pub(crate) fn progress(&self, written: usize) -> Progress {
-        let at = self.parts.partition_point(|part| part.end < written);
-        match self.parts.get(at) {
-            Some(part) if written < self.wire.len() => {
-                // A copy, and no share of the batch: a socket that takes nothing more may hold it for long.
-                let rest =
-                    (written < part.end).then(|| Bytes::copy_from_slice(&self.wire[written..part.end]));
-                Progress { begun: at + 1, index: part.index, offset: part.offset.clone(), rest }
-            }
-            _ => {
-                let (index, offset) = self.end.clone();
-                Progress { begun: self.parts.len(), index, offset, rest: None }
-            }
-        }
-    }
-
-    /// The frames, each for itself.
-    #[cfg(test)]
-    pub(crate) fn frames(&self) -> Vec<(Index, Bytes)> {
-        let starts = std::iter::once(0).chain(self.parts.iter().map(|part| part.end));
-        starts.zip(&self.parts).map(|(start, part)| (part.index, self.wire.slice(start..part.end))).collect()
-    }
-}
-
-/// How much of a batch a socket has taken.
-pub(crate) struct Progress {
-    /// Frames, counting the last one even if the socket took it in part.
-    pub(crate) begun: usize,
-    /// The ring's index of the place behind them.
-    pub(crate) index: Index,
-    /// That place.
-    pub(crate) offset: Arc<Offset>,
-    /// What the socket has not taken of the last one.
-    pub(crate) rest: Option<Bytes>,
+/// What a frame adds to its view.
+fn held_bytes(frame: &Frame) -> usize {
+    FRAME_OVERHEAD_BYTES + if frame.own { frame.bytes.len() } else { 0 }
 }
 
 /// What a cursor finds.
@@ -151,7 +50,7 @@ pub(crate) enum Pending {
     /// Nothing newer.
     Nothing,
     /// Frames; the cursor moves behind them.
-    Frames(Arc<Batch>),
+    Frames(Batch),
     /// The frames at the cursor are gone: everything up to `offset` is lost to this session, which goes on at `cursor`.
     Overtaken {
         /// Where the session goes on.
@@ -306,8 +205,8 @@ impl View {
     pub(crate) fn push(&self, frame: Frame, first_index: Index) {
         let mut state = self.lock();
         state.newest = (frame.index, frame.offset.clone());
-        state.bytes += frame.held_bytes();
-        state.account.bytes.fetch_add(frame.held_bytes(), Ordering::Relaxed);
+        state.bytes += held_bytes(&frame);
+        state.account.bytes.fetch_add(held_bytes(&frame), Ordering::Relaxed);
         state.frames.push_back(frame);
         state.trim(first_index);
         self.end.store(state.first + state.frames.len() as u64, Ordering::Release);
@@ -355,7 +254,7 @@ impl View {
             })
             .cloned()
             .collect();
-        Batch::new(frames).map_or(Pending::Nothing, |batch| Pending::Frames(Arc::new(batch)))
+        Batch::new(frames).map_or(Pending::Nothing, Pending::Frames)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -376,8 +275,8 @@ impl State {
     fn drop_oldest(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
             self.first += 1;
-            self.bytes -= frame.held_bytes();
-            self.account.bytes.fetch_sub(frame.held_bytes(), Ordering::Relaxed);
+            self.bytes -= held_bytes(&frame);
+            self.account.bytes.fetch_sub(held_bytes(&frame), Ordering::Relaxed);
             self.covered_after = self.covered_after.max(frame.index);
         }
     }
@@ -392,6 +291,8 @@ impl Drop for State {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::proto::offset::{Epoch, Shard};
 
@@ -432,26 +333,6 @@ mod tests {
         assert_eq!(indexes(view.pending(0, 3, 1 << 20)), [11, 12, 13]);
         assert_eq!(indexes(view.pending(4, 10, 250)), [15, 16]);
         assert_eq!(indexes(view.pending(9, 10, 1)), [20], "a frame larger than the bound still goes out");
-    }
-
-    #[test]
-    fn a_batch_knows_which_frames_a_socket_has_begun() {
-        let frame = |index: Index| {
-            let bytes = Bytes::from(vec![index as u8; index as usize]);
-            Frame { index, offset: offset(index), bytes, own: true }
-        };
-        let batch = Batch::new(vec![frame(2), frame(3), frame(4)]).unwrap();
-        assert_eq!(&batch.wire()[..], [2, 2, 3, 3, 3, 4, 4, 4, 4]);
-        for (written, begun, rest) in [(1, 1, 1), (2, 1, 0), (3, 2, 2), (5, 2, 0), (8, 3, 1), (9, 3, 0)] {
-            let progress = batch.progress(written);
-            assert_eq!(
-                (progress.begun, progress.rest.map_or(0, |rest| rest.len())),
-                (begun, rest),
-                "{written}"
-            );
-            assert_eq!((progress.index, progress.offset), (begun as Index + 1, offset(begun as u64 + 1)));
-        }
-        assert!(Batch::new(Vec::new()).is_none());
     }
 
     #[test]

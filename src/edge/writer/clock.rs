@@ -44,7 +44,7 @@ impl Writer {
             let Some(session) = self.table.get(key) else { continue };
             if let Mode::Closing { until, .. } = session.mode {
                 if now >= until {
-                    self.remove(key);
+                    self.table.remove(key);
                 }
             } else if let Some(since) = session.blocked_since {
                 // It is not asked for a sign of life that would come behind everything it has not read.

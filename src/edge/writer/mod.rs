@@ -169,6 +169,7 @@ impl Writer {
             outbox: Default::default(),
             at,
             index: 0,
+            quiet: false,
             blocked_since: None,
             behind: false,
             waker: SessionWaker::waker(self.doorbell.clone(), key),
@@ -207,7 +208,8 @@ impl Writer {
             return;
         }
         session.note_idle(&head);
-        let place = place.unwrap_or_else(|| Place::at((*session.at).clone()));
+        let (at, quiet) = (&session.at, session.quiet);
+        let place = place.unwrap_or_else(|| Place { quiet, ..Place::at((**at).clone()) });
         let Attachment { view: seat, at, start } = self.hub.attach(view, place.at.clone());
         (session.seat, session.at) = (seat, at);
         self.begin(key, start, place, |_, _, outbox| outbox.put_control(ack));
@@ -232,6 +234,7 @@ impl Writer {
             shared.node.meters.gaps.of((*reason).into()).increment(1);
         }
         session.offset_sent = self.turn.now;
+        session.quiet = quiet && matches!(start, Start::CatchUp);
         match start {
             Start::Live(cursor, index) => {
                 session.mode = Mode::Live(cursor);
@@ -241,19 +244,19 @@ impl Writer {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::CatchUp => self.feed(key, quiet, replay),
+            Start::CatchUp => self.feed(key, replay),
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
     /// Has a session fed from its place until it can join its view.
-    fn feed(&mut self, key: SessionKey, quiet: bool, outcome: Option<ReplayOutcome>) {
+    fn feed(&mut self, key: SessionKey, outcome: Option<ReplayOutcome>) {
         let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (Quiet::all(quiet), hub.head().resets);
+        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
         CatchUp { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
     }
 
@@ -298,11 +301,6 @@ impl Writer {
         self.shared.node.meters.slow_clients_disconnected.increment(1);
         tracing::debug!(event = "client_too_slow", why, "slow client disconnected");
         self.close(key, CloseCode::SlowClient, why, Some(GoodbyeReason::Slow));
-    }
-
-    /// Ends a session: its socket is closed with it.
-    fn remove(&mut self, key: SessionKey) {
-        self.table.remove(key);
     }
 
     fn resume_ready(&mut self) {

@@ -8,12 +8,13 @@ use tokio::time::Instant;
 use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
+use crate::edge::batch::Batch;
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
-use crate::edge::view::{Batch, Cursor, Pending, View};
+use crate::edge::view::{Cursor, Pending, View};
 use crate::proto::message::{CloseCode, GapReason};
 use crate::proto::offset::Offset;
 
@@ -41,7 +42,7 @@ pub(super) struct Turn {
 struct Collected {
     view: Arc<View>,
     cursor: Cursor,
-    batch: Arc<Batch>,
+    batch: Batch,
 }
 
 /// Counted here, handed to the metrics once per turn.
@@ -157,13 +158,13 @@ impl Turn {
 
     fn wrote(&mut self, session: &mut Session, wrote: Wrote) -> Next {
         match wrote {
-            Wrote::Some { bytes, frames } => {
+            Wrote::Some { bytes, messages } => {
                 if session.blocked_since.take().is_some() {
                     // It reads, however slowly; its answers to pings may be far behind what it has to read first.
                     session.heard = self.now;
                 }
                 self.sent.bytes += bytes as u64;
-                self.sent.messages += frames;
+                self.sent.messages += messages;
                 Next::Step
             }
             Wrote::Blocked => Next::Park,
@@ -206,7 +207,7 @@ impl Writer {
                         return;
                     }
                 }
-                Next::Remove => return self.remove(key),
+                Next::Remove => return self.table.remove(key),
                 Next::FinishWriting => return session.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
                 Next::Join { cursor, index, at } => {
@@ -215,6 +216,7 @@ impl Writer {
                     session.at = at;
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
+                    session.quiet = false;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
@@ -231,7 +233,7 @@ impl Writer {
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
-            return self.feed(key, false, None);
+            return self.feed(key, None);
         }
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");

@@ -69,13 +69,13 @@ impl Table {
         (session.key == key).then_some(session)
     }
 
-    /// Takes the session out, of its group as well.
-    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
-        self.get(key)?;
-        self.leave_group(key);
-        let session = self.sessions[key.slot].take();
-        self.free.push(key.slot);
-        session
+    /// Ends a session, if it is still here: its socket is closed with it.
+    pub(super) fn remove(&mut self, key: SessionKey) {
+        if self.get(key).is_some() {
+            self.leave_group(key);
+            self.sessions[key.slot] = None;
+            self.free.push(key.slot);
+        }
     }
 
     /// Everybody.

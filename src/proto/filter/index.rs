@@ -153,7 +153,7 @@ impl<V> FilterIndex<V> {
         Ticket(number)
     }
 
-    /// Takes a filter set out, in constant time per filter. `None` if the ticket is of another index.
+    /// Takes a filter set out, in constant time per filter. The ticket must be this index's own.
     pub fn remove(&mut self, ticket: Ticket) -> Option<V> {
         let number = ticket.0 as usize;
         let filters = self.slots.get(number)?.as_ref()?.filters.clone();
