@@ -13,13 +13,14 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::edge::batch::{Batch, Progress};
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::hub::Head;
 use crate::edge::inbound::Inbound;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::ring::Index;
-use crate::edge::view::{Batch, Cursor, Progress, Seat};
+use crate::edge::view::{Cursor, Seat};
 use crate::ops::node::Admission;
 use crate::proto::offset::Offset;
 
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) at: Arc<Offset>,
     /// The ring's index of that place, for live sessions.
     pub(crate) index: Index,
+    /// It asked for whatever there is and has got nothing of it yet: what the log no longer holds is no loss.
+    pub(crate) quiet: bool,
     /// Since when the socket takes nothing.
     pub(crate) blocked_since: Option<Instant>,
     /// The socket has blocked since the session last had everything there was: if it is overtaken now, it is too slow.
@@ -86,8 +89,8 @@ pub(crate) struct Feed {
 /// What came of an attempt to write.
 #[must_use = "a socket that blocks has to be watched"]
 pub(crate) enum Wrote {
-    /// So many bytes, completing so many frames.
-    Some { bytes: usize, frames: u64 },
+    /// So many bytes, completing so many messages.
+    Some { bytes: usize, messages: u64 },
     /// The socket takes nothing.
     Blocked,
     /// The socket is dead.
@@ -95,9 +98,9 @@ pub(crate) enum Wrote {
 }
 
 impl Wrote {
-    fn of(result: io::Result<usize>, frames: impl FnOnce(usize) -> u64) -> Self {
+    fn of(result: io::Result<usize>, messages: impl FnOnce(usize) -> u64) -> Self {
         match result {
-            Ok(bytes) => Self::Some { bytes, frames: frames(bytes) },
+            Ok(bytes) => Self::Some { bytes, messages: messages(bytes) },
             Err(error) if error.kind() == ErrorKind::WouldBlock => Self::Blocked,
             Err(_) => Self::Failed,
         }
@@ -171,6 +174,7 @@ impl Session {
 
     fn take_progress(&mut self, progress: Progress, now: Instant) {
         self.at = progress.offset;
+        self.quiet = false;
         self.offset_sent = now;
         if let Some(rest) = progress.rest {
             self.outbox.put_rest(rest);

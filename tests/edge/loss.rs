@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use telecast::config::Settings;
 use telecast::proto::offset::Shard;
 
-use crate::bench::{Client, Log, RunningEdge, settings, tiny_ring};
+use crate::bench::{Log, RunningEdge, settings, tiny_ring};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_took_is_announced_once_and_the_rest_follows() {
@@ -101,30 +102,22 @@ async fn a_client_that_does_not_read_gets_a_gap_and_costs_the_others_nothing() {
 async fn a_client_that_takes_nothing_for_too_long_is_disconnected() {
     let mut settings = settings(&[]);
     settings.edge.slow_client_timeout = Duration::from_secs(1);
-    let log = Log::new(&settings);
-    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
-    let slow = edge.connect("").await;
-    let mut quick = edge.connect("").await;
-    publish_until_one_is_left(&log, &edge, &mut quick).await;
-    drop(slow);
-    edge.stop().await;
+    a_client_that_does_not_read_is_disconnected(&settings).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_slow_clients_are_disconnected_it_is_when_the_stream_overtakes_them() {
     let mut settings = tiny_ring(&[("edge.slow_client.policy", "disconnect")]);
     settings.edge.slow_client_timeout = Duration::from_secs(3600);
-    let log = Log::new(&settings);
-    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
-    let slow = edge.connect("").await;
-    let mut quick = edge.connect("").await;
-    publish_until_one_is_left(&log, &edge, &mut quick).await;
-    drop(slow);
-    edge.stop().await;
+    a_client_that_does_not_read_is_disconnected(&settings).await;
 }
 
-/// In step with a client that reads, so that nobody but the one that does not read is ever behind.
-async fn publish_until_one_is_left(log: &Log, edge: &RunningEdge, quick: &mut Client) {
+/// What is published is in step with a client that reads, so that nobody but the one that does not read is ever behind.
+async fn a_client_that_does_not_read_is_disconnected(settings: &Settings) {
+    let log = Log::new(settings);
+    let edge = RunningEdge::start(log.broker.clone(), settings).await;
+    let slow = edge.connect("").await;
+    let mut quick = edge.connect("").await;
     let mut published = 0;
     while edge.node.clients() > 1 {
         log.publish_padded("web-01", "cpu", 2_000).await;
@@ -132,6 +125,8 @@ async fn publish_until_one_is_left(log: &Log, edge: &RunningEdge, quick: &mut Cl
         quick.read_rows(published).await;
     }
     assert!(quick.gaps.is_empty());
+    drop(slow);
+    edge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,6 +65,26 @@ async fn too_many_messages_are_refused_and_the_stream_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_of_no_use_have_the_same_rate_and_what_comes_too_fast_waits() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut client = edge.connect("").await;
+    let started = std::time::Instant::now();
+    for _ in 0..65 {
+        client.socket.send(Message::Binary(Default::default())).await.unwrap();
+    }
+    client.send(json!({"type": "ping", "id": "last"})).await;
+    for _ in 0..65 {
+        assert_eq!(client.read_type("error").await["code"], "bad_message");
+    }
+    // Fifty at once, then ten in a second: the last of 66 is not read in the first one.
+    assert_eq!(client.read_type("pong").await["id"], "last");
+    assert!(started.elapsed() >= std::time::Duration::from_secs(1), "{:?}", started.elapsed());
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_close_is_answered_and_frees_the_place() {
     let settings = settings(&[]);
     let log = Log::new(&settings);
