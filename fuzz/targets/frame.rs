@@ -20,18 +20,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn decode(peer: Peer, bytes: &[u8], piece: usize) -> (Vec<Event>, Option<FrameError>) {
-    let mut decoder = Decoder::new(peer, MESSAGE_BYTES_MAX);
-    let mut events = Vec::new();
-    for mut input in bytes.chunks(piece) {
-        loop {
-            match decoder.decode(&mut input) {
-                Ok(Some(event)) => events.push(event),
-                Ok(None) => break,
-                Err(error) => return (events, Some(error)),
-            }
-        }
-    }
-    (events, None)
+    telecast_fuzz::decode(Decoder::new(peer, MESSAGE_BYTES_MAX), bytes, piece)
 }
 
 fn check_round_trip(event: Event) {

@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use crate::broker::Stored;
 use crate::config::CompressionSettings;
+use crate::edge::batch::Batch;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::hub::Hub;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::sequencer::Ordered;
-use crate::edge::view::{Batch, Pending, Seat, ViewKey};
+use crate::edge::view::{Pending, Seat, ViewKey};
 use crate::ops::meters::Meters;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::Format;
@@ -30,7 +31,7 @@ pub struct Middle {
 pub struct Arrival(Ordered);
 
 /// What a view's sessions at one cursor have to write.
-pub struct Collected(Arc<Batch>);
+pub struct Collected(Batch);
 
 impl From<Stored> for Arrival {
     fn from(stored: Stored) -> Self {
