@@ -196,6 +196,11 @@ impl Hub {
         self.lock().ring.since(stored_ns)
     }
 
+    /// When the log stored the newest of what is here, in nanoseconds since 1970; 0 if nothing is.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.lock().ring.stored_ns()
+    }
+
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
