@@ -1,5 +1,6 @@
 """What all tests of operations files use: the files, the facts they are held to, and processes."""
 
+import contextlib
 import json
 import os
 import re
@@ -144,6 +145,8 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            # With a group of its own, so that what it starts ends with it: workers of a proxy outlive one that is killed.
+            start_new_session=True,
         )
         # A full pipe would stop the process.
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.child.stdout), daemon=True)
@@ -157,14 +160,19 @@ class Process:
             self.child.send_signal(number)
 
     def stop(self, number=signal.SIGTERM):
+        """Asks it to end, and returns its exit code. What it started and left behind ends as well."""
         self.send(number)
-        try:
-            code = self.child.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            code = self.child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(PATIENCE_SECONDS)
+        # Whoever still has its output open is of its group, so the group's number cannot be somebody else's by now.
+        self.reader.join(0.2)
+        if self.running() or self.reader.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+        code = self.child.wait()
         self.reader.join(PATIENCE_SECONDS)
-        self.child.stdout.close()
+        if not self.reader.is_alive():
+            self.child.stdout.close()
         return code
 
 

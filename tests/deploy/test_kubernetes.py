@@ -16,7 +16,21 @@ from pathlib import Path
 
 import yaml
 
-from support import ROOT, TOOLS, configuration, documents, drain_seconds, metrics, nats_server, paths, tool
+from support import (
+    ROOT,
+    TOOLS,
+    Stage,
+    configuration,
+    documents,
+    drain_seconds,
+    eventually,
+    free_port,
+    get,
+    metrics,
+    nats_server,
+    paths,
+    tool,
+)
 
 BASES = ["base", "overlays/dev", "overlays/production"]
 COMPONENTS = ["gateway-api", "ingress-nginx", "prometheus-operator", "keda", "prometheus-adapter"]
@@ -161,6 +175,23 @@ def custom_schemas():
                 key = (f"{definition['spec']['group']}/{version['name']}", definition["spec"]["names"]["kind"])
                 schemas[key] = schema
     return schemas
+
+
+class Schemas(unittest.TestCase):
+    def test_what_a_custom_resource_does_not_know_is_refused(self):
+        import jsonschema
+
+        for kind, change in {
+            "ScaledObject": lambda spec: spec.update(minReplicas=2),
+            "HTTPRoute": lambda spec: spec["rules"][0].update(timeout={}),
+            "BackendTrafficPolicy": lambda spec: spec["loadBalancer"].update(type="LeastConnections"),
+            "PodMonitor": lambda spec: spec["podMetricsEndpoints"][0].update(interval=15),
+        }.items():
+            (item,) = copy.deepcopy(of_kind(objects("base", ("gateway-api", "prometheus-operator", "keda")), kind)[:1])
+            validator = jsonschema.Draft7Validator(custom_schemas()[item["apiVersion"], kind])
+            validator.validate(item)
+            change(item["spec"])
+            self.assertFalse(validator.is_valid(item), kind)
 
 
 class Rendering(unittest.TestCase):
@@ -495,6 +526,49 @@ class Program(unittest.TestCase):
     def test_configuration_files_are_toml_with_a_reason_for_each_table(self):
         for file in (ROOT / "k8s").rglob("*.toml"):
             tomllib.loads(file.read_text())
+
+
+class Running(Stage):
+    """The pods of the production overlay as processes: their files and variables; service names become loopback addresses."""
+
+    def test_three_servers_with_a_password_and_two_nodes_relay(self):
+        found = objects("overlays/production")
+        nats = named(found, "StatefulSet", "nats")
+        text = config_map(found, nats, "config")["data"]["nats.conf"]
+        secret = {"TELECAST__NATS__PASSWORD": "pw-0f3c", "TELECAST__ADMIN__TOKEN": "t"}
+        clients, routes = [f"127.0.0.1:{free_port()}" for _ in range(3)], [f"127.0.0.1:{free_port()}" for _ in range(3)]
+        for number in range(3):
+            own = re.sub(r"nats-(\d)\.nats-headless:6222", lambda match: routes[int(match[1])], text)
+            own = own.replace("\nport: 4222\n", f'\nlisten: "{clients[number]}"\n')
+            own = own.replace("\n  port: 6222\n", f'\n  listen: "{routes[number]}"\n')
+            own = own.replace("\nhttp_port: 8222\n", "\n")
+            own = own.replace("/data", f"{self.folder}/{number}").replace("/run/nats", f"{self.folder}")
+            file = self.folder / f"nats-{number}.conf"
+            file.write_text(own.replace("nats.pid", f"nats-{number}.pid"))
+            variables = {**environment(containers(nats)[0]), "POD_NAME": f"nats-{number}", "NATS_PASSWORD": "pw-0f3c"}
+            self.start(f"nats-{number}", [nats_server(), "--config", file], variables)
+        nodes = {}
+        for role in ROLES:
+            workload = named(found, "Deployment", role)
+            folder = self.folder / role
+            folder.mkdir()
+            for name, content in config_map(found, workload, "config")["data"].items():
+                content = content.replace("nats://nats:4222", ",".join(f"nats://{each}" for each in clients))
+                (folder / name).write_text(content)
+            variables = {**environment(containers(workload)[0]), **secret, "TELECAST_CONFIG_DIR": str(folder)}
+            variables["TELECAST__SERVER__METRICS_LISTEN"] = f"127.0.0.1:{free_port()}"
+            process, address = self.node(role, "", variables, name=f"{role}-0")
+            probes = containers(workload)[0]
+            nodes[role] = address
+            self.answers(f"http://{address}{probes['readinessProbe']['httpGet']['path']}", process)
+            private = variables["TELECAST__SERVER__METRICS_LISTEN"]
+            self.answers(f"http://{private}{probes['livenessProbe']['httpGet']['path']}", process)
+            self.answers(f"http://{private}/metrics", process)
+            self.assertEqual(get(f"http://{address}/metrics")[0], 404, "metrics are on their own port only")
+        self.load(nodes["edge"], nodes["ingest"], clients=5, seconds=1)
+        stranger, address = self.node("edge", f"nats://{clients[0]}")
+        eventually("a refusal", lambda: any("uthorization" in line for line in stranger.lines))
+        self.assertEqual(get(f"http://{address}/readyz")[0], 503)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Proxies in front of nodes, with the files in deploy/proxy: WebSocket, streams, idle connections, reloads, nodes that go."""
 
 import base64
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import time
 import unittest
 from types import SimpleNamespace
 
-from support import SLOW, Stage, eventually, free_port, paths, read, tool
+from support import ROOT, SLOW, Stage, eventually, free_port, get, paths, read, tool
 
 # How long a connection without a byte must live; proxies' usual time-out is 60 s.
 IDLE_SECONDS = 70 if SLOW else 3
@@ -73,6 +74,8 @@ def start_haproxy(stage, edges, ingests):
         text = replace(text, r" init-addr none", "")
         text = replace(text, r"bind :3002", f"bind {proxy.clients}")
         text = replace(text, r"bind :9090", f"bind {proxy.collectors}")
+        # Two descriptors for each: more than the tests' shell may have.
+        text = replace(text, "maxconn 20000", "maxconn 200")
         text = replace(text, "hard-stop-after 60s", f"hard-stop-after {OLD_WORKERS_SECONDS}s")
         file.write_text(text)
 
@@ -114,7 +117,7 @@ class Behind:
     """What holds behind every proxy. `start_proxy` starts one."""
 
     # Neither a heartbeat nor a ping for five minutes: idle is idle.
-    SILENT = {"TELECAST__EDGE__HEARTBEAT_MS": "300000"}
+    SILENT = {"TELECAST__EDGE__HEARTBEAT_MS": "300000", "TELECAST__EDGE__SLOW_CLIENT__TIMEOUT_MS": "300000"}
 
     def cluster(self, edges=2, environment=None):
         nats = self.one_nats()
@@ -199,10 +202,6 @@ class Behind:
         self.assertEqual(edges[0][0].stop(), 0)
 
     def clients(self, edge):
-        import json
-
-        from support import get
-
         answer = get(f"http://{edge[1]}/api/health")
         return json.loads(answer[1])["clients"] if answer else 0
 
@@ -218,8 +217,6 @@ class Haproxy(Behind, Stage):
     start_proxy = staticmethod(start_haproxy)
 
     def test_the_file_as_it_is_is_valid(self):
-        from support import ROOT
-
         ended = subprocess.run(
             [tool("haproxy"), "-c", "-f", ROOT / "deploy/proxy/haproxy.cfg"], capture_output=True, text=True, timeout=60
         )
