@@ -1,7 +1,7 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
+.PHONY: help run test test-deploy tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
@@ -15,6 +15,10 @@ run: check-build ## Build and relay this machine's metrics on port 9090
 
 test: check-build check-tests tools ## Run every test, then a short round of fuzzing, and sum up
 	scripts/test.sh
+
+test-deploy: check-build check-tests tools ## Test the image, Compose, Kubernetes and proxy files only (SLOW_TESTS=1: idle connections for real)
+	cargo build --locked
+	tests/deploy/run.py
 
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
