@@ -268,7 +268,8 @@ impl Hub {
             .filter(|view| view.key().deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
+        meters.ring_bytes.set(ring.bytes() as f64);
+        meters.view_bytes.set(self.account.bytes() as f64);
     }
 
     /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.

@@ -331,6 +331,7 @@ meters! {
     tasks_active: gauge "ws_tasks_active", Count, "Live tasks of the runtime.";
     collectors_connected: gauge "ws_collectors_connected", Count, "Collector sockets open now.";
     collector_buffered_bytes: gauge "ws_collector_buffered_bytes", Bytes, "Accepted bytes that the log has not acknowledged yet.";
+    collector_buffer_bytes_max: gauge "ws_collector_buffer_bytes_max", Bytes, "Accepted bytes this node holds at most while the log does not acknowledge them.";
     lines_accepted: counter "ws_lines_accepted_total", Count, "Metrics stored in the log.";
     lines_rejected: rejections "ws_lines_rejected_total", Count, "Lines that were not accepted, by kind.";
     envelopes_published: counter "ws_envelopes_published_total", Count, "Envelopes the log acknowledged.";
@@ -340,7 +341,8 @@ meters! {
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
     views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
-    ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and frames kept for replay.";
+    ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
+    view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
     snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";
     snapshot_series: gauge "ws_snapshot_series", Count, "Series whose last value is kept.";
     snapshot_bytes: gauge "ws_snapshot_bytes", Bytes, "What these values take.";
