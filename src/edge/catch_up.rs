@@ -195,7 +195,7 @@ impl CatchUp {
                     let key = self.view.key();
                     match key.filters.matches_channel(&stored.envelope.channel) {
                         Match::No => None,
-                        Match::Whole => self.shared.compressor.whole(entry, key),
+                        Match::Whole => self.shared.compressor.replayed(entry, key),
                         Match::Lines => encode::part(entry, &key.filters, key.format)
                             .map(|plain| self.shared.compressor.own(plain, key)),
                     }

@@ -50,6 +50,18 @@ impl Compressor {
         }
     }
 
+    /// The same for a replay: what live views have had made is shared, and nothing is added to the ring.
+    pub(crate) fn replayed(&self, entry: &Entry, key: &ViewKey) -> Option<Bytes> {
+        let plain = entry.ready_frame(key.format).unwrap_or_else(|| encode::whole(entry, key.format))?;
+        match &entry.item {
+            Item::Envelope(_) if key.deflated => Some(match entry.ready_deflated_frame(key.format) {
+                Some(deflated) => deflated.unwrap_or(plain),
+                None => self.own(plain, key),
+            }),
+            _ => Some(plain),
+        }
+    }
+
     /// A frame that was made for one view or session, in the form of `key`.
     pub(crate) fn own(&self, plain: Bytes, key: &ViewKey) -> Bytes {
         let deflated = if key.deflated { self.compress(&plain) } else { None };

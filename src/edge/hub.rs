@@ -2,7 +2,8 @@
 //!
 //! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
 //! held while a few entries are encoded: followers wait for each other here, and sessions that look for their place for
-//! them. Frames are written without it: writers only take a view's own lock for them.
+//! them. It is handed over to who waits: a follower with a backlog would else have it again before anybody else wakes up.
+//! Frames are written without it: writers only take a view's own lock for them.
 //!
 //! The last values have a lock of their own, so that neither reading lines for them nor copying many of them holds up live
 //! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
@@ -10,10 +11,12 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
@@ -34,6 +37,8 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
 const ENTRIES_PER_LOCK: usize = 32;
+/// The same in bytes of lines, for large ones; the entry that crosses it is still taken.
+const BYTES_PER_LOCK: usize = 64 * 1024;
 
 /// The newest place of the log on this edge.
 #[derive(Clone, Debug)]
@@ -118,22 +123,42 @@ impl Hub {
         })
     }
 
-    /// Adds what comes next on a shard.
+    /// Adds the first of what comes next on a shard, as much as the lock may be held for. True when some are left.
+    pub(crate) fn append_some(
+        &self,
+        shard: Shard,
+        arrivals: &mut Peekable<impl Iterator<Item = Ordered>>,
+        meters: &Meters,
+    ) -> bool {
+        if arrivals.peek().is_none() {
+            return false;
+        }
+        let mut state = self.lock();
+        let mut bytes = 0;
+        for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
+            let entry = match arrival {
+                Ordered::Envelope(stored) => {
+                    bytes += stored.envelope.lines.len();
+                    state.ring.push(shard, stored)
+                }
+                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+            };
+            state.dispatch(&entry, meters);
+            state.unapplied.push(entry);
+            if bytes >= BYTES_PER_LOCK {
+                break;
+            }
+        }
+        self.publish(state);
+        self.settle();
+        arrivals.peek().is_some()
+    }
+
+    /// Adds all of what comes next on a shard, without letting other tasks of the thread have a turn.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
         let mut arrivals = arrivals.into_iter().peekable();
-        while arrivals.peek().is_some() {
-            let mut state = self.lock();
-            for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
-                let entry = match arrival {
-                    Ordered::Envelope(stored) => state.ring.push(shard, stored),
-                    Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
-                };
-                state.dispatch(&entry, meters);
-                state.unapplied.push(entry);
-            }
-            self.publish(state);
-            self.settle();
-        }
+        while self.append_some(shard, &mut arrivals, meters) {}
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
@@ -153,7 +178,7 @@ impl Hub {
 
     /// The last values, as they are at the newest place. Whoever looks at many of them belongs on a thread that may block.
     pub(crate) fn with_series<T>(&self, look: impl FnOnce(&mut SeriesStore) -> T) -> T {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut series = self.series.lock();
         self.apply_to(&mut series);
         let seen = look(&mut series);
         drop(series);
@@ -165,11 +190,7 @@ impl Hub {
     /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
     fn settle(&self) {
         loop {
-            let mut series = match self.series.try_lock() {
-                Ok(series) => series,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+            let Some(mut series) = self.series.try_lock() else { return };
             self.apply_to(&mut series);
             drop(series);
             // An entry may have come between the last look and the end of the lock, left by somebody who found it held.
@@ -194,7 +215,7 @@ impl Hub {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
-        drop(state);
+        MutexGuard::unlock_fair(state);
         self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
@@ -286,7 +307,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -342,6 +363,7 @@ impl State {
                 }
             }
         }
+        self.ring.evict();
     }
 }
 
