@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
 use crate::edge::batch::Frame;
+use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
@@ -240,12 +241,21 @@ impl State {
     /// Gives an entry's frame to every view that wants it; the others are not even looked at.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         let first = self.ring.first_index();
-        let frame = |bytes, own| Frame { index: entry.index, offset: entry.offset.clone(), bytes, own };
+        let frame = |bytes, own, passage| Frame {
+            index: entry.index,
+            offset: entry.offset.clone(),
+            bytes,
+            own,
+            passage,
+        };
         match &entry.item {
-            Item::Gap { reason, .. } => {
+            Item::Gap { from, reason } => {
+                let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
                 for Listed { view, .. } in self.views.values() {
                     let bytes = self.compressor.whole(entry, view.key());
-                    bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
+                    bytes
+                        .into_iter()
+                        .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
@@ -268,7 +278,7 @@ impl State {
                             .clone(),
                         Share::Lines(_) => plain,
                     };
-                    view.push(frame(bytes, own), first);
+                    view.push(frame(bytes, own, None), first);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
 //! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what
-//! a client is to its `writer`; `handshake` and `socket` are the door. Nothing here knows ingest; the log comes through the
+//! a client is to its `writer`, `books` the account of what it got; `handshake` and `socket` are the door. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +30,7 @@ mod batch;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+mod books;
 mod catch_up;
 mod compress;
 mod doorbell;

@@ -154,6 +154,20 @@ label! {
     }
 }
 
+label! {
+    /// What became of a position of the log that a session has passed.
+    Fate = "fate" {
+        /// Sent.
+        Delivered = "delivered",
+        /// Not asked for.
+        Filtered = "filtered",
+        /// Stood for by newer values.
+        Conflated = "conflated",
+        /// Part of an announced gap.
+        Gap = "gap",
+    }
+}
+
 impl From<crate::proto::message::GapReason> for GapReason {
     fn from(reason: crate::proto::message::GapReason) -> Self {
         use crate::proto::message::GapReason as Announced;
@@ -191,6 +205,7 @@ macro_rules! meters {
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type gaps) => { CounterBy<GapReason> };
+    (@type fates) => { CounterBy<Fate> };
     (@type replays) => { CounterBy<ReplayOutcome> };
     (@describe gauge $name:literal, $unit:ident, $help:literal) => {
         metrics::describe_gauge!($name, Unit::$unit, $help)
@@ -226,6 +241,8 @@ meters! {
     log_messages_repaired: counter "ws_log_repaired_messages_total", Count, "Envelopes that were missing in the live flow and were read from the log.";
     log_connected: gauge "ws_nats_connected", Count, "1 while the log can be reached (always 1 with the embedded log).";
     gaps: gaps "ws_gaps_total", Count, "Gaps announced to clients, by reason.";
+    session_envelopes: fates "ws_session_envelopes_total", Count, "Envelopes that sessions have passed, by what became of them; settled once a second and at a session's end.";
+    session_envelopes_published: counter "ws_session_envelopes_published_total", Count, "The same by the places sessions have been at: what is more or less than the sum of all fates is lost in silence, or counted wrongly.";
     message_queue_size: gauge "ws_message_queue_size", Count, "Envelopes between the log's head and the slowest live session.";
     cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use.";
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";

@@ -183,8 +183,8 @@ fn what_views_cost_per_envelope() {
                         false => encode::part(&entry, &view.key().filters, Format::Json),
                     };
                     if let Some(bytes) = black_box(bytes) {
-                        let frame =
-                            Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole };
+                        let (index, offset) = (entry.index, entry.offset.clone());
+                        let frame = Frame { index, offset, bytes, own: !whole, passage: None };
                         view.push(frame, ring.first_index());
                     }
                 }
