@@ -19,6 +19,7 @@ use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
 use crate::edge::ring::{Entry, Index, Item};
 use crate::edge::view::{Cursor, View};
+use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::filter::Match;
 use crate::proto::message::GapReason;
@@ -217,7 +218,7 @@ impl CatchUp {
                     Match::No => None,
                     Match::Whole => self.shared.compressor.whole(entry, key),
                     Match::Lines => encode::part(entry, &key.filters, key.format)
-                        .map(|plain| self.shared.compressor.own(plain, key)),
+                        .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at)),
                 }
             } else {
                 self.encode(stored)
@@ -308,7 +309,7 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
-            .map(|plain| self.shared.compressor.own(plain, key))
+            .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at))
     }
 
     /// A frame at the session's place. It is not part of the view's run: its index counts the steps taken here.
@@ -326,7 +327,8 @@ impl CatchUp {
         let from = Arc::new(std::mem::replace(&mut self.at, to));
         self.count(reason);
         self.steps += 1;
-        self.frame(encode::gap(&from, &self.at, reason), Some(Passage::gap(&from, &self.at, reason)))
+        let passage = Passage::gap(&from, &self.at, reason);
+        self.frame(encode::gap(self.wire(), &from, &self.at, reason), Some(passage))
     }
 
     /// Tells the session what it will not get, and moves it behind that.
@@ -357,6 +359,10 @@ impl CatchUp {
         self.feed.send(fed).await.map_err(|_| Over)?;
         self.doorbell.ready(self.session);
         Ok(())
+    }
+
+    fn wire(&self) -> Wire {
+        self.view.key().wire
     }
 
     fn shards(&self) -> impl Iterator<Item = Shard> + use<> {
