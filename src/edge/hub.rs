@@ -247,6 +247,11 @@ impl Hub {
         self.lock().ring.since(stored_ns)
     }
 
+    /// When the log stored the newest of what is here, in nanoseconds since 1970; 0 if nothing is.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.lock().ring.stored_ns()
+    }
+
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
@@ -263,7 +268,8 @@ impl Hub {
             .filter(|view| view.key().deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
+        meters.ring_bytes.set(ring.bytes() as f64);
+        meters.view_bytes.set(self.account.bytes() as f64);
     }
 
     /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.
