@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use telecast::app::listen::Listener;
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
@@ -179,6 +179,19 @@ impl Broker for Unruly {
         self.inner.read(shard, from, limits).await
     }
 
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
+    }
+
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
         self.inner.bounds(shard).await
     }
@@ -212,7 +225,7 @@ impl RunningEdge {
         edge.start();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
         let address = listener.address().unwrap();
-        let router: Router = edge.router();
+        let router: Router = edge.router(&telecast::ops::cors::Cors::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(router, stop.clone()));
