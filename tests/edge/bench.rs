@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use telecast::app::listen::Listener;
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
@@ -197,6 +197,19 @@ impl Broker for Unruly {
         limits: ReadLimits,
     ) -> Result<Vec<Stored>, BrokerError> {
         self.inner.read(shard, from, limits).await
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
