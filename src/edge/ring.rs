@@ -226,6 +226,11 @@ impl Ring {
         }
     }
 
+    /// When the log stored the newest entry, in nanoseconds since 1970; 0 if there was none.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.stored_max_ns.max(0)
+    }
+
     /// Bytes of the entries and their frames.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
