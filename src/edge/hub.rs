@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
 use crate::edge::batch::Frame;
+use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
@@ -29,6 +30,7 @@ use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
 use crate::edge::series::SeriesStore;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::{Label, Meters, SeriesDrop};
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};
@@ -286,7 +288,7 @@ impl Hub {
         let deflated = views
             .values()
             .map(|listed| &listed.view)
-            .filter(|view| view.key().deflated)
+            .filter(|view| view.key().wire == Wire::Deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
         meters.ring_bytes.set(ring.bytes() as f64);
@@ -331,12 +333,21 @@ impl State {
     /// Gives an entry's frame to every view that wants it; the others are not even looked at.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         let first = self.ring.first_index();
-        let frame = |bytes, own| Frame { index: entry.index, offset: entry.offset.clone(), bytes, own };
+        let frame = |bytes, own, passage| Frame {
+            index: entry.index,
+            offset: entry.offset.clone(),
+            bytes,
+            own,
+            passage,
+        };
         match &entry.item {
-            Item::Gap { reason, .. } => {
+            Item::Gap { from, reason } => {
+                let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
                 for Listed { view, .. } in self.views.values() {
                     let bytes = self.compressor.whole(entry, view.key());
-                    bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
+                    bytes
+                        .into_iter()
+                        .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
@@ -344,8 +355,8 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
-                // Compressed parts by their lines: views that take the same of it share the work.
-                let mut deflated: HashMap<(Format, Vec<Range<u32>>), Bytes> = HashMap::new();
+                // Parts in other frames by their lines: views that take the same of it share the work.
+                let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
                     let (key, own) = (view.key(), share != Share::Whole);
                     let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
@@ -353,13 +364,13 @@ impl State {
                     };
                     let bytes = match share {
                         Share::Whole => self.compressor.shared(entry, plain, key),
-                        Share::Lines(runs) if key.deflated => deflated
-                            .entry((key.format, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key))
+                        Share::Lines(_) if key.wire == Wire::WebSocket => plain,
+                        Share::Lines(runs) => framed
+                            .entry((key.format, key.wire, runs.to_vec()))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
                             .clone(),
-                        Share::Lines(_) => plain,
                     };
-                    view.push(frame(bytes, own), first);
+                    view.push(frame(bytes, own, None), first);
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
+use crate::edge::wire::Wire;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::{Format, Subscription};
 use crate::proto::offset::Offset;
@@ -28,14 +29,14 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
-    /// Compressed, where that makes a message smaller.
-    pub(crate) deflated: bool,
+    /// In which frames.
+    pub(crate) wire: Wire,
 }
 
 impl ViewKey {
-    /// The view that a subscription asks for, compressed if the connection has agreed on that.
-    pub(crate) fn of(subscription: &Subscription, deflated: bool) -> Self {
-        Self { filters: subscription.filters.clone(), format: subscription.format, deflated }
+    /// The view that a subscription asks for, in the frames that its connection takes.
+    pub(crate) fn of(subscription: &Subscription, wire: Wire) -> Self {
+        Self { filters: subscription.filters.clone(), format: subscription.format, wire }
     }
 }
 
@@ -235,21 +236,24 @@ impl View {
         cursor < self.lock().first
     }
 
-    /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one.
+    /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one. A frame with
+    /// which the log becomes another one comes alone: places before and behind it cannot be compared.
     pub(crate) fn pending(&self, cursor: Cursor, frames_max: usize, bytes_max: usize) -> Pending {
         let state = self.lock();
         let Some(skip) = cursor.checked_sub(state.first) else {
             let (index, offset) = state.newest.clone();
             return Pending::Overtaken { cursor: state.first + state.frames.len() as u64, offset, index };
         };
-        let mut bytes = 0;
+        let (mut bytes, mut reset) = (0, false);
         let frames: Vec<Frame> = state
             .frames
             .range((skip as usize).min(state.frames.len())..)
             .take(frames_max)
             .take_while(|frame| {
-                let fits = bytes == 0 || bytes + frame.bytes.len() <= bytes_max;
+                let fits =
+                    bytes == 0 || bytes + frame.bytes.len() <= bytes_max && !reset && !frame.is_reset();
                 bytes += frame.bytes.len();
+                reset = frame.is_reset();
                 fits
             })
             .cloned()
@@ -301,11 +305,11 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, wire: Wire::WebSocket };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
-            view.push(Frame { index, offset: offset(index), bytes, own: true }, 0);
+            view.push(Frame { index, offset: offset(index), bytes, own: true, passage: None }, 0);
         }
         view
     }
@@ -356,14 +360,14 @@ mod tests {
 
     fn push(view: &View, index: Index, own: bool) {
         let bytes = Bytes::from(vec![0; 100]);
-        view.push(Frame { index, offset: offset(index), bytes, own }, 0);
+        view.push(Frame { index, offset: offset(index), bytes, own, passage: None }, 0);
     }
 
     #[test]
     fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share() {
         let frame = 100 + FRAME_OVERHEAD_BYTES;
         let account = Account::new(30 * frame);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, wire: Wire::WebSocket };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
         let (busy, calm, late) = (view(), view(), view());
         (1..=100).for_each(|index| push(&busy, index, true));

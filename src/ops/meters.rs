@@ -167,6 +167,18 @@ label! {
 }
 
 label! {
+    /// How a client is connected.
+    Transport = "transport" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// Server-sent events.
+        Sse = "sse",
+        /// One request of a long poll.
+        Poll = "poll",
+    }
+}
+
+label! {
     /// How a resume ended.
     ReplayOutcome = "outcome" {
         /// Everything missed was sent.
@@ -175,6 +187,20 @@ label! {
         Gap = "gap",
         /// The offset belongs to another incarnation of the log.
         Reset = "reset",
+    }
+}
+
+label! {
+    /// What became of a position of the log that a session has passed.
+    Fate = "fate" {
+        /// Sent.
+        Delivered = "delivered",
+        /// Not asked for.
+        Filtered = "filtered",
+        /// Stood for by newer values.
+        Conflated = "conflated",
+        /// Part of an announced gap.
+        Gap = "gap",
     }
 }
 
@@ -279,6 +305,8 @@ macro_rules! meters {
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type gaps) => { CounterBy<GapReason> };
     (@type series_drops) => { CounterBy<SeriesDrop> };
+    (@type fates) => { CounterBy<Fate> };
+    (@type sessions) => { CounterBy<Transport> };
     (@type replays) => { CounterBy<ReplayOutcome> };
     (@describe gauge $name:literal, $unit:ident, $help:literal) => {
         metrics::describe_gauge!($name, Unit::$unit, $help)
@@ -302,6 +330,7 @@ macro_rules! meters {
 meters! {
     connections_total: counter "ws_connections_total", Count, "Client connections accepted since the start.";
     connections_failed: failures "ws_connections_failed_total", Count, "Connections that did not come to be, by reason.";
+    sessions: sessions "ws_sessions_total", Count, "Sessions begun since the start, by transport; of a long poll, each request is one.";
     connections_active: gauge "ws_connections_active", Count, "Client connections open now.";
     connections_max: gauge "ws_connections_max", Count, "Client connections this node accepts at most.";
     messages_sent: counter "ws_messages_sent_total", Count, "Messages written to clients.";
@@ -324,6 +353,8 @@ meters! {
     log_lag_messages: gauge "ws_log_lag_messages", Count, "Envelopes in the log that this edge has not got yet.";
     log_lag_seconds: gauge "ws_log_lag_seconds", Seconds, "Age of the newest envelope this edge has got, while it lags; else 0.";
     gaps: gaps "ws_gaps_total", Count, "Gaps announced to clients, by reason.";
+    session_envelopes: fates "ws_session_envelopes_total", Count, "Envelopes that sessions have passed, by what became of them; settled once a second and at a session's end.";
+    session_envelopes_published: counter "ws_session_envelopes_published_total", Count, "The same by the places sessions have been at: what is more or less than the sum of all fates is lost in silence, or counted wrongly.";
     message_queue_size: gauge "ws_message_queue_size", Count, "Envelopes between the log's head and the slowest live session.";
     cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use.";
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";

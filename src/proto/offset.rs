@@ -88,6 +88,17 @@ impl Offset {
             && self.sequences.iter().zip(&other.sequences).all(|(mine, theirs)| mine <= theirs)
     }
 
+    /// How many positions lie behind this place, up to and including `other`; none where `other` is not ahead, or belongs to
+    /// another log.
+    pub fn positions_to(&self, other: &Self) -> u64 {
+        if self.epoch != other.epoch {
+            return 0;
+        }
+        let ahead =
+            self.sequences.iter().zip(&other.sequences).map(|(mine, theirs)| theirs.saturating_sub(*mine));
+        ahead.fold(0, u64::saturating_add)
+    }
+
     /// The opaque, URL-safe token: version, epoch, shard count, sequences (LEB128), and a checksum so that a damaged
     /// token is refused instead of resuming somewhere else. At most 32 characters with one shard.
     pub fn token(&self) -> String {

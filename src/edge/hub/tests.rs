@@ -25,7 +25,7 @@ fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, deflated: false }
+    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, wire: Wire::WebSocket }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {
@@ -81,7 +81,7 @@ fn each_view_gets_its_lines_and_no_other_view_is_touched() {
 fn a_part_is_compressed_once_for_all_views_that_take_it() {
     let (hub, _) = hub();
     let seats = ["*.cpu{host=a}", "*.cpu{host=a*}"].map(|filter| {
-        let key = ViewKey { deflated: true, ..key(filter, Format::Json) };
+        let key = ViewKey { wire: Wire::Deflated, ..key(filter, Format::Json) };
         hub.attach(&key, None).view
     });
     let line = |at: usize| format!("cpu,host={} usage_idle={at}.5,usage_user=1.5 {at}\n", ["a", "b"][at % 2]);
@@ -119,7 +119,7 @@ fn lines_of(bytes: usize) -> String {
 #[test]
 fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
     let (hub, _) = hub();
-    let keys = [Format::Json, Format::Influx].map(|format| ViewKey { deflated: true, ..key(">", format) });
+    let keys = [Format::Json, Format::Influx].map(|format| ViewKey { wire: Wire::Deflated, ..key(">", format) });
     let seats = keys.each_ref().map(|key| hub.attach(key, None).view);
     for sequence in 1..200 {
         append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
@@ -238,8 +238,8 @@ fn what_views_cost_per_envelope() {
                         false => encode::part(&entry, &view.key().filters, Format::Json),
                     };
                     if let Some(bytes) = black_box(bytes) {
-                        let frame =
-                            Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole };
+                        let (index, offset) = (entry.index, entry.offset.clone());
+                        let frame = Frame { index, offset, bytes, own: !whole, passage: None };
                         view.push(frame, ring.first_index());
                     }
                 }
