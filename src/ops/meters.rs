@@ -355,6 +355,7 @@ meters! {
     gaps: gaps "ws_gaps_total", Count, "Gaps announced to clients, by reason.";
     session_envelopes: fates "ws_session_envelopes_total", Count, "Envelopes that sessions have passed, by what became of them; settled once a second and at a session's end.";
     session_envelopes_published: counter "ws_session_envelopes_published_total", Count, "The same by the places sessions have been at: what is more or less than the sum of all fates is lost in silence, or counted wrongly.";
+    delivery_latency: histogram "ws_delivery_latency_seconds", Seconds, "From ingest receiving a line until it was written to a view's clients, sampled per sweep; clocks of ingest and edge must agree.";
     message_queue_size: gauge "ws_message_queue_size", Count, "Envelopes between the log's head and the slowest live session.";
     cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use.";
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";
