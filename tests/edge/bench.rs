@@ -11,13 +11,14 @@ use async_trait::async_trait;
 use axum::Router;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use telecast::app::listen::Listener;
+use telecast::app::listen::{Listener, Patience};
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
     Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
+use telecast::ops::cors::Cors;
 use telecast::ops::meters::Meters;
 use telecast::ops::node::Node;
 use telecast::proto::channel::{Channel, CollectorId};
@@ -210,9 +211,13 @@ impl RunningEdge {
             Node::new("edge-under-test".to_owned(), Role::Edge, Meters::register(), connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
+        let patience = Patience {
+            header_timeout: Duration::from_secs(5),
+            unacknowledged_max: settings.edge.slow_client_timeout * 2,
+        };
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), patience).unwrap();
         let address = listener.address().unwrap();
-        let router: Router = edge.router();
+        let router: Router = edge.router(&Cors::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(router, stop.clone()));
