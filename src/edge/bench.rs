@@ -48,7 +48,8 @@ impl Middle {
         let compressor = Compressor::new(settings, &meters);
         let hub = Hub::new(&[(Epoch(1), 0)], bytes_max, bytes_max, vec![doorbell.clone()], compressor);
         let seat = |filters| {
-            let seat = hub.attach(&ViewKey { filters, format: Format::Json, deflated: false }, None).view;
+            let key = ViewKey { filters, format: Format::Json, deflated: false, interval_ms: None };
+            let seat = hub.attach(&key, None).view;
             seat.view().listen(doorbell.clone());
             seat
         };

@@ -206,14 +206,18 @@ impl Session {
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
     /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
-    /// and a session that was put back to the head would get those frames twice.
+    /// and a session that was put back to the head would get those frames twice. With an interval it has seen everything
+    /// up to its view's last flush.
     pub(crate) fn note_idle(&mut self, head: &Head) {
-        if let Mode::Live(cursor) = self.mode
-            && self.seat.view().end() == cursor
-            && head.index > self.index
-        {
-            self.at = head.offset.clone();
-            self.index = head.index;
+        let Mode::Live(cursor) = self.mode else { return };
+        let view = self.seat.view();
+        let (end, index, offset) = match view.key().interval_ms {
+            None => (view.end(), head.index, head.offset.clone()),
+            Some(_) => view.place(),
+        };
+        if end == cursor && index > self.index {
+            self.at = offset;
+            self.index = index;
         }
     }
 

@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
@@ -30,12 +33,19 @@ pub(crate) struct ViewKey {
     pub(crate) format: Format,
     /// Compressed, where that makes a message smaller.
     pub(crate) deflated: bool,
+    /// Only each series' newest value, once in so many milliseconds; every value, without it.
+    pub(crate) interval_ms: Option<u32>,
 }
 
 impl ViewKey {
     /// The view that a subscription asks for, compressed if the connection has agreed on that.
     pub(crate) fn of(subscription: &Subscription, deflated: bool) -> Self {
-        Self { filters: subscription.filters.clone(), format: subscription.format, deflated }
+        Self {
+            filters: subscription.filters.clone(),
+            format: subscription.format,
+            deflated,
+            interval_ms: subscription.interval_ms,
+        }
     }
 }
 
@@ -94,6 +104,7 @@ pub(crate) struct View {
     /// Cursor behind the newest frame, readable without the lock.
     end: AtomicU64,
     sessions: AtomicUsize,
+    flushed: Notify,
 }
 
 /// A session's hold on its view: a view without one is dropped.
@@ -160,7 +171,13 @@ impl View {
             newest: (index, offset),
             listeners: Vec::new(),
         };
-        Self { key, state: Mutex::new(state), end: AtomicU64::new(0), sessions: AtomicUsize::new(0) }
+        Self {
+            key,
+            state: Mutex::new(state),
+            end: AtomicU64::new(0),
+            sessions: AtomicUsize::new(0),
+            flushed: Notify::new(),
+        }
     }
 
     /// What its sessions asked for.
@@ -205,10 +222,27 @@ impl View {
     pub(crate) fn push(&self, frame: Frame, first_index: Index) {
         let mut state = self.lock();
         state.newest = (frame.index, frame.offset.clone());
-        state.bytes += held_bytes(&frame);
-        state.account.bytes.fetch_add(held_bytes(&frame), Ordering::Relaxed);
-        state.frames.push_back(frame);
+        state.add(frame);
         state.trim(first_index);
+        self.tell(state);
+    }
+
+    /// Adds the newest values up to a place, for a view with an interval: all of its frames say that they are of that place,
+    /// and there are none if nothing has changed. What is older than the flush before is let go: a session that has not
+    /// written it by then gets what has changed since, not a queue of what has grown old.
+    pub(crate) fn flush(&self, frames: Vec<Frame>, index: Index, offset: Arc<Offset>) {
+        let mut state = self.lock();
+        state.newest = (index, offset);
+        if !frames.is_empty() {
+            let before = state.frames.back().map_or(0, |frame| frame.index);
+            frames.into_iter().for_each(|frame| state.add(frame));
+            state.trim(before);
+            self.tell(state);
+        }
+        self.flushed.notify_waiters();
+    }
+
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
         self.end.store(state.first + state.frames.len() as u64, Ordering::Release);
         let address = self.address();
         for listener in state.listeners.iter_mut().filter(|listener| !listener.told) {
@@ -233,6 +267,19 @@ impl View {
     /// Whether frames at `cursor` have been let go.
     pub(crate) fn has_overtaken(&self, cursor: Cursor) -> bool {
         cursor < self.lock().first
+    }
+
+    /// The place behind the newest frame there has been, and the cursor there. A view with an interval is at the place of
+    /// its last flush.
+    pub(crate) fn place(&self) -> (Cursor, Index, Arc<Offset>) {
+        let state = self.lock();
+        let (index, offset) = state.newest.clone();
+        (state.first + state.frames.len() as u64, index, offset)
+    }
+
+    /// Resolves at the next flush after this call.
+    pub(crate) fn next_flush(&self) -> Notified<'_> {
+        self.flushed.notified()
     }
 
     /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one.
@@ -263,6 +310,12 @@ impl View {
 }
 
 impl State {
+    fn add(&mut self, frame: Frame) {
+        self.bytes += held_bytes(&frame);
+        self.account.bytes.fetch_add(held_bytes(&frame), Ordering::Relaxed);
+        self.frames.push_back(frame);
+    }
+
     fn trim(&mut self, first_index: Index) {
         while self.frames.front().is_some_and(|frame| frame.index < first_index) {
             self.drop_oldest();
@@ -301,7 +354,12 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
+        let key = ViewKey {
+            filters: FilterSet::default(),
+            format: Format::Json,
+            deflated: false,
+            interval_ms: None,
+        };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
@@ -363,7 +421,12 @@ mod tests {
     fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share() {
         let frame = 100 + FRAME_OVERHEAD_BYTES;
         let account = Account::new(30 * frame);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
+        let key = ViewKey {
+            filters: FilterSet::default(),
+            format: Format::Json,
+            deflated: false,
+            interval_ms: None,
+        };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
         let (busy, calm, late) = (view(), view(), view());
         (1..=100).for_each(|index| push(&busy, index, true));

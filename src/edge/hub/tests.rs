@@ -22,7 +22,12 @@ fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, deflated: false }
+    ViewKey {
+        filters: FilterSet::parse(filter.split(' ')).unwrap(),
+        format,
+        deflated: false,
+        interval_ms: None,
+    }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {
