@@ -1,13 +1,17 @@
-//! The middle of an edge: one ring, all views, and how a session finds its place in them.
+//! The middle of an edge: one ring, all views, the last values, and how a session finds its place in them.
 //!
 //! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
 //! held while a few entries are encoded: followers wait for each other here, and sessions that look for their place for
 //! them. Frames are written without it: writers only take a view's own lock for them.
+//!
+//! The last values have a lock of their own, so that neither reading lines for them nor copying many of them holds up live
+//! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
+//! locks: last values, then state.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -20,8 +24,9 @@ use crate::edge::encode;
 use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
+use crate::edge::series::SeriesStore;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
-use crate::ops::meters::Meters;
+use crate::ops::meters::{Label, Meters, SeriesDrop};
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
@@ -61,6 +66,8 @@ pub(crate) enum Start {
 
 /// One ring, all views.
 pub(crate) struct Hub {
+    /// Never to be locked by whoever holds `state`.
+    series: Mutex<SeriesStore>,
     state: Mutex<State>,
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
@@ -74,6 +81,8 @@ struct State {
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
+    /// Entries that the last values do not hold yet: few, unless somebody is copying many values.
+    unapplied: Vec<Arc<Entry>>,
     views: HashMap<ViewKey, Listed>,
     /// The same views by what they want of an envelope.
     index: FilterIndex<Arc<View>>,
@@ -85,22 +94,22 @@ struct Listed {
 }
 
 impl Hub {
-    /// A hub whose log begins behind `sequences`, one per shard with the shard's epoch.
+    /// A hub whose log begins behind where `series` is; `epochs` are those of the shards.
     pub(crate) fn new(
-        start: &[(Epoch, Sequence)],
+        epochs: Vec<Epoch>,
+        series: SeriesStore,
         ring_bytes_max: usize,
         view_bytes_max: usize,
         doorbells: Vec<Arc<Doorbell>>,
         compressor: Arc<Compressor>,
     ) -> Arc<Self> {
-        let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
-        let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
-        let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
-        let ring = Ring::new(offset, ring_bytes_max);
+        let ring = Ring::new((*series.at().offset).clone(), ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
         let (views, index) = (HashMap::new(), FilterIndex::default());
-        let state = State { compressor, ring, epochs, resets: 0, views, index };
+        let unapplied = Vec::new();
+        let state = State { compressor, ring, epochs, resets: 0, unapplied, views, index };
         Arc::new(Self {
+            series: Mutex::new(series),
             state: Mutex::new(state),
             head: watch::Sender::new(head),
             doorbells,
@@ -120,8 +129,10 @@ impl Hub {
                     Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
                 };
                 state.dispatch(&entry, meters);
+                state.unapplied.push(entry);
             }
             self.publish(state);
+            self.settle();
         }
     }
 
@@ -135,7 +146,47 @@ impl Hub {
         state.resets += 1;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.dispatch(&entry, meters);
+        state.unapplied.push(entry);
         self.publish(state);
+        self.settle();
+    }
+
+    /// The last values, as they are at the newest place. Whoever looks at many of them belongs on a thread that may block.
+    pub(crate) fn with_series<T>(&self, look: impl FnOnce(&mut SeriesStore) -> T) -> T {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        self.apply_to(&mut series);
+        let seen = look(&mut series);
+        drop(series);
+        // What came meanwhile was left to whoever held the lock.
+        self.settle();
+        seen
+    }
+
+    /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
+    fn settle(&self) {
+        loop {
+            let mut series = match self.series.try_lock() {
+                Ok(series) => series,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.apply_to(&mut series);
+            drop(series);
+            // An entry may have come between the last look and the end of the lock, left by somebody who found it held.
+            if self.lock().unapplied.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn apply_to(&self, series: &mut SeriesStore) {
+        loop {
+            let unapplied = std::mem::take(&mut self.lock().unapplied);
+            if unapplied.is_empty() {
+                return;
+            }
+            unapplied.iter().for_each(|entry| series.apply(entry));
+        }
     }
 
     /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
@@ -213,6 +264,19 @@ impl Hub {
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
         meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
+    }
+
+    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.
+    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) {
+        let (series, bytes, dropped) = self.with_series(|series| {
+            series.expire(now_ns);
+            (series.len(), series.bytes(), series.take_dropped())
+        });
+        meters.snapshot_series.set(series as f64);
+        meters.snapshot_bytes.set(bytes as f64);
+        for (reason, count) in SeriesDrop::ALL.iter().zip(dropped) {
+            meters.snapshot_series_dropped.of(*reason).increment(count);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -21,10 +21,11 @@ use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
+use crate::edge::series::SeriesStore;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
-use crate::proto::offset::{Sequence, Shard};
+use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 
 mod batch;
 #[cfg(feature = "bench")]
@@ -43,6 +44,7 @@ mod pieces;
 mod resolve;
 mod ring;
 mod sequencer;
+mod series;
 mod session;
 mod socket;
 mod status;
@@ -179,10 +181,12 @@ impl Edge {
             let first = bounds.first.max((bounds.last + 1).saturating_sub(WARM_ENVELOPES_MAX));
             first.saturating_sub(1)
         };
-        let start: Vec<_> = bounds.iter().map(|bounds| (bounds.epoch, warm(bounds))).collect();
+        let epochs: Vec<_> = bounds.iter().map(|bounds| bounds.epoch).collect();
+        let start = Offset { epoch: Epoch::combine(&epochs), sequences: bounds.iter().map(warm).collect() };
         let settings = &self.shared.settings;
         let hub = Hub::new(
-            &start,
+            epochs,
+            SeriesStore::new(start, settings.snapshot),
             settings.ring_bytes_max,
             settings.view_bytes_max,
             self.doorbells.clone(),
@@ -227,6 +231,7 @@ impl Edge {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
+                hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
             }
             let silence = self.shared.log_silence();
             let stale = self.shared.stale.load(Ordering::Relaxed);

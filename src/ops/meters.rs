@@ -143,6 +143,20 @@ label! {
 }
 
 label! {
+    /// Why the last value of a series is no longer kept for snapshots.
+    SeriesDrop = "reason" {
+        /// There are more series than may be kept: those updated least lately go.
+        Count = "count",
+        /// They take more bytes than they may: those updated least lately go.
+        Bytes = "bytes",
+        /// It was not written for longer than it is kept.
+        Age = "age",
+        /// The log that held it is another one now.
+        Reset = "reset",
+    }
+}
+
+label! {
     /// How a resume ended.
     ReplayOutcome = "outcome" {
         /// Everything missed was sent.
@@ -191,6 +205,7 @@ macro_rules! meters {
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type gaps) => { CounterBy<GapReason> };
+    (@type series_drops) => { CounterBy<SeriesDrop> };
     (@type replays) => { CounterBy<ReplayOutcome> };
     (@describe gauge $name:literal, $unit:ident, $help:literal) => {
         metrics::describe_gauge!($name, Unit::$unit, $help)
@@ -243,4 +258,8 @@ meters! {
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
     views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and frames kept for replay.";
+    snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";
+    snapshot_series: gauge "ws_snapshot_series", Count, "Series whose last value is kept.";
+    snapshot_bytes: gauge "ws_snapshot_bytes", Bytes, "What these values take.";
+    snapshot_series_dropped: series_drops "ws_snapshot_series_dropped_total", Count, "Series whose last value is no longer kept, by reason.";
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::broker::Stored;
-use crate::config::CompressionSettings;
+use crate::config::{CompressionSettings, SnapshotSettings};
 use crate::edge::view::Pending;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
@@ -13,12 +13,15 @@ use crate::proto::filter::{FilterSet, Match};
 use crate::proto::message::Format;
 
 const RING_BYTES: usize = 8 << 20;
+const SNAPSHOT: SnapshotSettings =
+    SnapshotSettings { series_max: 1_000_000, bytes_max: 1 << 30, age_max: Duration::from_secs(3_600) };
 
 fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
     let doorbells = vec![Doorbell::new(0), Doorbell::new(1)];
     let settings = CompressionSettings { enabled: true, level: 1, message_bytes_min: 256 };
     let compressor = Compressor::new(settings, &Meters::register());
-    (Hub::new(&[(Epoch(1), 0)], RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
+    let series = SeriesStore::new(Offset::start(Epoch(1), 1), SNAPSHOT);
+    (Hub::new(vec![Epoch(1)], series, RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
@@ -236,4 +239,79 @@ fn what_views_that_come_and_go_cost_among_many_channels() {
     let begin = cpu_time();
     hub.tidy(&meters);
     println!("tidying as all of them are gone: {:.1} µs", each(begin, 1));
+}
+
+/// An entry that was applied before its predecessor, or not at all because two threads left it to each other, would show
+/// here as a value that does not belong to the place.
+#[test]
+fn the_last_values_are_those_of_a_place_whoever_appends_and_looks() {
+    const ENVELOPES: Sequence = 2_000;
+    const SHARDS: u16 = 3;
+    let series = SeriesStore::new(Offset::start(Epoch(1), SHARDS), SNAPSHOT);
+    let (_, doorbells) = hub();
+    let settings = CompressionSettings { enabled: false, level: 1, message_bytes_min: 256 };
+    let compressor = Compressor::new(settings, &Meters::register());
+    let epochs = vec![Epoch(1); usize::from(SHARDS)];
+    let hub = Hub::new(epochs, series, RING_BYTES, RING_BYTES, doorbells, compressor);
+    let check = || {
+        let extract = hub.with_series(|series| series.matching(&FilterSet::default()));
+        for group in &extract.groups {
+            let shard = Shard(group.collector.as_str().parse().unwrap());
+            let sequence = extract.at.offset.sequence(shard);
+            assert_eq!(group.lines, format!("cpu v={sequence}i {sequence}\n").into_bytes());
+        }
+        (extract.at.index, extract.series)
+    };
+    std::thread::scope(|scope| {
+        for shard in 0..SHARDS {
+            let hub = &hub;
+            scope.spawn(move || {
+                let meters = Meters::register();
+                for sequence in 1..=ENVELOPES {
+                    let line = format!("cpu v={sequence}i {sequence}");
+                    let stored = stored(sequence, channel(&shard.to_string(), "cpu"), &line);
+                    hub.append(Shard(shard), vec![Ordered::Envelope(stored)], &meters);
+                }
+            });
+        }
+        while check().0 < ENVELOPES * u64::from(SHARDS) {}
+    });
+    assert_eq!(check(), (hub.head().index, usize::from(SHARDS)));
+    assert!(hub.lock().unapplied.is_empty());
+}
+
+/// Like the measurements above.
+#[test]
+#[ignore = "a measurement"]
+fn what_the_last_values_cost_per_envelope() {
+    println!("µs of CPU per envelope of ten lines (JSON)\n");
+    println!(
+        "| series | everything for views | of that: last values | ratio to the rest |\n|---|---|---|---|"
+    );
+    for hosts in [10, 1_000, 100_000] {
+        let (hub, _) = hub();
+        let seat = hub.attach(&key(">", Format::Json), None).view;
+        let meters = Meters::register();
+        for sequence in 1..=hosts / 10 {
+            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(sequence, hosts))], &meters);
+        }
+        let first = hosts / 10 + 1;
+        let all = microseconds(|run| {
+            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(first + run, hosts))], &meters);
+        });
+        let make = microseconds(|run| {
+            black_box(ten_hosts(first + run, hosts));
+        });
+        let mut store = SeriesStore::new(Offset::start(Epoch(1), 1), SNAPSHOT);
+        let mut ring = Ring::new(Offset::start(Epoch(1), 1), RING_BYTES);
+        for sequence in 1..=hosts / 10 {
+            store.apply(&ring.push(Shard(0), ten_hosts(sequence, hosts)));
+        }
+        let entries: Vec<_> =
+            (0..1_400).map(|run| ring.push(Shard(0), ten_hosts(first + run, hosts))).collect();
+        let apply = microseconds(|run| store.apply(&entries[run as usize]));
+        let all = all - make;
+        println!("| {} | {all:.2} | {apply:.2} | {:.2} |", store.len(), apply / (all - apply));
+        drop(seat);
+    }
 }
