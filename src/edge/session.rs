@@ -123,9 +123,11 @@ impl Session {
         matches!(self.mode, Mode::Closing { .. })
     }
 
-    /// Whether its view has let frames go that it has not written.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        matches!(self.mode, Mode::Live(cursor) if self.seat.view().has_overtaken(cursor))
+    /// Whether its view has let frames go that it has not written. With an interval, none of them is missed: what has
+    /// changed meanwhile takes their place.
+    pub(crate) fn misses_frames(&self) -> bool {
+        let view = self.seat.view();
+        matches!(self.mode, Mode::Live(cursor) if view.key().interval_ms.is_none() && view.has_overtaken(cursor))
     }
 
     /// Writes what is in the outbox.

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::edge::batch::{Batch, Frame};
+use crate::edge::conflate::resume::KeptParts;
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
 use crate::proto::filter::FilterSet;
@@ -105,6 +106,7 @@ pub(crate) struct View {
     end: AtomicU64,
     sessions: AtomicUsize,
     flushed: Notify,
+    kept_parts: KeptParts,
 }
 
 /// A session's hold on its view: a view without one is dropped.
@@ -177,6 +179,7 @@ impl View {
             end: AtomicU64::new(0),
             sessions: AtomicUsize::new(0),
             flushed: Notify::new(),
+            kept_parts: KeptParts::default(),
         }
     }
 
@@ -239,6 +242,7 @@ impl View {
             state.trim(before);
             self.tell(state);
         }
+        self.kept_parts.clear();
         self.flushed.notify_waiters();
     }
 
@@ -275,6 +279,11 @@ impl View {
         let state = self.lock();
         let (index, offset) = state.newest.clone();
         (state.first + state.frames.len() as u64, index, offset)
+    }
+
+    /// What it has made for sessions that come to it, with an interval.
+    pub(crate) fn kept_parts(&self) -> &KeptParts {
+        &self.kept_parts
     }
 
     /// Resolves at the next flush after this call.

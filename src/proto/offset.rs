@@ -83,6 +83,22 @@ impl Offset {
             && self.sequences.iter().zip(&other.sequences).all(|(mine, theirs)| mine <= theirs)
     }
 
+    /// The place that has everything this place and `other`, of the same epoch, have.
+    pub fn latest_of(&self, other: &Self) -> Self {
+        self.combined(other, Ord::max)
+    }
+
+    /// The place that has only what both this place and `other`, of the same epoch, have.
+    pub fn earliest_of(&self, other: &Self) -> Self {
+        self.combined(other, Ord::min)
+    }
+
+    fn combined(&self, other: &Self, choose: impl Fn(Sequence, Sequence) -> Sequence) -> Self {
+        let sequences = self.sequences.iter().zip(&other.sequences);
+        let sequences = sequences.map(|(mine, theirs)| choose(*mine, *theirs)).collect();
+        Self { epoch: self.epoch, sequences }
+    }
+
     /// The opaque, URL-safe token: version, epoch, shard count, sequences (LEB128), and a checksum so that a damaged
     /// token is refused instead of resuming somewhere else. At most 32 characters with one shard.
     pub fn token(&self) -> String {

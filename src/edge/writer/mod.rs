@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::edge::Shared;
 use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode;
 use crate::edge::hub::{Attachment, Hub, Start};
@@ -256,8 +257,13 @@ impl Writer {
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        CatchUp { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
+        let (quiet, resets) = (session.quiet, hub.head().resets);
+        if view.key().interval_ms.is_some() {
+            Resume { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
+        } else {
+            let quiet = Quiet::all(quiet);
+            CatchUp { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
+        }
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
