@@ -18,6 +18,8 @@ use crate::config::{Role, Settings};
 use crate::demo;
 use crate::edge::Edge;
 use crate::ingest::Ingest;
+use crate::ops::cors::Cors;
+use crate::ops::log::{self, Follows};
 use crate::ops::meters::Meters;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::prometheus::Exporter;
@@ -113,9 +115,9 @@ impl Process {
             Node::new(settings.node.id.clone(), role, Meters::register(), broker.connection(), clients_max);
         let ingest =
             role.ingests().then(|| Ingest::new(node.clone(), broker.clone(), settings.collector.clone()));
-        let edge = role
-            .serves_clients()
-            .then(|| Edge::new(node.clone(), broker, settings.edge.clone(), settings.server.worker_threads));
+        let edge = role.serves_clients().then(|| {
+            Edge::new(node.clone(), broker.clone(), settings.edge.clone(), settings.server.worker_threads)
+        });
         let process = Self {
             node,
             ingest,
@@ -130,6 +132,8 @@ impl Process {
         let address = process.listen(&exporter)?;
         process.background(process::sampler(process.node.clone()));
         process.background(exporter.upkeep());
+        let follower = process.edge.clone().map(|edge| -> Arc<dyn Follows> { edge });
+        process.background(log::watch(process.node.clone(), broker, follower));
         if let Some(edge) = &process.edge {
             edge.start();
         }
@@ -145,10 +149,11 @@ impl Process {
     /// Opens the listeners and returns the public one's address.
     fn listen(&self, exporter: &Exporter) -> Result<SocketAddr, Failure> {
         let server = &self.settings.server;
-        let operations = routes::router(self.node.clone(), exporter.clone());
+        let cors = Cors::of(&server.cors_origins);
+        let operations = routes::router(self.node.clone(), exporter.clone(), &cors);
         let apart = server.metrics_listen.is_some();
         let mut public = if apart {
-            routes::public_router(self.node.clone(), exporter.clone())
+            routes::public_router(self.node.clone(), exporter.clone(), &cors)
         } else {
             operations.clone()
         };
@@ -156,7 +161,7 @@ impl Process {
             public = public.merge(ingest.clone().router());
         }
         if let Some(edge) = &self.edge {
-            public = public.merge(edge.router());
+            public = public.merge(edge.router(&cors));
         }
         let address = self.open(server.listen, "listening", public)?;
         if let Some(listen) = server.metrics_listen {

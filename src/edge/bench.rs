@@ -16,6 +16,7 @@ use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::sequencer::Ordered;
 use crate::edge::series::SeriesStore;
 use crate::edge::view::{Pending, Seat, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::Meters;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::Format;
@@ -52,7 +53,7 @@ impl Middle {
         let series = SeriesStore::new(Offset::start(Epoch(1), 1), settings);
         let hub = Hub::new(vec![Epoch(1)], series, bytes_max, bytes_max, vec![doorbell.clone()], compressor);
         let seat = |filters| {
-            let key = ViewKey { filters, format: Format::Json, deflated: false, interval_ms: None };
+            let key = ViewKey { filters, format: Format::Json, wire: Wire::WebSocket, interval_ms: None };
             let seat = hub.attach(&key, None).view;
             seat.view().listen(doorbell.clone());
             seat

@@ -2,7 +2,8 @@
 //!
 //! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
 //! held while a few entries are encoded: followers wait for each other here, and sessions that look for their place for
-//! them. Frames are written without it: writers only take a view's own lock for them.
+//! them. It is handed over to who waits: a follower with a backlog would else have it again before anybody else wakes up.
+//! Frames are written without it: writers only take a view's own lock for them.
 //!
 //! The last values have a lock of their own, so that neither reading lines for them nor copying many of them holds up live
 //! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
@@ -10,14 +11,17 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
 use crate::broker::ReadLimits;
 use crate::edge::batch::Frame;
+use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::conflate::{Conflation, GroupKey, Matcher, Round};
 use crate::edge::doorbell::Doorbell;
@@ -27,6 +31,7 @@ use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
 use crate::edge::series::SeriesStore;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::{Label, Meters, SeriesDrop};
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};
@@ -35,6 +40,8 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
 const ENTRIES_PER_LOCK: usize = 32;
+/// The same in bytes of lines, for large ones; the entry that crosses it is still taken.
+const BYTES_PER_LOCK: usize = 64 * 1024;
 
 /// The newest place of the log on this edge.
 #[derive(Clone, Debug)]
@@ -139,22 +146,42 @@ impl Hub {
         })
     }
 
-    /// Adds what comes next on a shard.
+    /// Adds the first of what comes next on a shard, as much as the lock may be held for. True when some are left.
+    pub(crate) fn append_some(
+        &self,
+        shard: Shard,
+        arrivals: &mut Peekable<impl Iterator<Item = Ordered>>,
+        meters: &Meters,
+    ) -> bool {
+        if arrivals.peek().is_none() {
+            return false;
+        }
+        let mut state = self.lock();
+        let mut bytes = 0;
+        for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
+            let entry = match arrival {
+                Ordered::Envelope(stored) => {
+                    bytes += stored.envelope.lines.len();
+                    state.ring.push(shard, stored)
+                }
+                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+            };
+            state.dispatch(&entry, meters);
+            state.unapplied.push(Step::Entry(entry));
+            if bytes >= BYTES_PER_LOCK {
+                break;
+            }
+        }
+        self.publish(state);
+        self.settle();
+        arrivals.peek().is_some()
+    }
+
+    /// Adds all of what comes next on a shard, without letting other tasks of the thread have a turn.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
         let mut arrivals = arrivals.into_iter().peekable();
-        while arrivals.peek().is_some() {
-            let mut state = self.lock();
-            for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
-                let entry = match arrival {
-                    Ordered::Envelope(stored) => state.ring.push(shard, stored),
-                    Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
-                };
-                state.dispatch(&entry, meters);
-                state.unapplied.push(Step::Entry(entry));
-            }
-            self.publish(state);
-            self.settle();
-        }
+        while self.append_some(shard, &mut arrivals, meters) {}
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
@@ -184,11 +211,11 @@ impl Hub {
 
     /// Groups of views with an interval, as they come to be; nothing if somebody has asked before.
     pub(crate) fn take_new_groups(&self) -> Option<mpsc::UnboundedReceiver<GroupKey>> {
-        self.new_groups.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.new_groups.lock().take()
     }
 
     fn with_values<T>(&self, look: impl FnOnce(&mut Values) -> T) -> T {
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.values.lock();
         self.apply_to(&mut values);
         let seen = look(&mut values);
         drop(values);
@@ -200,11 +227,7 @@ impl Hub {
     /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
     fn settle(&self) {
         loop {
-            let mut values = match self.values.try_lock() {
-                Ok(values) => values,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+            let Some(mut values) = self.values.try_lock() else { return };
             self.apply_to(&mut values);
             drop(values);
             // Something may have come between the last look and the end of the lock, left by somebody who found it held.
@@ -243,7 +266,7 @@ impl Hub {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
-        drop(state);
+        MutexGuard::unlock_fair(state);
         self.ring_grown();
     }
 
@@ -303,6 +326,11 @@ impl Hub {
         self.lock().ring.since(stored_ns)
     }
 
+    /// When the log stored the newest of what is here, in nanoseconds since 1970; 0 if nothing is.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.lock().ring.stored_ns()
+    }
+
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
@@ -320,10 +348,11 @@ impl Hub {
         let deflated = views
             .values()
             .map(|listed| &listed.view)
-            .filter(|view| view.key().deflated)
+            .filter(|view| view.key().wire == Wire::Deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
+        meters.ring_bytes.set(ring.bytes() as f64);
+        meters.view_bytes.set(self.account.bytes() as f64);
     }
 
     /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.
@@ -340,7 +369,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -370,13 +399,22 @@ impl State {
     /// Gives an entry's frame to every view that wants it; the others are not even looked at.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         let first = self.ring.first_index();
-        let frame = |bytes, own| Frame { index: entry.index, offset: entry.offset.clone(), bytes, own };
+        let frame = |bytes, own, passage| Frame {
+            index: entry.index,
+            offset: entry.offset.clone(),
+            bytes,
+            own,
+            passage,
+        };
         match &entry.item {
-            Item::Gap { reason, .. } => {
+            Item::Gap { from, reason } => {
+                let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
                 let of_entries = self.views.values().filter(|listed| listed.ticket.is_some());
                 for Listed { view, .. } in of_entries {
                     let bytes = self.compressor.whole(entry, view.key());
-                    bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
+                    bytes
+                        .into_iter()
+                        .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
@@ -384,8 +422,8 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
-                // Compressed parts by their lines: views that take the same of it share the work.
-                let mut deflated: HashMap<(Format, Vec<Range<u32>>), Bytes> = HashMap::new();
+                // Parts in other frames by their lines: views that take the same of it share the work.
+                let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
                     let (key, own) = (view.key(), share != Share::Whole);
                     let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
@@ -393,16 +431,17 @@ impl State {
                     };
                     let bytes = match share {
                         Share::Whole => self.compressor.shared(entry, plain, key),
-                        Share::Lines(runs) if key.deflated => deflated
-                            .entry((key.format, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key))
+                        Share::Lines(_) if key.wire == Wire::WebSocket => plain,
+                        Share::Lines(runs) => framed
+                            .entry((key.format, key.wire, runs.to_vec()))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
                             .clone(),
-                        Share::Lines(_) => plain,
                     };
-                    view.push(frame(bytes, own), first);
+                    view.push(frame(bytes, own, None), first);
                 }
             }
         }
+        self.ring.evict();
     }
 }
 

@@ -15,6 +15,7 @@ use crate::edge::batch::{Batch, Frame};
 use crate::edge::conflate::resume::KeptParts;
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
+use crate::edge::wire::Wire;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::{Format, Subscription};
 use crate::proto::offset::Offset;
@@ -32,19 +33,19 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
-    /// Compressed, where that makes a message smaller.
-    pub(crate) deflated: bool,
+    /// In which frames.
+    pub(crate) wire: Wire,
     /// Only each series' newest value, once in so many milliseconds; every value, without it.
     pub(crate) interval_ms: Option<u32>,
 }
 
 impl ViewKey {
-    /// The view that a subscription asks for, compressed if the connection has agreed on that.
-    pub(crate) fn of(subscription: &Subscription, deflated: bool) -> Self {
+    /// The view that a subscription asks for, in the frames that its connection takes.
+    pub(crate) fn of(subscription: &Subscription, wire: Wire) -> Self {
         Self {
             filters: subscription.filters.clone(),
             format: subscription.format,
-            deflated,
+            wire,
             interval_ms: subscription.interval_ms,
         }
     }
@@ -143,6 +144,8 @@ struct State {
     covered_after: Index,
     /// The place behind the newest frame there has been.
     newest: (Index, Arc<Offset>),
+    /// With an interval: where the frames of the last flush that had any begin.
+    last_flush: Cursor,
     /// Writers that have sessions here.
     listeners: Vec<Listener>,
 }
@@ -171,6 +174,7 @@ impl View {
             account,
             covered_after: index,
             newest: (index, offset),
+            last_flush: 0,
             listeners: Vec::new(),
         };
         Self {
@@ -230,16 +234,20 @@ impl View {
         self.tell(state);
     }
 
-    /// Adds the newest values up to a place, for a view with an interval: all of its frames say that they are of that place,
-    /// and there are none if nothing has changed. What is older than the flush before is let go: a session that has not
-    /// written it by then gets what has changed since, not a queue of what has grown old.
+    /// Adds the newest values up to a place, for a view with an interval; there are no frames if nothing has changed. What is
+    /// older than the flush before is let go: a session that has not written it by then gets what has changed since, not a
+    /// queue of what has grown old.
     pub(crate) fn flush(&self, frames: Vec<Frame>, index: Index, offset: Arc<Offset>) {
         let mut state = self.lock();
         state.newest = (index, offset);
         if !frames.is_empty() {
-            let before = state.frames.back().map_or(0, |frame| frame.index);
+            let end = state.first + state.frames.len() as u64;
+            let before = std::mem::replace(&mut state.last_flush, end);
+            while state.first < before {
+                state.drop_oldest();
+            }
             frames.into_iter().for_each(|frame| state.add(frame));
-            state.trim(before);
+            state.trim(0);
             self.tell(state);
         }
         self.kept_parts.clear();
@@ -291,21 +299,24 @@ impl View {
         self.flushed.notified()
     }
 
-    /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one.
+    /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one. A frame with
+    /// which the log becomes another one comes alone: places before and behind it cannot be compared.
     pub(crate) fn pending(&self, cursor: Cursor, frames_max: usize, bytes_max: usize) -> Pending {
         let state = self.lock();
         let Some(skip) = cursor.checked_sub(state.first) else {
             let (index, offset) = state.newest.clone();
             return Pending::Overtaken { cursor: state.first + state.frames.len() as u64, offset, index };
         };
-        let mut bytes = 0;
+        let (mut bytes, mut reset) = (0, false);
         let frames: Vec<Frame> = state
             .frames
             .range((skip as usize).min(state.frames.len())..)
             .take(frames_max)
             .take_while(|frame| {
-                let fits = bytes == 0 || bytes + frame.bytes.len() <= bytes_max;
+                let fits =
+                    bytes == 0 || bytes + frame.bytes.len() <= bytes_max && !reset && !frame.is_reset();
                 bytes += frame.bytes.len();
+                reset = frame.is_reset();
                 fits
             })
             .cloned()
@@ -366,13 +377,13 @@ mod tests {
         let key = ViewKey {
             filters: FilterSet::default(),
             format: Format::Json,
-            deflated: false,
+            wire: Wire::WebSocket,
             interval_ms: None,
         };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
-            view.push(Frame { index, offset: offset(index), bytes, own: true }, 0);
+            view.push(Frame { index, offset: offset(index), bytes, own: true, passage: None }, 0);
         }
         view
     }
@@ -423,7 +434,7 @@ mod tests {
 
     fn push(view: &View, index: Index, own: bool) {
         let bytes = Bytes::from(vec![0; 100]);
-        view.push(Frame { index, offset: offset(index), bytes, own }, 0);
+        view.push(Frame { index, offset: offset(index), bytes, own, passage: None }, 0);
     }
 
     #[test]
@@ -433,7 +444,7 @@ mod tests {
         let key = ViewKey {
             filters: FilterSet::default(),
             format: Format::Json,
-            deflated: false,
+            wire: Wire::WebSocket,
             interval_ms: None,
         };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::parts::{Encoded, Parts, Stretch};
 use super::{Matcher, Round, Tally};
 use crate::edge::batch::Frame;
+use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::series::Changed;
@@ -80,27 +81,44 @@ impl Round {
     ) {
         let (_, index, mut at) = view.place();
         let (key, sessions) = (view.key(), view.sessions() as u64);
-        let frame = |bytes, offset| Frame { index: self.to.index, offset, bytes, own: true };
+        let frame = |bytes, index, offset, passage| Frame {
+            index,
+            offset,
+            bytes,
+            own: true,
+            passage: Some(Arc::new(passage)),
+        };
         let has = (index > self.flushed).then(|| at.clone());
         let mut floor = Floor { has, uncounted: None };
-        let mut frames = Vec::new();
-        let mut counted = true;
+        let (mut index, mut frames, mut counted) = (index, Vec::new(), true);
         if let Some(gap) = &self.gap
             && let Some(to) = gap.from(index, &at)
         {
             let to = Arc::new(to);
-            frames.push(frame(encode::gap(&at, &to, gap.reason), to.clone()));
+            // The ring's step right behind the gap: what follows it up to here is one envelope a step.
+            let behind = self.to.index.saturating_sub(to.positions_to(&self.to.offset)).max(index);
+            let passage = Passage { steps: behind - index, ..Passage::gap(&at, &to, gap.reason) };
+            frames.push(frame(encode::gap(key.wire, &at, &to, gap.reason), behind, to.clone(), passage));
             meters.gaps.of(gap.reason.into()).increment(sessions);
             // The sequences of another log say nothing about what the view has: it gets a little more than it misses.
             floor = Floor { has: None, uncounted: Some((*to).clone()) };
-            counted = gap.counted_behind;
-            at = to;
+            (index, at, counted) = (behind, to, gap.counted_behind);
         }
         let (parts, sent) = assemble(key.format, taken, lines, &floor);
         let conflated = counted.then(|| tally.metrics.saturating_sub(sent.metrics));
         let stretch = Stretch { from: at, to: self.to.offset.clone(), conflated };
-        let messages = parts.messages(&stretch);
-        frames.extend(messages.map(|message| frame(compressor.own(message.bytes, key), message.offset)));
+        let whole = Passage {
+            steps: self.to.index - index,
+            fates: stretch.fates(sent.envelopes, tally.envelopes),
+            ..Passage::default()
+        };
+        frames.extend(parts.messages(&stretch).map(|message| {
+            let bytes = compressor.own(message.bytes, key.wire, &message.offset);
+            match message.is_last {
+                true => frame(bytes, self.to.index, message.offset, whole.clone()),
+                false => frame(bytes, index, message.offset, Passage::default()),
+            }
+        }));
         meters.conflated_metrics.increment(conflated.unwrap_or(0) * sessions);
         view.flush(frames, self.to.index, self.to.offset.clone());
     }

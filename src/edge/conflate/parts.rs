@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::edge::books::Fates;
 use crate::edge::encode;
 use crate::proto::channel::CollectorId;
 use crate::proto::line::Line;
@@ -28,6 +29,17 @@ pub(super) struct Stretch {
 pub(super) struct Message {
     pub(super) bytes: Bytes,
     pub(super) offset: Arc<Offset>,
+    pub(super) is_last: bool,
+}
+
+impl Stretch {
+    /// What becomes of its positions, if so many envelopes match and the newest values are those of some of them.
+    pub(super) fn fates(&self, sent: u64, matched: u64) -> Fates {
+        let positions = self.from.positions_to(&self.to);
+        let delivered = sent.min(positions);
+        let conflated = matched.saturating_sub(sent).min(positions - delivered);
+        Fates { delivered, conflated, filtered: positions - delivered - conflated, gap: 0 }
+    }
 }
 
 /// Lines in one format, each encoded the first time somebody wants it.
@@ -102,7 +114,7 @@ impl Parts {
             };
             let of = Conflated { from: &from, conflated };
             let bytes = encode::newest(format, &offset.token(), of, &collector, &metrics);
-            Message { bytes, offset: offset.clone() }
+            Message { bytes, offset: offset.clone(), is_last: at == last }
         })
     }
 }

@@ -9,18 +9,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::parts::{Encoded, Parts, Stretch};
 use crate::edge::Shared;
 use crate::edge::batch::{Batch, Frame};
-use crate::edge::catch_up::Fed;
+use crate::edge::books::{Fates, Passage};
+use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
+use crate::edge::ring::Index;
 use crate::edge::series::Group;
-use crate::edge::view::View;
+use crate::edge::view::{Cursor, View};
+use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::line;
 use crate::proto::message::GapReason;
@@ -59,18 +63,23 @@ pub(crate) struct KeptParts(tokio::sync::Mutex<VecDeque<Arc<Part>>>);
 pub(super) struct Part {
     since: Offset,
     at: Offset,
+    /// For who asked for whatever there is.
+    quiet: bool,
     /// Nothing, where nothing matches.
     pub(super) batch: Option<Batch>,
     /// Behind which the rest lies.
     pub(super) to: Offset,
-    /// What is missing was announced up to here.
-    gap_to: Option<Offset>,
+    /// Something is missing, and was announced.
+    gaps: bool,
 }
 
 impl Part {
     /// What a session that has the part has been told: a gap may reach further than what is known of it.
     pub(super) fn at_end(&self) -> Offset {
-        self.gap_to.as_ref().unwrap_or(&self.at).latest_of(&self.to)
+        match &self.batch {
+            Some(batch) => (**batch.end()).clone(),
+            None => self.at.clone(),
+        }
     }
 }
 
@@ -103,6 +112,7 @@ impl Resume {
     async fn run(mut self) -> Result<(), Over> {
         let heads = self.hub.watch_head();
         let mut resets = self.resets;
+        // Ahead of what the session was told, where nothing has matched.
         let mut since = self.at.clone();
         let view = self.view.clone();
         loop {
@@ -114,16 +124,13 @@ impl Resume {
             if let Some(start) = self.reset_to(&head, was_reset) {
                 self.announce(start, GapReason::Reset).await?;
                 since = self.at.clone();
-            } else if self.at == *place {
-                if let Some(outcome) = self.outcome {
-                    self.shared.node.meters.replay_requests.of(outcome).increment(1);
-                }
-                return self.send(Fed::Joined { cursor, index, at: place }).await;
-            } else if self.at.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
+            } else if since == *place {
+                return self.join(cursor, index, place).await;
+            } else if since.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
                 // Nothing is made before there is room for it.
                 drop(self.feed.reserve().await.map_err(|_| Over)?);
                 since = self.send_part(since, &place).await?;
-            } else if self.at.is_at_or_before(&head.offset) {
+            } else if since.is_at_or_before(&head.offset) {
                 // The view comes here with its next flush.
                 flush.await;
             } else if tokio::time::timeout(AHEAD_PATIENCE, flush).await.is_err() {
@@ -131,6 +138,15 @@ impl Resume {
                 since = self.at.clone();
             }
         }
+    }
+
+    async fn join(self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
+        if let Some(outcome) = self.outcome {
+            self.shared.node.meters.replay_requests.of(outcome).increment(1);
+        }
+        // What lies between was not for it: there was nothing to send.
+        let steps = self.at.positions_to(&at);
+        self.send(Fed::Joined(Joined { cursor, index, at, steps, unheld: 0 })).await
     }
 
     /// Where the session has to begin anew, if the log is another one than that of its place.
@@ -159,7 +175,7 @@ impl Resume {
     /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies.
     async fn send_part(&mut self, since: Offset, until: &Offset) -> Result<Offset, Over> {
         let part = self.part(since, until).await?;
-        if part.gap_to.is_some() {
+        if part.gaps {
             self.count(GapReason::Retention);
         }
         if let Some(batch) = &part.batch {
@@ -174,7 +190,7 @@ impl Resume {
     async fn part(&self, since: Offset, until: &Offset) -> Result<Arc<Part>, Over> {
         let mut kept = self.view.kept_parts().0.lock().await;
         let same = |part: &&Arc<Part>| {
-            let quiet_fits = part.gap_to.is_none() || !self.quiet;
+            let quiet_fits = part.quiet == self.quiet;
             part.since == since && part.at == self.at && quiet_fits && part.to.is_at_or_before(until)
         };
         if let Some(part) = kept.iter().find(same) {
@@ -195,10 +211,9 @@ impl Resume {
 
     /// Tells the session what it will not get, and moves it behind that.
     async fn announce(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
-        let gap = encode::gap(&self.at, &to, reason);
-        self.at = to;
+        let from = Arc::new(std::mem::replace(&mut self.at, to));
         self.count(reason);
-        let frame = Frame { index: 0, offset: Arc::new(self.at.clone()), bytes: gap, own: true };
+        let frame = gap_frame(self.view.key().wire, &from, Arc::new(self.at.clone()), reason);
         match Batch::new(vec![frame]) {
             Some(batch) => self.send(Fed::Frames(Box::new(batch))).await,
             None => Ok(()),
@@ -235,15 +250,14 @@ pub(super) fn make(
 ) -> Part {
     let key = view.key();
     let changes = hub.with_series(|series| series.changed_after(&key.filters, &since, until, PART_BYTES));
-    let frame = |bytes, offset| Frame { index: 0, offset, bytes, own: true };
     let mut frames = Vec::new();
     let mut from = Arc::new(at.clone());
     // What is missing may lie behind the view's place: then the view announces the rest.
     let missing = changes.incomplete_to.filter(|_| !quiet).map(|missing| missing.earliest_of(until));
-    let gap_to = missing.map(|missing| at.latest_of(&missing)).filter(|to| *to != at);
+    let gap_to = missing.map(|missing| at.latest_of(&missing)).filter(|to| *to != at).map(Arc::new);
     if let Some(to) = &gap_to {
-        frames.push(frame(encode::gap(&at, to, GapReason::Retention), Arc::new(to.clone())));
-        from = Arc::new(to.clone());
+        frames.push(gap_frame(key.wire, &from, to.clone(), GapReason::Retention));
+        from = to.clone();
     }
     let mut parts = Parts::new(key.format);
     for Group { collector, lines } in &changes.extract.groups {
@@ -253,10 +267,25 @@ pub(super) fn make(
             parts.add(collector, encoded.line(number, line));
         }
     }
-    // Nobody has counted what was overwritten.
+    // Nobody has counted what was overwritten, or looked at it: all of it may have matched.
     let to = Arc::new(from.latest_of(&changes.to));
     let stretch = Stretch { from, to, conflated: None };
-    let messages = parts.messages(&stretch);
-    frames.extend(messages.map(|message| frame(compressor.own(message.bytes, key), message.offset)));
-    Part { since, at, batch: Batch::new(frames), to: changes.to, gap_to }
+    let fates = stretch.fates(changes.envelopes, u64::MAX);
+    frames.extend(parts.messages(&stretch).map(|message| {
+        let fates = if message.is_last { fates } else { Fates::default() };
+        let bytes = compressor.own(message.bytes, key.wire, &message.offset);
+        frame(bytes, message.offset, Passage { fates, ..Passage::default() })
+    }));
+    Part { since, at, quiet, batch: Batch::new(frames), to: changes.to, gaps: gap_to.is_some() }
+}
+
+fn gap_frame(wire: Wire, from: &Arc<Offset>, to: Arc<Offset>, reason: GapReason) -> Frame {
+    let bytes = encode::gap(wire, from, &to, reason);
+    let passage = Passage::gap(from, &to, reason);
+    frame(bytes, to, passage)
+}
+
+/// A frame of no view's run: its index says nothing, and what it takes a session past is all in its passage.
+fn frame(bytes: Bytes, offset: Arc<Offset>, passage: Passage) -> Frame {
+    Frame { index: 0, offset, bytes, own: true, passage: Some(Arc::new(passage)) }
 }

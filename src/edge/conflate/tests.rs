@@ -10,10 +10,12 @@ use serde_json::Value;
 use super::*;
 use crate::broker::Stored;
 use crate::config::{CompressionSettings, SnapshotSettings};
+use crate::edge::books::{Books, Fates, Passage, Settled};
 use crate::edge::compress::Compressor;
 use crate::edge::hub::{Hub, Start};
 use crate::edge::sequencer::Ordered;
 use crate::edge::view::{Pending, Seat, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::Meters;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
@@ -39,6 +41,8 @@ struct Stage {
 struct Reader {
     seat: Seat,
     cursor: u64,
+    index: Index,
+    books: Books,
 }
 
 impl Stage {
@@ -74,10 +78,10 @@ impl Stage {
 
     fn join(&self, filter: &str, format: Format) -> Reader {
         let filters = FilterSet::parse(filter.split(' ')).unwrap();
-        let key = ViewKey { filters, format, deflated: false, interval_ms: Some(1000) };
+        let key = ViewKey { filters, format, wire: Wire::WebSocket, interval_ms: Some(1000) };
         let attachment = self.hub.attach(&key, None);
-        let Start::Live(cursor, _) = attachment.start else { panic!("at its view's place") };
-        Reader { seat: attachment.view, cursor }
+        let Start::Live(cursor, index) = attachment.start else { panic!("at its view's place") };
+        Reader { seat: attachment.view, cursor, index, books: Books::open(1, attachment.at) }
     }
 
     /// All groups flush once.
@@ -107,6 +111,12 @@ impl Reader {
                 Pending::Frames(batch) => {
                     let frames = batch.frames();
                     self.cursor += frames.len() as u64;
+                    let progress = batch.progress(batch.wire().len());
+                    self.books.pass(progress.index - self.index, &batch.passage(0, frames.len()));
+                    if let Some(from) = batch.reset_from() {
+                        self.books.pass_reset(from, &progress.offset);
+                    }
+                    self.index = progress.index;
                     let text = |frame: &Bytes| String::from_utf8(frame::payload(frame).to_vec()).unwrap();
                     texts.extend(frames.iter().map(|(_, frame)| text(frame)));
                 }
@@ -114,6 +124,17 @@ impl Reader {
                 Pending::Overtaken { .. } => panic!("overtaken"),
             }
         }
+    }
+
+    /// Its account, after it has read everything.
+    fn account(&mut self) -> Settled {
+        assert!(self.texts().is_empty());
+        let (_, index, place) = self.seat.view().place();
+        self.books.pass(index - self.index, &Passage::default());
+        self.index = index;
+        let settled = self.books.settle(&place);
+        assert!(settled.is_balanced(), "{settled:?}");
+        settled
     }
 
     fn messages(&mut self) -> Vec<Value> {
@@ -175,6 +196,8 @@ fn a_flush_has_the_newest_values_and_says_what_they_stand_for() {
     stage.flush();
     let messages = reader.messages();
     assert_eq!((messages.len(), messages[0]["from"].as_str()), (1, Some(&*begin)));
+    let fates = Fates { delivered: 3, filtered: 2, conflated: 1, gap: 0 };
+    assert_eq!(reader.account(), Settled { published: 6, fates });
 }
 
 #[test]
@@ -221,6 +244,9 @@ fn a_hole_in_the_log_is_announced_before_what_came_behind_it() {
     assert_eq!(messages[1]["from"].as_str(), Some(&*hole));
     assert_eq!(messages[1]["conflated"], 1, "counted behind the hole");
     assert_eq!(values(&later.messages()), ["a mem 4"], "who came behind the hole does not miss anything");
+    let fates = Fates { delivered: 1, filtered: 0, conflated: 1, gap: 7 };
+    assert_eq!(reader.account(), Settled { published: 9, fates });
+    assert_eq!(later.account().fates, Fates { gap: 0, ..fates });
 }
 
 #[test]
@@ -247,9 +273,11 @@ fn a_log_that_is_another_one_is_a_reset_and_then_what_it_has() {
             serde_json::json!({"type": "gap", "from": begin, "to": reset, "reason": "reset"})
         );
         assert_eq!(values(&messages[1..]), ["d cpu 4"]);
+        reader.account();
         stage.write(0, "e.cpu", "cpu v=5 1");
         stage.flush();
         assert_eq!(values(&reader.messages()), ["e cpu 5"]);
+        reader.account();
     }
 }
 
@@ -266,6 +294,7 @@ fn what_the_last_values_cannot_hold_for_an_interval_is_a_gap() {
     assert_eq!(messages[1]["from"], messages[0]["to"]);
     assert_eq!(values(&messages[1..]), ["a cpu 4", "a cpu 3"]);
     assert_eq!(messages[1].get("conflated"), None, "nobody knows how much of the gap was overwritten");
+    assert_eq!(reader.account().fates, Fates { delivered: 2, filtered: 0, conflated: 0, gap: 3 });
 }
 
 #[test]
@@ -441,6 +470,24 @@ impl Got {
     }
 }
 
+/// A client, what it has got, and what it is to get.
+struct Client {
+    filter: usize,
+    reader: Reader,
+    got: Got,
+    published: u64,
+    matched: u64,
+    matched_envelopes: u64,
+    state: BTreeMap<String, u64>,
+}
+
+impl Client {
+    fn new(filter: usize, reader: Reader) -> Self {
+        let (got, state) = (Got::default(), BTreeMap::new());
+        Self { filter, reader, got, published: 0, matched: 0, matched_envelopes: 0, state }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write { shard: u16, collector: u8, measurement: bool, hosts: Vec<u8> },
@@ -469,7 +516,7 @@ proptest! {
     #[test]
     fn every_metric_that_matches_is_sent_or_conflated(steps in steps()) {
         let mut stage = Stage::new(2, UNBOUNDED);
-        let mut readers: Vec<(usize, Reader, Got, u64, BTreeMap<String, u64>)> = Vec::new();
+        let mut clients: Vec<Client> = Vec::new();
         let mut value = 0u64;
         for step in steps.into_iter().chain([Step::Flush]) {
             match step {
@@ -483,32 +530,39 @@ proptest! {
                         lines += &format!("{name},host=h{host} v={value}i 1\n");
                         wrote.push((host, value));
                     }
-                    for (filter, _, _, matched, state) in &mut readers {
-                        let filters = FilterSet::parse(FILTERS[*filter].split(' ')).unwrap();
+                    for client in &mut clients {
+                        let filters = FilterSet::parse(FILTERS[client.filter].split(' ')).unwrap();
                         let of = Channel::new(CollectorId::new(&format!("c{collector}")).unwrap(), name);
+                        let before = client.matched;
                         for (host, value) in &wrote {
                             let tag = |key: &str| (key == "host").then(|| format!("h{host}").into());
                             if filters.matches_line(&of, tag) {
-                                *matched += 1;
+                                client.matched += 1;
                                 let key = format!("\"c{collector}\" \"{name}\" {{\"host\":\"h{host}\"}}");
-                                state.insert(key, *value);
+                                client.state.insert(key, *value);
                             }
                         }
+                        client.published += 1;
+                        client.matched_envelopes += u64::from(client.matched > before);
                     }
                     stage.write(shard, &channel, &lines);
                 }
                 Step::Flush => {
                     stage.flush();
-                    for (_, reader, got, matched, state) in &mut readers {
-                        got.take(&reader.messages())?;
-                        prop_assert_eq!(got.sent + got.conflated, *matched);
-                        prop_assert_eq!(&got.state, state);
+                    for client in &mut clients {
+                        client.got.take(&client.reader.messages())?;
+                        prop_assert_eq!(client.got.sent + client.got.conflated, client.matched);
+                        prop_assert_eq!(&client.got.state, &client.state);
+                        client.reader.account();
+                        let Settled { published, fates } = client.reader.books.total().settled;
+                        prop_assert_eq!(published, client.published);
+                        prop_assert_eq!(fates.delivered + fates.conflated, client.matched_envelopes);
                     }
                 }
                 Step::Join(filter) => {
-                    if readers.iter().all(|(other, ..)| *other != filter) {
+                    if clients.iter().all(|other| other.filter != filter) {
                         let reader = stage.join(FILTERS[filter], Format::Json);
-                        readers.push((filter, reader, Got::default(), 0, BTreeMap::new()));
+                        clients.push(Client::new(filter, reader));
                     }
                 }
             }

@@ -25,6 +25,8 @@ pub(crate) struct Changed {
 pub(crate) struct Changes {
     /// Series that were written last between them, as they are.
     pub(crate) extract: Extract,
+    /// How many envelopes have written them.
+    pub(crate) envelopes: u64,
     /// Everything that was written last up to here is in the answer.
     pub(crate) to: Offset,
     /// Of what was written up to here some may be missing.
@@ -72,7 +74,12 @@ impl SeriesStore {
                 to = to.with(found.value.shard, found.value.sequence);
             }
         }
-        Changes { extract: self.extract(found, &ranks), to, incomplete_to }
+        // Those of one envelope are neighbours.
+        let places = found.chunk_by(|one, next| {
+            (one.value.shard, one.value.sequence) == (next.value.shard, next.value.sequence)
+        });
+        let envelopes = places.count() as u64;
+        Changes { envelopes, extract: self.extract(found, &ranks), to, incomplete_to }
     }
 
     /// Everything of the channels that are `wanted` and was written behind `after`, by channel in the order of collectors.

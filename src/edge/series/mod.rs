@@ -27,8 +27,8 @@ mod extract;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use changes::{Changed, Changes};
-pub(crate) use extract::{Extract, Group};
+pub(crate) use changes::Changed;
+pub(crate) use extract::Group;
 
 /// What a series costs besides its texts: its node, its slot in the table, and what three allocations waste.
 const SERIES_OVERHEAD_BYTES: usize = 200;

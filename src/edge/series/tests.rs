@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::changes::Changes;
+use super::extract::Extract;
 use super::*;
 use crate::edge::ring::Ring;
 use crate::proto::channel::{Channel, CollectorId};

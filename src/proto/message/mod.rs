@@ -12,8 +12,8 @@ pub mod subscription;
 pub use client::{ClientMessage, Id};
 pub use close::{CloseCode, Reconnect};
 pub use server::{
-    Conflated, GapReason, GoodbyeReason, ServerMessage, write_conflated_open, write_influx_conflated_head,
-    write_influx_head, write_metrics_open,
+    Conflated, GapReason, GoodbyeReason, ServerMessage, kind, write_conflated_open,
+    write_influx_conflated_head, write_influx_head, write_metrics_open,
 };
 pub use subscription::{Format, From, Subscription, SubscriptionChange};
 
