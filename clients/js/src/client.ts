@@ -41,7 +41,9 @@ export class Client implements AsyncIterable<Message> {
   #connection: Connection | undefined;
   #trial: Connection | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** What waits for a loop, since there was one. */
   #queue: Queue<Message> | undefined;
+  #reading = false;
 
   /** @internal */
   constructor(options: Options) {
@@ -109,37 +111,33 @@ export class Client implements AsyncIterable<Message> {
 
   /**
    * Messages in order. At most `bufferMax` wait: at that many the connection is closed, and resumed when they are read, so that a
-   * slow reader costs no memory and misses nothing that the log still holds. There can be one iterator at a time; leaving the
-   * loop leaves the client open. A fatal error is thrown.
+   * slow reader costs no memory and misses nothing that the log still holds. There can be one loop at a time. Leaving it says that
+   * its last message is done with, and leaves the client open: the next loop goes on behind it. A fatal error is thrown.
    */
   [Symbol.asyncIterator](): AsyncIterator<Message, undefined> {
-    if (this.#queue) throw new TypeError("this client has an iterator already");
-    const queue = (this.#queue = new Queue<Message>(this.#machine.offset));
-    const { state } = this.state as Extract<State, { state: "closed" }>;
-    if (state === "closed") queue.end(undefined);
-    const leave = () => {
-      if (this.#queue === queue) this.#queue = undefined;
-      this.#resume();
-      return Promise.resolve({ done: true as const, value: undefined });
-    };
+    if (this.#reading) throw new TypeError("this client has an iterator already");
+    this.#reading = true;
+    const queue = (this.#queue ??= new Queue<Message>(this.#machine.offset));
+    const { state } = this;
+    if (state.state === "closed") queue.end(state.error);
     return {
-      next: async () => {
-        const result = await queue.next();
-        if (queue.size === 0) this.#resume();
-        return result;
+      next: () => {
+        const next = queue.next();
+        if (queue.size === 0 && this.state.state === "paused") this.#machine.start(Date.now());
+        return next;
       },
-      return: leave,
+      return: async () => {
+        this.#reading = false;
+        queue.done();
+        return { done: true, value: undefined };
+      },
     };
-  }
-
-  #resume(): void {
-    if (this.state.state === "paused") this.#machine.start(Date.now());
   }
 
   #listenForWaking(): void {
     // Neither is there in Node.
     const { document: page, addEventListener: listen } = globalThis as { document?: Document; addEventListener?: Window["addEventListener"] };
-    const wake = () => page?.visibilityState !== "hidden" && this.#machine.wake(Date.now());
+    const wake = ({ type }: Event) => (type === "visibilitychange" && page?.hidden) || this.#machine.wake(Date.now());
     const options = { signal: this.#unlisten.signal };
     for (const event of ["visibilitychange", "resume"]) page?.addEventListener(event, wake, options);
     for (const event of ["online", "pageshow"]) page && listen?.(event, wake, options);
@@ -254,8 +252,7 @@ export class Client implements AsyncIterable<Message> {
       return void this.#emit("error", new TelecastError("unreadable", `this is no message of Telecast: ${text.slice(0, 100)}`));
     }
     this.#machine.message(link, message, Date.now());
-    const queue = this.#queue;
-    if (queue) queue.reached(this.#machine.offset);
+    this.#queue?.reached(this.#machine.offset);
   }
 }
 

@@ -51,7 +51,7 @@ interface Wish {
   id: number;
   change: Change;
   sent: boolean;
-  /** It is part of a connection's address: what to go back to if that is refused. */
+  /** It is part of the address of a stream of events, where nothing can be said: what to go back to if that does not open. */
   before?: { subscription: Subscription; from: string | undefined; offset: string | undefined };
 }
 
@@ -293,15 +293,21 @@ export class Machine {
     }
   }
 
-  /** Everything behind a refusal of an address that held wishes: they are taken back. */
-  #refused(end: End): boolean {
+  /** What was asked for in an address that did not open is not agreed on. Returns the wishes in it. */
+  #takeBack(): Wish[] {
     const carried = this.#wishes.filter(({ before }) => before);
     const before = carried[0]?.before;
-    if (!before) return false;
-    ({ subscription: this.#subscription, from: this.#from, offset: this.offset } = before);
+    if (before) ({ subscription: this.#subscription, from: this.#from, offset: this.offset } = before);
+    for (const wish of carried) delete wish.before;
+    return carried;
+  }
+
+  /** Whether what a server refused were wishes, so that there is something to go back to. */
+  #refused(end: End): boolean {
+    const carried = this.#takeBack();
     const { code = "http_400", message = "the server refused it" } = end.error ?? {};
     for (const wish of carried) this.#settle(wish, new TelecastError(code, message));
-    return true;
+    return carried.length > 0;
   }
 
   #settle(wish: Wish, error?: TelecastError): void {
@@ -329,8 +335,11 @@ export class Machine {
 
   /** A new connection to the current address, whatever there was. */
   #connect(now: number): void {
+    this.#takeBack();
     for (const wish of this.#wishes) {
-      wish.before ??= { subscription: this.#subscription, from: this.#from, offset: this.offset };
+      wish.sent = false;
+      if (this.#transport === "websocket") continue;
+      wish.before = { subscription: this.#subscription, from: this.#from, offset: this.offset };
       this.#apply(wish);
     }
     this.#leave({ state: "connecting", transport: this.#transport, url: this.#base().href, attempt: this.#attempt });

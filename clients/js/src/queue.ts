@@ -40,9 +40,14 @@ export class Queue<Item> {
     this.#turn();
   }
 
+  /** The item that was given last is done with. */
+  done(): void {
+    this.offset = this.#next;
+  }
+
   /** Asking for the next item says that the one before is done with. */
   next(): Promise<IteratorResult<Item, undefined>> {
-    this.offset = this.#next;
+    this.done();
     return new Promise((resolve, reject) => {
       this.#waiting = resolve;
       this.#fail = reject;

@@ -108,22 +108,23 @@ test("a replay goes to its place, over a break too", () => {
   assert.equal(reconnected(rig).asked("from"), "M2");
 });
 
-test("a change that was not answered is part of the next connection", () => {
+test("a change that was not answered is asked for again on the next connection", () => {
   const rig = new Rig({ subscription: { filter: "a.b" } }).start().welcome().metrics("M");
   const id = rig.machine.change({ filter: "c.d", from: "-1m" }, rig.now);
   reconnected(rig);
-  assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["c.d", "-1m"]);
+  assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["a.b", "M"]);
   rig.took();
-  rig.welcome("W");
-  assert.deepEqual(rig.took().filter(({ type }) => type === "settle"), [{ type: "settle", id }]);
+  rig.welcome("M");
+  assert.deepEqual(rig.took().filter(({ type }) => type === "send"), [{ type: "send", text: `{"type":"subscribe","id":${id},"filter":"c.d","from":"-1m"}` }]);
 });
 
-test("a change while it connects is sent once it is open", () => {
-  const rig = new Rig().start();
-  const id = rig.machine.change({ filter: "c.d" }, rig.now);
+test("a change before the first connection, or while it connects, is asked for once it is open", () => {
+  const rig = new Rig();
+  const ids = [rig.machine.change({ filter: "c.d" }, rig.now), rig.start().machine.change({ snapshot: true }, rig.now)];
+  assert.equal(rig.asked("filter"), null);
   rig.took();
   rig.welcome();
-  assert.deepEqual(rig.took().filter(({ type }) => type === "send"), [{ type: "send", text: `{"type":"subscribe","id":${id},"filter":"c.d"}` }]);
+  assert.deepEqual(rig.took().flatMap((action) => (action.type === "send" ? JSON.parse(action.text).id : [])), ids);
 });
 
 test("on a stream of events a change is another stream, and a refused one goes back", () => {
@@ -136,4 +137,15 @@ test("on a stream of events a change is another stream, and a refused one goes b
   const settled = rig.took().find(({ type }) => type === "settle");
   assert.equal(settled?.type === "settle" && settled.id === id && settled.error?.code, "bad_filter");
   assert.deepEqual([rig.state, rig.asked("filter"), rig.asked("from")], ["connecting", "a.b", "M"]);
+});
+
+test("a stream that does not open with a change in its address is no refusal of it", () => {
+  const rig = new Rig({ subscription: { filter: "a.b" }, transports: ["sse"] }).start().welcome().metrics("M");
+  const id = rig.machine.change({ filter: "c.d" }, rig.now);
+  rig.lose({ status: 503 }).retry();
+  assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["c.d", "M"]);
+  rig.took();
+  rig.welcome("M");
+  assert.deepEqual(rig.took().filter(({ type }) => type === "settle"), [{ type: "settle", id }]);
+  assert.deepEqual(rig.did(), []);
 });
