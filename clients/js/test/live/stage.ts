@@ -103,9 +103,9 @@ export class Telecast extends Process {
   }
 
   /** `keys`: of the configuration. */
-  static async start(role: string, nats: Nats | undefined, keys: Record<string, string | number> = {}): Promise<Telecast> {
+  static async start(role: string, nats: Nats | undefined, keys: Record<string, string | number> = {}, more: string[] = []): Promise<Telecast> {
     const node = `js-${role}-${Math.random().toString(36).slice(2, 8)}`;
-    const args = [role, "--listen", "127.0.0.1:0", "--node", node, ...(nats ? ["--nats", nats.url] : [])];
+    const args = [role, "--listen", "127.0.0.1:0", "--node", node, ...(nats ? ["--nats", nats.url] : []), ...more];
     const named = Object.entries(keys).map(([key, value]) => [`TELECAST__${key.toUpperCase().replaceAll(".", "__")}`, String(value)]);
     const env = { LOG_FORMAT: "json", LOG_LEVEL: "info", TELECAST_CONFIG_DIR: "/nonexistent", ...Object.fromEntries(named) };
     const listening = (line: string): number | undefined => {
