@@ -9,21 +9,30 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 place="$root/.tools/chromium"
 launcher="$place/chromium"
 
-for own in "${CHROMIUM:-}" "$(command -v chromium || true)" "$(command -v google-chrome || true)" "$launcher"; do
-    if [ -n "$own" ] && "$own" --version >/dev/null 2>&1; then
-        echo "$own"
-        exit 0
-    fi
-done
-
 give_up() {
     echo "setup-chromium: $1" >&2
     echo "setup-chromium: install Chromium (Debian: apt-get install chromium), or point CHROMIUM at a Chromium or Chrome of your own." >&2
     exit 1
 }
 
+works() {
+    [ -n "$1" ] && "$1" --version >/dev/null 2>&1
+}
+
+if [ -n "${CHROMIUM:-}" ]; then
+    works "$CHROMIUM" || give_up "CHROMIUM=$CHROMIUM does not start."
+    echo "$CHROMIUM"
+    exit 0
+fi
+for installed in "$(command -v chromium || true)" "$(command -v google-chrome || true)" \
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" "$launcher"; do
+    if works "$installed"; then
+        echo "$installed"
+        exit 0
+    fi
+done
+
 command -v apt-get >/dev/null 2>&1 && command -v dpkg >/dev/null 2>&1 || give_up "this is no Debian, so its archive does not fit."
-apt-cache --version >/dev/null 2>&1 || give_up "apt-cache is missing."
 
 mkdir -p "$root/.tools"
 # On the same file system as the target, so that the last step is one rename and two runs at once cannot collide.
@@ -46,20 +55,23 @@ for package in "$work"/packages/*.deb; do
     dpkg -x "$package" "$work/root"
 done
 
-# The libraries are not where the loader looks, so a launcher says where they are.
-multiarch=$(basename "$(dirname "$(find "$work/root/usr/lib" -name 'libopus.so*' -o -name 'libminizip.so*' | head -n 1)")")
-cat > "$work/chromium" <<LAUNCHER
+# The libraries and the fonts are not where they are looked for, so a launcher says where they are.
+cat > "$work/chromium" <<'LAUNCHER'
 #!/bin/sh
-here=\$(cd "\$(dirname "\$0")" && pwd)/root
-LD_LIBRARY_PATH="\$here/usr/lib/$multiarch:\$here/usr/lib/$multiarch/pulseaudio\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
+here=$(cd "$(dirname "$0")" && pwd)/root
+for libraries in "$here"/usr/lib/*-linux-gnu*; do
+    LD_LIBRARY_PATH="$libraries:$libraries/pulseaudio${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+done
 export LD_LIBRARY_PATH
-exec "\$here/usr/lib/chromium/chromium" "\$@"
+[ -e /etc/fonts/fonts.conf ] || export FONTCONFIG_PATH="$here/etc/fonts"
+exec "$here/usr/lib/chromium/chromium" "$@"
 LAUNCHER
 chmod +x "$work/chromium"
 rm -rf "$work/lists" "$work/cache" "$work/packages"
 "$work/chromium" --version >&2 || give_up "the Chromium from Debian's archive does not start here."
 
 rm -rf "$place"
-mv -T "$work" "$place"
+# Another run may have been first; what it put there does as well.
+mv -T "$work" "$place" 2>/dev/null || [ -x "$launcher" ]
 trap - EXIT INT TERM
 echo "$launcher"

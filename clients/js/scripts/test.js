@@ -10,9 +10,27 @@ const root = dirname(import.meta.dirname);
 const folders = process.argv.length > 2 ? process.argv.slice(2) : ["unit", "package", "live"];
 const out = join(root, ".build");
 rmSync(out, { recursive: true, force: true });
-const sources = folders.flatMap((folder) => readdirSync(join(root, "test", folder)).filter((name) => name.endsWith(".test.ts")).map((name) => join(root, "test", folder, name)));
-await build({ entryPoints: sources, outdir: out, outbase: join(root, "test"), bundle: true, platform: "node", format: "esm", target: "node20", sourcemap: "inline", packages: "external" });
+const sources = folders.flatMap((folder) =>
+  readdirSync(join(root, "test", folder))
+    .filter((name) => name.endsWith(".test.ts"))
+    .map((name) => join(root, "test", folder, name)),
+);
+await build({
+  entryPoints: sources,
+  outdir: out,
+  outbase: join(root, "test"),
+  bundle: true,
+  platform: "node",
+  format: "esm",
+  target: "node20",
+  sourcemap: "inline",
+  packages: "external",
+});
 const files = sources.map((source) => source.replace(join(root, "test"), out).replace(/\.ts$/, ".js"));
 // The machine has few cores, and every live test starts processes of its own.
-const { status } = spawnSync(process.execPath, ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-concurrency=2", "--test-timeout=80000", ...files], { stdio: "inherit", cwd: root });
+const { status } = spawnSync(
+  process.execPath,
+  ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-concurrency=2", "--test-timeout=80000", ...files],
+  { stdio: "inherit", cwd: root },
+);
 process.exitCode = status ?? 1;

@@ -1,7 +1,16 @@
 import { TelecastError } from "./error.js";
 import { Machine, type Action } from "./machine.js";
 import type { Change, Options, State, TransportName, WebSocketConstructor } from "./options.js";
-import { decode, type GapMessage, type LinesMessage, type LiveMessage, type Message, type MetricsMessage, type SnapshotMessage, type StaleMessage } from "./protocol.js";
+import {
+  decode,
+  type GapMessage,
+  type LinesMessage,
+  type LiveMessage,
+  type Message,
+  type MetricsMessage,
+  type SnapshotMessage,
+  type StaleMessage,
+} from "./protocol.js";
 import { Queue } from "./queue.js";
 import { openSse, openWebSocket, tryWebSocket, type Connection } from "./transport.js";
 
@@ -53,12 +62,19 @@ export class Client implements AsyncIterable<Message> {
     this.#WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
     const wanted: readonly TransportName[] = options.transports ?? ["websocket", "sse"];
     const transports = wanted.filter((name) => name === "sse" || this.#WebSocket);
-    if (transports.length === 0) throw new TypeError("connect: there is no WebSocket here: pass one, `connect({ WebSocket, … })`, or allow `sse`");
+    if (transports.length === 0)
+      throw new TypeError("connect: there is no WebSocket here: pass one, `connect({ WebSocket, … })`, or allow `sse`");
     const base = (globalThis as { location?: { href: string } }).location?.href;
     this.#machine = new Machine(
       {
         urls: urls.map((one) => new URL(one, base)),
-        subscription: Object.assign({}, filter && { filter }, snapshot && { snapshot }, interval && { interval }, format && { format }),
+        subscription: Object.assign(
+          {},
+          filter && { filter },
+          snapshot && { snapshot },
+          interval && { interval },
+          format && { format },
+        ),
         from,
         transports,
         timing: options.timing,
@@ -136,7 +152,10 @@ export class Client implements AsyncIterable<Message> {
 
   #listenForWaking(): void {
     // Neither is there in Node.
-    const { document: page, addEventListener: listen } = globalThis as { document?: Document; addEventListener?: Window["addEventListener"] };
+    const { document: page, addEventListener: listen } = globalThis as {
+      document?: Document;
+      addEventListener?: Window["addEventListener"];
+    };
     const wake = ({ type }: Event) => (type === "visibilitychange" && page?.hidden) || this.#machine.wake(Date.now());
     const options = { signal: this.#unlisten.signal };
     for (const event of ["visibilitychange", "resume"]) page?.addEventListener(event, wake, options);
@@ -231,7 +250,11 @@ export class Client implements AsyncIterable<Message> {
           ? openSse(this.#options.fetch ?? globalThis.fetch, url, token, listener)
           : openWebSocket(this.#WebSocket as WebSocketConstructor, url, token, listener);
     } catch (error) {
-      machine.lost(link, { error: { code: "token", message: `no token: ${(error as Error)?.message ?? error}` } }, now());
+      machine.lost(
+        link,
+        { error: { code: "token", message: `no token: ${(error as Error)?.message ?? error}` } },
+        now(),
+      );
     }
   }
 
@@ -249,7 +272,10 @@ export class Client implements AsyncIterable<Message> {
     try {
       message = decode(text);
     } catch {
-      return void this.#emit("error", new TelecastError("unreadable", `this is no message of Telecast: ${text.slice(0, 100)}`));
+      return void this.#emit(
+        "error",
+        new TelecastError("unreadable", `this is no message of Telecast: ${text.slice(0, 100)}`),
+      );
     }
     this.#machine.message(link, message, Date.now());
     this.#queue?.reached(this.#machine.offset);

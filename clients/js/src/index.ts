@@ -5,6 +5,25 @@
  */
 export { Client, connect, type Events } from "./client.js";
 export { TelecastError } from "./error.js";
-export type { Change, Options, State, Subscription, Timing, TransportName, WebSocketConstructor, WebSocketLike } from "./options.js";
-export type { FieldValue, GapMessage, LinesMessage, LiveMessage, Message, Metric, MetricsMessage, SnapshotMessage, StaleMessage } from "./protocol.js";
+export type {
+  Change,
+  Options,
+  State,
+  Subscription,
+  Timing,
+  TransportName,
+  WebSocketConstructor,
+  WebSocketLike,
+} from "./options.js";
+export type {
+  FieldValue,
+  GapMessage,
+  LinesMessage,
+  LiveMessage,
+  Message,
+  Metric,
+  MetricsMessage,
+  SnapshotMessage,
+  StaleMessage,
+} from "./protocol.js";
 export { SeriesStore, type Series } from "./store.js";

@@ -2,7 +2,14 @@
 
 import { TelecastError } from "./error.js";
 import { reconnect, type Message, type ServerMessage } from "./protocol.js";
-import { DEFAULT_TIMING, type Change, type State, type Subscription, type Timing, type TransportName } from "./options.js";
+import {
+  DEFAULT_TIMING,
+  type Change,
+  type State,
+  type Subscription,
+  type Timing,
+  type TransportName,
+} from "./options.js";
 
 /** One connection, so that what comes late from one that was given up is not taken for the next one's. */
 export type Link = number;
@@ -204,7 +211,8 @@ export class Machine {
     if (status === 400 && this.#refused(end)) return this.#connect(now);
     // On a WebSocket that did not open, the code is the browser's and says nothing.
     const final = wasOpen && end.code !== undefined && reconnect(end.code) === "no";
-    const code = end.error?.code ?? (status === undefined ? end.code ? `close_${end.code}` : "lost" : `http_${status}`);
+    const code =
+      end.error?.code ?? (status === undefined ? (end.code ? `close_${end.code}` : "lost") : `http_${status}`);
     const text = end.error?.message || end.reason || (wasOpen ? `the connection broke (${code})` : "it does not open");
     if (final || status === 400 || ((status === 401 || status === 403) && !this.#setup.renewsToken)) {
       return this.close(new TelecastError(code, text, true));
@@ -257,7 +265,11 @@ export class Machine {
         this.#act({ type: "send", text: '{"type":"ping"}' });
       }
       this.#heardAt = now;
-    } else if (state === "waiting" || (state === "connecting" && now >= this.#deadline) || (state === "open" && silent)) {
+    } else if (
+      state === "waiting" ||
+      (state === "connecting" && now >= this.#deadline) ||
+      (state === "open" && silent)
+    ) {
       // Nobody can be asked on a stream of events, and resuming costs little.
       return this.#connect(now);
     }
@@ -348,7 +360,12 @@ export class Machine {
     this.#goodbyeUntil = undefined;
     this.#heardAt = now;
     this.#deadline = now + this.#timing.connectTimeoutMs;
-    this.#act({ type: "open", link: this.#link, transport: this.#transport, url: this.#address(this.#transport, false) });
+    this.#act({
+      type: "open",
+      link: this.#link,
+      transport: this.#transport,
+      url: this.#address(this.#transport, false),
+    });
     this.#arm(now);
   }
 
@@ -395,7 +412,9 @@ export class Machine {
 
   #planProbe(now: number): void {
     const { websocketRetryMs } = this.#timing;
-    this.#probeAt = this.#setup.transports.includes("websocket") ? now + websocketRetryMs * (0.5 + this.#random()) : Infinity;
+    this.#probeAt = this.#setup.transports.includes("websocket")
+      ? now + websocketRetryMs * (0.5 + this.#random())
+      : Infinity;
   }
 
   #reach(offset: string): void {

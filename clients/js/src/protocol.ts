@@ -87,14 +87,18 @@ export type ServerMessage =
 
 /** Whether to come back behind a close code: never (it would end the same way), at once, or after a pause that grows. */
 export const reconnect = (code: number): "no" | "at once" | "pause" =>
-  [1000, 1001, 1002, 1003, 1007, 1008, 1009].includes(code) ? "no" : [1012, 4008, 4010].includes(code) ? "at once" : "pause";
+  [1000, 1001, 1002, 1003, 1007, 1008, 1009].includes(code)
+    ? "no"
+    : [1012, 4008, 4010].includes(code)
+      ? "at once"
+      : "pause";
 
 /** One frame of a WebSocket, or the data of one event. Fails with a `SyntaxError` on what is neither. */
 export const decode = (text: string): ServerMessage => {
   if (text[0] !== "#") return JSON.parse(text) as ServerMessage;
   const message: LinesMessage = { type: "lines", offset: "", lines: text };
   // Comments come first: an offset, then what kind of data it is, if it is not simply what happened.
-  for (let match; (match = /^# (\S+) (\S+)(?: conflated (\d+))?\r?\n?/.exec(message.lines)); ) {
+  for (let match; (match = /^# (\S+) (\S+)(?: conflated (\d+))?\r?\n?/.exec(message.lines));) {
     const [all, word, value = "", conflated] = match;
     if (word === "offset") message.offset = value;
     if (word === "snapshot") [message.part, message.parts] = value.split("/").map(Number) as [number, number];

@@ -37,7 +37,8 @@ export class SeriesStore implements Iterable<Series> {
   /** Follows `client`, if one is given; otherwise messages go to {@link apply}. */
   constructor(client?: Pick<Client, "on">, { max = SERIES_MAX }: { max?: number } = {}) {
     this.#max = max;
-    for (const type of ["metrics", "snapshot", "gap"] as const) client?.on(type, (message: Message) => this.apply(message));
+    for (const type of ["metrics", "snapshot", "gap"] as const)
+      client?.on(type, (message: Message) => this.apply(message));
   }
 
   get size(): number {
@@ -82,7 +83,16 @@ export class SeriesStore implements Iterable<Series> {
 
   #update(collector: string, { name, tags, fields, timestamp }: Metric): Series {
     const key = keyOf(collector, name, tags);
-    const entry = this.#series.get(key) ?? { collector, name, tags, fields: {}, times: {}, timestamp, uncertain: false, snapshot: 0 };
+    const entry = this.#series.get(key) ?? {
+      collector,
+      name,
+      tags,
+      fields: {},
+      times: {},
+      timestamp,
+      uncertain: false,
+      snapshot: 0,
+    };
     for (const [field, value] of Object.entries(fields)) {
       if (timestamp < (entry.times[field] ?? -Infinity)) continue;
       entry.fields[field] = value;

@@ -39,7 +39,9 @@ export const openWebSocket = (
 ): Connection => {
   const socket = new Constructor(url, subprotocols(token));
   socket.onmessage = (({ data }: { data: unknown }) => onText(String(data))) as (event: never) => void;
-  socket.onclose = (({ code, reason }: { code: number; reason: string }) => onEnd({ code, reason })) as (event: never) => void;
+  socket.onclose = (({ code, reason }: { code: number; reason: string }) => onEnd({ code, reason })) as (
+    event: never,
+  ) => void;
   // `close` follows, and says more. Without a listener, the `ws` package throws.
   socket.onerror = silence;
   return {
@@ -52,7 +54,12 @@ export const openWebSocket = (
 };
 
 /** Finds out whether a WebSocket opens. */
-export const tryWebSocket = (Constructor: WebSocketConstructor, url: string, token: string | undefined, onDone: (opened: boolean) => void): Connection => {
+export const tryWebSocket = (
+  Constructor: WebSocketConstructor,
+  url: string,
+  token: string | undefined,
+  onDone: (opened: boolean) => void,
+): Connection => {
   const done = (opened: boolean) => {
     connection.close();
     onDone(opened);
@@ -63,7 +70,12 @@ export const tryWebSocket = (Constructor: WebSocketConstructor, url: string, tok
 };
 
 /** Opens a stream of server-sent events. */
-export const openSse = (fetch: typeof globalThis.fetch, url: string, token: string | undefined, { onText, onEnd }: Listener): Connection => {
+export const openSse = (
+  fetch: typeof globalThis.fetch,
+  url: string,
+  token: string | undefined,
+  { onText, onEnd }: Listener,
+): Connection => {
   const abort = new AbortController();
   let end: End = {};
   const run = async () => {
@@ -79,10 +91,13 @@ export const openSse = (fetch: typeof globalThis.fetch, url: string, token: stri
       if (body?.error?.code) end.error = body.error;
       return;
     }
-    const parse = sseParser((data) => onText(data), () => onText(undefined));
+    const parse = sseParser(
+      (data) => onText(data),
+      () => onText(undefined),
+    );
     const decoder = new TextDecoder();
     const reader = response.body.getReader();
-    for (let read; !(read = await reader.read()).done; ) {
+    for (let read; !(read = await reader.read()).done;) {
       parse(decoder.decode(read.value, { stream: true }));
       if (abort.signal.aborted) return;
     }

@@ -4,7 +4,12 @@ import { connect, SeriesStore, type Client, type MetricsMessage, type TelecastEr
 import WebSocket from "ws";
 
 export const use = async (): Promise<void> => {
-  const client: Client = connect({ urls: ["https://a", new URL("https://b")], filter: ["*.cpu", "*.mem"], token: async () => "secret", WebSocket });
+  const client: Client = connect({
+    urls: ["https://a", new URL("https://b")],
+    filter: ["*.cpu", "*.mem"],
+    token: async () => "secret",
+    WebSocket,
+  });
   const off: () => void = client.on("metrics", (message: MetricsMessage) => message.metrics[0]?.fields["x"]);
   client.on("error", (error: TelecastError) => error.fatal);
   client.on("state", (state) => {
@@ -25,6 +30,7 @@ export const use = async (): Promise<void> => {
     // @ts-expect-error Not every message has metrics.
     message.metrics;
   }
-  for (const { fields, uncertain } of new SeriesStore(client, { max: 10 })) fields["x"] satisfies string | number | boolean | undefined, uncertain;
+  for (const { fields, uncertain } of new SeriesStore(client, { max: 10 }))
+    (fields["x"] satisfies string | number | boolean | undefined, uncertain);
   off();
 };

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { Options } from "@telecast/client";
 import { Chromium } from "./chromium.js";
-import { Cluster, faults, openings, underFault } from "./faults.js";
+import { Cluster, fallsBack, faults, openings, underFault } from "./faults.js";
 import { inPage } from "./readers.js";
 import { until, type Network } from "./stage.js";
 
@@ -17,7 +17,12 @@ after(() => Promise.all([chromium.close(), cluster.stop()]));
 
 const open = (network: Network, options: Options) => inPage(chromium, network, options);
 
+faults("Chromium, SSE", () => cluster, open, { transports: ["sse"] });
+
 faults("Chromium, WebSocket", () => cluster, open, { transports: ["websocket"] });
+
+test("Chromium: where WebSockets are refused it reads events, and returns when they are not", () =>
+  fallsBack(cluster, open));
 
 test("Chromium: a tab that was frozen catches up when it is looked at again", () =>
   underFault(cluster, open, {}, async ({ reader, publisher }) => {

@@ -32,9 +32,21 @@ export class Chromium {
 
   static async start(): Promise<Chromium> {
     // It says how to get one where there is none.
-    const binary = execFileSync(resolve("../../scripts/setup-chromium.sh"), { encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] }).trim();
+    const binary = execFileSync(resolve("../../scripts/setup-chromium.sh"), {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "inherit"],
+    }).trim();
     const profile = mkdtempSync(join(tmpdir(), "telecast-chromium-"));
-    const args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"];
+    const args = [
+      "--headless=new",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-dev-shm-usage",
+      "--no-first-run",
+      "--remote-debugging-port=0",
+      `--user-data-dir=${profile}`,
+      "about:blank",
+    ];
     // A group of its own: a machine that sleeps stops all of its processes.
     const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe"], detached: true });
     const ended = new Promise((done) => child.on("exit", done));

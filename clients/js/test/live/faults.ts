@@ -7,7 +7,12 @@ import { Nats, Network, Publisher, Telecast, until } from "./stage.js";
 import type { Options } from "@telecast/client";
 
 /** Quick, so that silence is noticed within a test's patience. */
-const EDGE = { "edge.heartbeat_ms": 1_000, "edge.drain_grace_ms": 0, "edge.drain_waves_ms": 100 };
+const EDGE = {
+  "server.cors_origins": "*",
+  "edge.heartbeat_ms": 1_000,
+  "edge.drain_grace_ms": 0,
+  "edge.drain_waves_ms": 100,
+};
 const FILTER = "*.ledger";
 
 /** What is running. */
@@ -40,7 +45,12 @@ export const underFault = async <R extends Reader>(
   cluster: Cluster,
   open: Open<R>,
   options: Options,
-  act: (scene: { reader: R; edges: [Telecast, Telecast]; networks: [Network, Network]; publisher: Publisher }) => Promise<void>,
+  act: (scene: {
+    reader: R;
+    edges: [Telecast, Telecast];
+    networks: [Network, Network];
+    publisher: Publisher;
+  }) => Promise<void>,
   prepare: (networks: [Network, Network]) => void = () => {},
 ): Promise<void> => {
   const edges = (await Promise.all([cluster.edge(), cluster.edge()])) as [Telecast, Telecast];
@@ -66,10 +76,37 @@ export const underFault = async <R extends Reader>(
 };
 
 /** How often it has been open. */
-export const openings = async (reader: Reader): Promise<number> => (await reader.states()).filter(({ state }) => state === "open").length;
+export const openings = async (reader: Reader): Promise<number> =>
+  (await reader.states()).filter(({ state }) => state === "open").length;
+
+/** A network without WebSockets: server-sent events come instead, until it has them. */
+export const fallsBack = async <R extends Reader>(cluster: Cluster, open: Open<R>): Promise<void> => {
+  const refuse = (networks: [Network, Network]) => networks.forEach((network) => (network.refusesUpgrades = true));
+  await underFault(
+    cluster,
+    open,
+    {},
+    async ({ reader, networks, publisher }) => {
+      const transport = async () => {
+        const state = (await reader.states()).at(-1);
+        return state?.state === "open" && state.transport;
+      };
+      assert.equal(await transport(), "sse");
+      await publisher.goesOn(50);
+      networks.forEach((network) => (network.refusesUpgrades = false));
+      await until("it is back on a WebSocket", async () => (await transport()) === "websocket");
+    },
+    refuse,
+  );
+};
 
 /** The scenarios that are the same everywhere. */
-export const faults = <R extends Reader>(where: string, cluster: () => Cluster, open: Open<R>, options: Options = {}): void => {
+export const faults = <R extends Reader>(
+  where: string,
+  cluster: () => Cluster,
+  open: Open<R>,
+  options: Options = {},
+): void => {
   test(`${where}: an edge that is killed costs nothing`, () =>
     underFault(cluster(), open, options, async ({ reader, edges, publisher }) => {
       await edges[0].kill();

@@ -23,10 +23,15 @@ export const until = async (what: string, look: () => unknown): Promise<void> =>
 /** The newest build; TELECAST_BIN is another. */
 const telecastBinary = (): string => {
   const target = process.env["CARGO_TARGET_DIR"] ?? join(REPOSITORY, "target");
-  const built = ["debug", "release"].map((profile) => join(target, profile, "telecast")).filter((path) => existsSync(path));
+  const built = ["debug", "release"]
+    .map((profile) => join(target, profile, "telecast"))
+    .filter((path) => existsSync(path));
   const newest = built.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
   const binary = process.env["TELECAST_BIN"] ?? newest;
-  if (!binary) throw new Error("there is no telecast to test against: `cargo build` in the repository makes one, TELECAST_BIN names another");
+  if (!binary)
+    throw new Error(
+      "there is no telecast to test against: `cargo build` in the repository makes one, TELECAST_BIN names another",
+    );
   return binary;
 };
 
@@ -51,7 +56,12 @@ class Process {
 }
 
 /** Starts a process and reads its log until `ready` finds what it looks for. */
-const launch = async <T>(command: string, args: string[], env: Record<string, string>, ready: (line: string) => T | undefined): Promise<{ child: ChildProcess; ended: Promise<number | null>; found: T }> => {
+const launch = async <T>(
+  command: string,
+  args: string[],
+  env: Record<string, string>,
+  ready: (line: string) => T | undefined,
+): Promise<{ child: ChildProcess; ended: Promise<number | null>; found: T }> => {
   const child = spawn(command, args, { env, stdio: ["ignore", "ignore", "pipe"] });
   const ended = new Promise<number | null>((done) => child.on("exit", done));
   const log: string[] = [];
@@ -62,7 +72,9 @@ const launch = async <T>(command: string, args: string[], env: Record<string, st
       const result = ready(line);
       if (result !== undefined) done(result);
     });
-    ended.then((code) => fail(new Error(`${command} ${args.join(" ")} ended with ${code}:\n${log.slice(-20).join("\n")}`)));
+    ended.then((code) =>
+      fail(new Error(`${command} ${args.join(" ")} ended with ${code}:\n${log.slice(-20).join("\n")}`)),
+    );
   });
   return { child, ended, found };
 };
@@ -79,10 +91,13 @@ export class Nats extends Process {
 
   static async start(): Promise<Nats> {
     const binary = process.env["NATS_SERVER"] ?? join(REPOSITORY, ".tools/bin/nats-server");
-    if (!existsSync(binary)) throw new Error("there is no nats-server: `make tools` gets one, NATS_SERVER names another");
+    if (!existsSync(binary))
+      throw new Error("there is no nats-server: `make tools` gets one, NATS_SERVER names another");
     const [folder, port] = [mkdtempSync(join(tmpdir(), "telecast-js-")), await freePort()];
     const args = ["-a", "127.0.0.1", "-p", String(port), "-js", "-sd", folder];
-    const { child, ended } = await launch(binary, args, {}, (line) => (line.includes("Server is ready") ? true : undefined));
+    const { child, ended } = await launch(binary, args, {}, (line) =>
+      line.includes("Server is ready") ? true : undefined,
+    );
     return new Nats(child, ended, `nats://127.0.0.1:${port}`, folder);
   }
 
@@ -103,11 +118,24 @@ export class Telecast extends Process {
   }
 
   /** `keys`: of the configuration. */
-  static async start(role: string, nats: Nats | undefined, keys: Record<string, string | number> = {}, more: string[] = []): Promise<Telecast> {
+  static async start(
+    role: string,
+    nats: Nats | undefined,
+    keys: Record<string, string | number> = {},
+    more: string[] = [],
+  ): Promise<Telecast> {
     const node = `js-${role}-${Math.random().toString(36).slice(2, 8)}`;
     const args = [role, "--listen", "127.0.0.1:0", "--node", node, ...(nats ? ["--nats", nats.url] : []), ...more];
-    const named = Object.entries(keys).map(([key, value]) => [`TELECAST__${key.toUpperCase().replaceAll(".", "__")}`, String(value)]);
-    const env = { LOG_FORMAT: "json", LOG_LEVEL: "info", TELECAST_CONFIG_DIR: "/nonexistent", ...Object.fromEntries(named) };
+    const named = Object.entries(keys).map(([key, value]) => [
+      `TELECAST__${key.toUpperCase().replaceAll(".", "__")}`,
+      String(value),
+    ]);
+    const env = {
+      LOG_FORMAT: "json",
+      LOG_LEVEL: "info",
+      TELECAST_CONFIG_DIR: "/nonexistent",
+      ...Object.fromEntries(named),
+    };
     const listening = (line: string): number | undefined => {
       if (!line.includes('"listening"')) return undefined;
       const { event, context } = JSON.parse(line);
@@ -152,7 +180,8 @@ export class Publisher {
         return `ledger,host=${this.collector} seq=${seq}i ${start + BigInt(seq)}`;
       });
       const response = await fetch(`${this.ingest.url}/api/v1/write`, { method: "POST", body: lines.join("\n") });
-      if (response.status !== 204) throw new Error(`the write was refused: ${response.status} ${await response.text()}`);
+      if (response.status !== 204)
+        throw new Error(`the write was refused: ${response.status} ${await response.text()}`);
       this.count += lines.length;
       await new Promise((done) => setTimeout(done, 10));
     }
@@ -230,7 +259,14 @@ export class Network {
       const isUpgrade = /^upgrade: *websocket/im.test(text);
       if (file) {
         const bytes = Buffer.from(file.body);
-        client.end(Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${file.type}\r\nContent-Length: ${bytes.length}\r\nConnection: close\r\n\r\n`), bytes]));
+        client.end(
+          Buffer.concat([
+            Buffer.from(
+              `HTTP/1.1 200 OK\r\nContent-Type: ${file.type}\r\nContent-Length: ${bytes.length}\r\nConnection: close\r\n\r\n`,
+            ),
+            bytes,
+          ]),
+        );
       } else if (isUpgrade && this.refusesUpgrades) {
         client.end("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
       } else {

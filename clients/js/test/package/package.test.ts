@@ -27,7 +27,10 @@ test("it is smaller than 6 kB", () => {
 test("it is packed as it should be, and depends on nothing", async () => {
   const manifest = JSON.parse(readFileSync("package.json", "utf8"));
   const { messages } = await publint({ pkgDir: ".", strict: true });
-  assert.deepEqual(messages.map((message) => formatMessage(message, manifest)), []);
+  assert.deepEqual(
+    messages.map((message) => formatMessage(message, manifest)),
+    [],
+  );
   assert.equal(manifest.dependencies, undefined);
   assert.equal(manifest.license, /^license = "(.*)"$/m.exec(readFileSync("../../Cargo.toml", "utf8"))?.[1]);
 });
@@ -38,7 +41,16 @@ test("its types are right: those that the tests use, and those of the README's e
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   EXAMPLES.forEach((code, index) => writeFileSync(join(folder, `${index}.ts`), code));
-  const options = { noEmit: true, strict: true, target: "es2022", module: "nodenext", lib: ["es2022", "dom"], types: [], skipLibCheck: true, rootDir: "../.." };
+  const options = {
+    noEmit: true,
+    strict: true,
+    target: "es2022",
+    module: "nodenext",
+    lib: ["es2022", "dom"],
+    types: [],
+    skipLibCheck: true,
+    rootDir: "../..",
+  };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, include: ["."] }));
   for (const project of ["test", folder]) execFileSync(process.execPath, [TSC, "-p", project], { stdio: "inherit" });
   assert.ok(EXAMPLES.length >= 4);

@@ -7,12 +7,21 @@ import { HEARTBEAT_MS, Rig } from "./rig.js";
 const SILENCE_MS = 2 * HEARTBEAT_MS + 5_000;
 
 test("the address says what is wanted, on both transports", () => {
-  const rig = new Rig({ urls: ["https://host/telecast/ws?tenant=7"], subscription: { filter: ["*.cpu{cpu=*}", "a.>"], interval: 500, format: "influx" }, from: "-30s" }).start();
+  const rig = new Rig({
+    urls: ["https://host/telecast/ws?tenant=7"],
+    subscription: { filter: ["*.cpu{cpu=*}", "a.>"], interval: 500, format: "influx" },
+    from: "-30s",
+  }).start();
   const expected = "?tenant=7&filter=*.cpu%7Bcpu%3D*%7D&filter=a.%3E&format=influx&interval=500&from=-30s";
   assert.equal(rig.url, `wss://host/telecast/ws${expected}`);
   rig.lose().retry().lose().retry();
   assert.equal(rig.url, `https://host/telecast/sse${expected}`);
-  for (const [given, opened] of [["http://h", "ws://h/ws"], ["ws://h:1/", "ws://h:1/ws"], ["wss://h/ws/clients", "wss://h/ws"], ["https://h/a/sse", "wss://h/a/ws"]]) {
+  for (const [given, opened] of [
+    ["http://h", "ws://h/ws"],
+    ["ws://h:1/", "ws://h:1/ws"],
+    ["wss://h/ws/clients", "wss://h/ws"],
+    ["https://h/a/sse", "wss://h/a/ws"],
+  ]) {
     assert.equal(new Rig({ urls: [given as string] }).start().url, opened);
   }
 });
@@ -78,7 +87,10 @@ test("a final close code ends it with an error, others do not", () => {
     const errors = rig.took().flatMap((action) => (action.type === "error" ? [action.error] : []));
     if (reconnect(code) === "no") {
       assert.equal(rig.state, "closed");
-      assert.deepEqual(errors.map(({ code, message, fatal }) => [code, message, fatal]), [[`close_${code}`, "because", true]]);
+      assert.deepEqual(
+        errors.map(({ code, message, fatal }) => [code, message, fatal]),
+        [[`close_${code}`, "because", true]],
+      );
     } else {
       assert.deepEqual([rig.state, errors], ["waiting", []]);
       assert.equal(rig.delayMs, reconnect(code) === "at once" ? 0 : 500);
@@ -93,7 +105,10 @@ test("an edge that sends everybody away at once is not asked again at once", () 
 
 test("a goodbye says when to come back, and the close behind it does not change that", () => {
   const rig = new Rig({ urls: ["http://a", "http://b"] }).start().welcome();
-  rig.say({ type: "goodbye", reason: "draining", offset: "G", reconnect_after_ms: 4_200 }).pass(200).lose({ code: 1012 });
+  rig
+    .say({ type: "goodbye", reason: "draining", offset: "G", reconnect_after_ms: 4_200 })
+    .pass(200)
+    .lose({ code: 1012 });
   assert.equal(rig.delayMs, 4_000);
   rig.pass(3_999);
   assert.equal(rig.state, "waiting");
@@ -102,14 +117,20 @@ test("a goodbye says when to come back, and the close behind it does not change 
 });
 
 test("silence of two heartbeats and a margin is a dead connection", () => {
-  const rig = new Rig().start().welcome("W").pass(SILENCE_MS - 1);
+  const rig = new Rig()
+    .start()
+    .welcome("W")
+    .pass(SILENCE_MS - 1);
   assert.equal(rig.state, "open");
   rig.took();
   rig.pass(1);
   assert.deepEqual(rig.did(), ["drop", "open"], "at once: it is the first");
   const alive = new Rig().start().welcome();
   for (let i = 0; i < 10; i++) alive.pass(HEARTBEAT_MS).say({ type: "heartbeat", offset: "H" });
-  assert.deepEqual(alive.did().filter((type) => type !== "open"), []);
+  assert.deepEqual(
+    alive.did().filter((type) => type !== "open"),
+    [],
+  );
 });
 
 test("comments of a stream are signs of life", () => {
@@ -139,7 +160,12 @@ test("after a sleep a WebSocket is asked for a sign of life, and given up if the
   assert.equal(rig.state, "connecting");
   assert.equal(rig.asked("from"), "M");
 
-  const alive = new Rig().start().welcome().sleep(60_000).say({ type: "pong" }).pass(SILENCE_MS - 1);
+  const alive = new Rig()
+    .start()
+    .welcome()
+    .sleep(60_000)
+    .say({ type: "pong" })
+    .pass(SILENCE_MS - 1);
   assert.equal(alive.state, "open");
 });
 

@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Rig } from "./rig.js";
 
-const withSnapshot = (from?: string) => new Rig({ subscription: { snapshot: true }, from, transports: ["websocket"] }).start();
+const withSnapshot = (from?: string) =>
+  new Rig({ subscription: { snapshot: true }, from, transports: ["websocket"] }).start();
 
 const reconnected = (rig: Rig) => rig.lose().retry();
 
@@ -54,7 +55,12 @@ test("a reader is not stopped inside a snapshot", () => {
 });
 
 test("parts of a conflated flush have offsets of their own", () => {
-  const rig = new Rig({ subscription: { interval: 1000 } }).start().welcome("F0").metrics("F0").metrics("F0").metrics("F1");
+  const rig = new Rig({ subscription: { interval: 1000 } })
+    .start()
+    .welcome("F0")
+    .metrics("F0")
+    .metrics("F0")
+    .metrics("F1");
   assert.equal(rig.machine.offset, "F1");
 });
 
@@ -115,7 +121,10 @@ test("a change that was not answered is asked for again on the next connection",
   assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["a.b", "M"]);
   rig.took();
   rig.welcome("M");
-  assert.deepEqual(rig.took().filter(({ type }) => type === "send"), [{ type: "send", text: `{"type":"subscribe","id":${id},"filter":"c.d","from":"-1m"}` }]);
+  assert.deepEqual(
+    rig.took().filter(({ type }) => type === "send"),
+    [{ type: "send", text: `{"type":"subscribe","id":${id},"filter":"c.d","from":"-1m"}` }],
+  );
 });
 
 test("a change before the first connection, or while it connects, is asked for once it is open", () => {
@@ -124,7 +133,10 @@ test("a change before the first connection, or while it connects, is asked for o
   assert.equal(rig.asked("filter"), null);
   rig.took();
   rig.welcome();
-  assert.deepEqual(rig.took().flatMap((action) => (action.type === "send" ? JSON.parse(action.text).id : [])), ids);
+  assert.deepEqual(
+    rig.took().flatMap((action) => (action.type === "send" ? JSON.parse(action.text).id : [])),
+    ids,
+  );
 });
 
 test("on a stream of events a change is another stream, and a refused one goes back", () => {
@@ -146,6 +158,9 @@ test("a stream that does not open with a change in its address is no refusal of 
   assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["c.d", "M"]);
   rig.took();
   rig.welcome("M");
-  assert.deepEqual(rig.took().filter(({ type }) => type === "settle"), [{ type: "settle", id }]);
+  assert.deepEqual(
+    rig.took().filter(({ type }) => type === "settle"),
+    [{ type: "settle", id }],
+  );
   assert.deepEqual(rig.did(), []);
 });

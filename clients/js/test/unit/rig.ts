@@ -19,7 +19,13 @@ export class Rig {
   constructor(setup: Partial<Omit<Setup, "urls">> & { urls?: string[] } = {}) {
     const { urls = ["http://edge-1"], ...rest } = setup;
     this.machine = new Machine(
-      { subscription: {}, transports: ["websocket", "sse"], renewsToken: false, urls: urls.map((url) => new URL(url)), ...rest },
+      {
+        subscription: {},
+        transports: ["websocket", "sse"],
+        renewsToken: false,
+        urls: urls.map((url) => new URL(url)),
+        ...rest,
+      },
       () => this.chance,
       (action) => {
         if (action.type === "timer") this.timerAt = action.at;
@@ -36,7 +42,9 @@ export class Rig {
 
   /** The same without news of the state. */
   did(): string[] {
-    return this.took().filter(({ type }) => type !== "state").map(({ type }) => type);
+    return this.took()
+      .filter(({ type }) => type !== "state")
+      .map(({ type }) => type);
   }
 
   start(): this {

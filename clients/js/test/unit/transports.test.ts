@@ -67,7 +67,13 @@ test("a stream that breaks is followed by a stream", () => {
 });
 
 test("a server without streams is no reason to give up", () => {
-  const rig = new Rig().start().lose().retry().lose().retry().lose({ status: 404, error: { code: "unknown_path", message: "…" } });
+  const rig = new Rig()
+    .start()
+    .lose()
+    .retry()
+    .lose()
+    .retry()
+    .lose({ status: 404, error: { code: "unknown_path", message: "…" } });
   assert.equal(rig.state, "waiting");
   rig.retry();
   assert.equal(rig.transport, "websocket");
