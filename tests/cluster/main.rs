@@ -9,6 +9,7 @@ mod absence;
 mod compression;
 mod crashes;
 mod drain;
+mod examples;
 mod load;
 mod mixed;
 mod protocol;
