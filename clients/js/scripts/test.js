@@ -30,7 +30,7 @@ const files = sources.map((source) => source.replace(join(root, "test"), out).re
 // The machine has few cores, and every live test starts processes of its own.
 const { status } = spawnSync(
   process.execPath,
-  ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-concurrency=2", "--test-timeout=80000", ...files],
+  ["--enable-source-maps", "--test", "--test-reporter=spec", "--test-concurrency=2", "--test-timeout=240000", ...files],
   { stdio: "inherit", cwd: root },
 );
 process.exitCode = status ?? 1;

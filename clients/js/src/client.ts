@@ -1,5 +1,5 @@
 import { TelecastError } from "./error.js";
-import { Machine, type Action } from "./machine.js";
+import { Machine, type Action, type End } from "./machine.js";
 import type { Change, Options, State, TransportName, WebSocketConstructor } from "./options.js";
 import {
   decode,
@@ -227,34 +227,34 @@ export class Client implements AsyncIterable<Message> {
     return listeners.length > 0;
   }
 
+  /** Fails with what a connection that does not come about for it ends with. */
   async #token(): Promise<string | undefined> {
     const { token } = this.#options;
-    return typeof token === "function" ? token() : token;
+    try {
+      return typeof token === "function" ? await token() : token;
+    } catch (error) {
+      throw { error: { code: "token", message: `there is no token: ${(error as Error)?.message ?? error}` } };
+    }
   }
 
   async #open(link: number, transport: TransportName, url: string): Promise<void> {
     const machine = this.#machine;
-    const now = () => Date.now();
+    const listener = {
+      onText: (text: string | undefined) =>
+        text === undefined ? machine.heard(link, Date.now()) : this.#read(link, text),
+      onEnd: (end: End) => machine.lost(link, end, Date.now()),
+    };
     try {
       const token = await this.#token();
+      // Meanwhile it may have been given up.
       if (!machine.isCurrent(link)) return;
-      const listener = {
-        onText: (text: string | undefined) => {
-          if (text === undefined) machine.heard(link, now());
-          else this.#read(link, text);
-        },
-        onEnd: (end: object) => machine.lost(link, end, now()),
-      };
       this.#connection =
         transport === "sse"
           ? openSse(this.#options.fetch ?? globalThis.fetch, url, token, listener)
           : openWebSocket(this.#WebSocket as WebSocketConstructor, url, token, listener);
     } catch (error) {
-      machine.lost(
-        link,
-        { error: { code: "token", message: `no token: ${(error as Error)?.message ?? error}` } },
-        now(),
-      );
+      // Browsers throw where a page may not open such a WebSocket at all.
+      listener.onEnd({ reason: String((error as Error).message), ...(error as End) });
     }
   }
 

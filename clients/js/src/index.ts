@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-export { Client, connect, type Events } from "./client.js";
+export { connect, type Client, type Events } from "./client.js";
 export { TelecastError } from "./error.js";
 export type {
   Change,

@@ -1,5 +1,6 @@
 // The pure core: what happened, the time and chance go in, actions come out. It touches no socket, no timer and no clock.
 
+import { address } from "./address.js";
 import { TelecastError } from "./error.js";
 import { reconnect, type Message, type ServerMessage } from "./protocol.js";
 import {
@@ -250,7 +251,11 @@ export class Machine {
     }
     if (state === "open" && now >= this.#probeAt) {
       this.#probeAt = Infinity;
-      this.#act({ type: "probe", url: this.#address("websocket", true) });
+      // A trial of whether WebSockets get through needs no history.
+      this.#act({
+        type: "probe",
+        url: address(this.#base(), "websocket", { ...this.#subscription, snapshot: false }, undefined),
+      });
     }
     this.#arm(now);
   }
@@ -364,7 +369,7 @@ export class Machine {
       type: "open",
       link: this.#link,
       transport: this.#transport,
-      url: this.#address(this.#transport, false),
+      url: address(this.#base(), this.#transport, this.#subscription, this.#from ?? this.offset),
     });
     this.#arm(now);
   }
@@ -439,24 +444,6 @@ export class Machine {
 
   #base(): URL {
     return this.#setup.urls[this.#url] as URL;
-  }
-
-  /** A trial of whether WebSockets get through needs no history. */
-  #address(transport: TransportName, trial: boolean): string {
-    const url = new URL(this.#base());
-    const secure = /^(https|wss):$/.test(url.protocol);
-    url.protocol = transport === "sse" ? (secure ? "https:" : "http:") : secure ? "wss:" : "ws:";
-    url.pathname = url.pathname.replace(/\/(ws(\/clients)?|sse)?\/?$/, "") + (transport === "sse" ? "/sse" : "/ws");
-    const { filter, format, snapshot, interval } = this.#subscription;
-    const add = (name: string, value: unknown) => value && url.searchParams.append(name, String(value));
-    for (const one of [filter ?? []].flat()) add("filter", one);
-    add("format", format);
-    if (!trial) {
-      add("snapshot", snapshot);
-      add("interval", interval);
-      add("from", this.#from ?? this.offset);
-    }
-    return url.href;
   }
 
   #become(state: State): void {

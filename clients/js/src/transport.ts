@@ -53,6 +53,9 @@ export const openWebSocket = (
   };
 };
 
+/** A WebSocket that has said nothing by then will not. */
+const TRIAL_MS = 10_000;
+
 /** Finds out whether a WebSocket opens. */
 export const tryWebSocket = (
   Constructor: WebSocketConstructor,
@@ -61,12 +64,18 @@ export const tryWebSocket = (
   onDone: (opened: boolean) => void,
 ): Connection => {
   const done = (opened: boolean) => {
-    connection.close();
+    close();
     onDone(opened);
   };
   // Its `welcome` says more than its opening: some proxies let a handshake through and nothing behind it.
-  const connection = openWebSocket(Constructor, url, token, { onText: () => done(true), onEnd: () => done(false) });
-  return connection;
+  const listener = { onText: () => done(true), onEnd: () => done(false) };
+  const connection = openWebSocket(Constructor, url, token, listener);
+  const timer = setTimeout(listener.onEnd, TRIAL_MS);
+  const close = () => {
+    clearTimeout(timer);
+    connection.close();
+  };
+  return { send: silence, close };
 };
 
 /** Opens a stream of server-sent events. */

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
@@ -54,6 +54,14 @@ test("its types are right: those that the tests use, and those of the README's e
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, include: ["."] }));
   for (const project of ["test", folder]) execFileSync(process.execPath, [TSC, "-p", project], { stdio: "inherit" });
   assert.ok(EXAMPLES.length >= 4);
+});
+
+test("the links of its README lead somewhere", () => {
+  const links = [...readFileSync("README.md", "utf8").matchAll(/\]\((?!https?:)([^)#]+)/g)].map(
+    ([, link]) => link as string,
+  );
+  assert.ok(links.length > 0);
+  for (const link of links) assert.ok(existsSync(link), link);
 });
 
 let telecast: Telecast;

@@ -12,7 +12,7 @@ test("the address says what is wanted, on both transports", () => {
     subscription: { filter: ["*.cpu{cpu=*}", "a.>"], interval: 500, format: "influx" },
     from: "-30s",
   }).start();
-  const expected = "?tenant=7&filter=*.cpu%7Bcpu%3D*%7D&filter=a.%3E&format=influx&interval=500&from=-30s";
+  const expected = "?tenant=7&filter=*.cpu%7Bcpu%3D*%7D&filter=a.%3E&interval=500&format=influx&from=-30s";
   assert.equal(rig.url, `wss://host/telecast/ws${expected}`);
   rig.lose().retry().lose().retry();
   assert.equal(rig.url, `https://host/telecast/sse${expected}`);
