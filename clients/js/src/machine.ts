@@ -455,7 +455,8 @@ export class Machine {
     const { state } = this.state;
     if (state === "paused" || state === "closed") return;
     const silent = state === "open" ? this.#heardAt + this.#silenceMs() : Infinity;
-    const at = Math.min(this.#deadline, this.#probeAt, silent, now + TICK_MS);
+    // What is overdue is due now: a time in the past would look like another jump.
+    const at = Math.max(now, Math.min(this.#deadline, this.#probeAt, silent, now + TICK_MS));
     // Set again with each message, a timer would cost more than the message: an earlier one that rings in vain does no harm.
     if (this.#timerAt <= at && this.#timerAt >= now) return;
     this.#timerAt = at;

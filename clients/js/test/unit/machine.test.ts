@@ -169,6 +169,14 @@ test("after a sleep a WebSocket is asked for a sign of life, and given up if the
   assert.equal(alive.state, "open");
 });
 
+test("a sleep while an answer is due ends the connection, and no more", () => {
+  const rig = new Rig().start().welcome();
+  rig.machine.wake(rig.now);
+  rig.took();
+  rig.sleep(60_000).pass(0);
+  assert.deepEqual(rig.did(), ["drop", "open"]);
+});
+
 test("after a sleep a stream of events is opened anew, unless something just came", () => {
   const rig = new Rig({ transports: ["sse"] }).start().welcome().metrics("M");
   rig.machine.wake(rig.now + 1_000);
