@@ -8,7 +8,8 @@ import { Rig } from "./rig.js";
 
 const SCHEDULES = 300;
 const STEPS = 400;
-const SERIES = 5;
+/** More than entries: what a snapshot leaves out does not come by itself. */
+const SERIES = 1_000;
 const PARTS = 3;
 
 /** Numbers that one seed always gives (mulberry32). */
@@ -31,6 +32,7 @@ class Server {
   /** What a session sends before entries, and the last entry it has sent. */
   #first: ServerMessage[] = [];
   #sent = 0;
+  #snapshot = false;
 
   series(entry: number): string {
     return `s${entry % SERIES}`;
@@ -51,43 +53,34 @@ class Server {
   }
 
   open(rig: Rig): void {
-    const [from, withSnapshot] = [rig.asked("from"), rig.asked("snapshot") === "true"];
+    const from = rig.asked("from");
+    this.#snapshot = rig.asked("snapshot") === "true";
     this.#sent = from === null ? this.head : placeOf(from);
     this.#first = [{ type: "welcome", offset: token(this.#sent), heartbeat_ms: 15_000, node: "n", session: "s" }];
-    const isLost = this.#sent < this.trimmed;
-    if (isLost) {
-      const to = withSnapshot ? this.head : this.trimmed;
-      this.#first.push({ type: "gap", from: token(this.#sent), to: token(to), reason: "retention" });
-      this.#sent = to;
-    }
-    if (withSnapshot && (isLost || from === null) && this.head > 0) {
-      const metrics = this.state().map((entry) => this.metric(entry));
-      for (let part = 1; part <= PARTS; part++) {
-        const share = metrics.filter((_, index) => index % PARTS === part - 1);
-        this.#first.push({
-          type: "snapshot",
-          offset: token(this.#sent),
-          part,
-          parts: PARTS,
-          collector: "c",
-          metrics: share,
-        });
-      }
-    }
+    if (this.#sent < this.trimmed) this.#miss("retention");
+    else if (from === null && this.#snapshot) this.#sendState();
   }
 
   next(): ServerMessage | undefined {
-    const first = this.#first.shift();
-    if (first || this.#sent >= this.head) return first;
-    // What was trimmed under a session's feet is a gap, too.
-    if (this.#sent < this.trimmed) return this.#gap();
-    return this.entry(++this.#sent);
+    // What is trimmed under a session's feet is a gap, too.
+    if (this.#first.length === 0 && this.#sent < this.trimmed) this.#miss("slow");
+    return this.#first.shift() ?? (this.#sent < this.head ? this.entry(++this.#sent) : undefined);
   }
 
-  #gap(): ServerMessage {
+  #miss(reason: "retention" | "slow"): void {
     const from = this.#sent;
-    this.#sent = this.trimmed;
-    return { type: "gap", from: token(from), to: token(this.#sent), reason: "slow" };
+    this.#sent = this.#snapshot ? this.head : this.trimmed;
+    this.#first.push({ type: "gap", from: token(from), to: token(this.#sent), reason });
+    if (this.#snapshot) this.#sendState();
+  }
+
+  #sendState(): void {
+    const metrics = this.state().map((entry) => this.metric(entry));
+    for (let part = 1; part <= PARTS; part++) {
+      const share = metrics.filter((_, index) => index % PARTS === part - 1);
+      const place = { offset: token(this.#sent), part, parts: PARTS };
+      this.#first.push({ type: "snapshot", ...place, collector: "c", metrics: share });
+    }
   }
 
   heartbeat(): ServerMessage | undefined {
