@@ -422,6 +422,7 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
+                let received_ns = encode::received_ns(&stored.envelope, stored.stored_ns);
                 // Parts in other frames by their lines: views that take the same of it share the work.
                 let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
@@ -437,6 +438,7 @@ impl State {
                             .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
                             .clone(),
                     };
+                    view.note_received(received_ns);
                     view.push(frame(bytes, own, None), first);
                 }
             }

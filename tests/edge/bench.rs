@@ -12,7 +12,7 @@ use axum::Router;
 use futures_util::{SinkExt as _, StreamExt as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
-use telecast::app::listen::Listener;
+use telecast::app::listen::{Listener, Patience};
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
     Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
@@ -245,7 +245,11 @@ impl RunningEdge {
         let node = Node::new("edge-under-test".to_owned(), Role::Edge, meters, connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
+        let patience = Patience {
+            header_timeout: Duration::from_secs(5),
+            unacknowledged_max: settings.edge.slow_client_timeout * 2,
+        };
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), patience).unwrap();
         let address = listener.address().unwrap();
         let router: Router = edge.router(&Cors::default());
         let stop = CancellationToken::new();
