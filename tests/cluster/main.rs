@@ -7,6 +7,7 @@ mod support;
 
 mod absence;
 mod compression;
+mod conflation;
 mod cors;
 mod crashes;
 mod drain;
