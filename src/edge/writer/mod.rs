@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::edge::Shared;
 use crate::edge::books::{Books, Fates, Total};
 use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
 use crate::edge::hub::{Attachment, Hub, Start};
@@ -28,7 +29,7 @@ use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
 use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
-use crate::ops::meters::{ReplayOutcome, Transport};
+use crate::ops::meters::{ConnectionEnd, ReplayOutcome, Transport};
 use crate::ops::node::Admission;
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
@@ -274,8 +275,12 @@ impl Writer {
         session.mode = Mode::CatchingUp(fed, None);
         session.index = 0;
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        let (steps, unheld) = (0, 0);
+        let (quiet, resets) = (session.quiet, hub.head().resets);
+        if view.key().interval_ms.is_some() {
+            return Resume { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }
+                .spawn();
+        }
+        let (quiet, steps, unheld) = (Quiet::all(quiet), 0, 0);
         CatchUp {
             shared,
             hub,
@@ -314,6 +319,7 @@ impl Writer {
             return;
         }
         session.note_idle(&head);
+        self.shared.node.meters.connections_closed.of(code.into()).increment(1);
         // Who does not answer frames has nothing to be waited for once everything is written.
         let answered = !session.socket.converses();
         session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered };
@@ -343,6 +349,9 @@ impl Writer {
     fn end(&mut self, key: SessionKey) {
         self.settle(key);
         let Some(session) = self.table.remove(key) else { return };
+        if !session.is_closing() {
+            self.shared.node.meters.connections_closed.of(ConnectionEnd::Abnormal).increment(1);
+        }
         let Total { session: name, began, settled } = session.books.total();
         let Fates { delivered, filtered, conflated, gap } = settled.fates;
         tracing::debug!(
