@@ -19,6 +19,7 @@ use telecast::broker::{
 };
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
+use telecast::ops::cors::Cors;
 use telecast::ops::meters::Meters;
 use telecast::ops::node::Node;
 use telecast::proto::channel::{Channel, CollectorId};
@@ -233,7 +234,7 @@ impl RunningEdge {
         edge.start();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
         let address = listener.address().unwrap();
-        let router: Router = edge.router();
+        let router: Router = edge.router(&Cors::of(&[]));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(router, stop.clone()));

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod collector;
 pub mod deflate;
+pub mod event_stream;
 pub mod ledger;
 pub mod nats;
 pub mod nginx;
