@@ -216,7 +216,7 @@ impl CatchUp {
                 // The same place as in the ring's order: the ring's own frame will do.
                 match key.filters.matches_channel(&stored.envelope.channel) {
                     Match::No => None,
-                    Match::Whole => self.shared.compressor.whole(entry, key),
+                    Match::Whole => self.shared.compressor.replayed(entry, key),
                     Match::Lines => encode::part(entry, &key.filters, key.format)
                         .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at)),
                 }

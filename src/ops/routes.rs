@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{OriginalUri, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,7 +16,7 @@ use crate::ops::health::{self, Health, Status};
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
-use crate::ops::reply::ApiError;
+use crate::ops::reply::{ApiError, wrong_method};
 use crate::ops::status::{self, ReadinessInputs};
 use crate::ops::version;
 
@@ -126,13 +126,6 @@ fn wrong_path(path: &str, role: Role) -> ApiError {
     )
 }
 
-/// The router adds `Allow` to the answer.
-async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
-    let message =
-        format!("{} does not take {method}: the header Allow names the methods it takes", uri.path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
@@ -143,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Connection;
-    use crate::ops::meters::{CATALOGUE, Meters};
+    use crate::ops::meters::{CATALOGUE, Described, Meters};
     use crate::ops::node::{Lifecycle, StatusSection};
     use crate::ops::prometheus;
 
@@ -186,8 +179,7 @@ mod tests {
         let (status, headers, body) = ask(&router, "GET", "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(headers[header::CONTENT_TYPE], "text/plain; version=0.0.4");
-        for (name, kind, _, _) in CATALOGUE {
-            let kind = if ["gauge", "histogram"].contains(kind) { kind } else { "counter" };
+        for Described { name, kind, .. } in CATALOGUE {
             assert!(body.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind} in:\n{body}");
             assert!(body.contains(&format!("# HELP {name} ")), "{name} has no help");
         }

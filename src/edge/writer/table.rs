@@ -154,6 +154,11 @@ impl Table {
         due.collect()
     }
 
+    /// The view of a group, if it still has sessions.
+    pub(super) fn view(&self, group: GroupIndex) -> Option<&Arc<View>> {
+        self.groups.get(group)?.as_ref().map(|group| &group.view)
+    }
+
     /// The session at a position of a group.
     pub(super) fn member(&self, group: GroupIndex, position: usize) -> Option<SessionKey> {
         self.groups.get(group)?.as_ref()?.members.get(position).copied()
