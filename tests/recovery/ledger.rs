@@ -80,7 +80,6 @@ struct Message<'a> {
     collector: Option<&'a str>,
     part: Option<u32>,
     parts: Option<u32>,
-    conflated: Option<u64>,
     reconnect_after_ms: Option<u64>,
     #[serde(borrow, default)]
     metrics: Vec<Metric<'a>>,
@@ -140,7 +139,7 @@ impl Ledger {
                 }
                 match message.r#type {
                     "snapshot" => self.snapshot(text, message.part == message.parts, offset(message.offset)),
-                    _ => self.data(text, message.conflated.is_some(), offset(message.offset)),
+                    _ => self.data(text, offset(message.from), offset(message.offset)),
                 }
             }
             "gap" => self.gap(text, offset(message.from), offset(message.to), message.reason),
@@ -237,14 +236,22 @@ impl Ledger {
         }
     }
 
-    fn data(&mut self, text: &str, conflated: bool, offset: Option<Offset>) {
-        if conflated != self.conflated {
-            self.fault(format!("conflated or not: {text}"));
+    /// An envelope; or what stands for everything behind `from`.
+    fn data(&mut self, text: &str, from: Option<Offset>, offset: Option<Offset>) {
+        match (&from, &self.at) {
+            (None, _) if self.conflated => self.fault(format!("what does it stand for? {text}")),
+            (Some(_), _) if !self.conflated => self.fault(format!("every value is wanted, not {text}")),
+            // Nothing that was asked for was written before that.
+            (Some(from), Some(at)) if at.is_at_or_before(from) => {
+                let passed = at.positions_to(from);
+                self.totals.published += passed;
+                self.totals.filtered += passed;
+                self.at = Some(from.clone());
+            }
+            (None, at) if offset == *at => self.fault(format!("an offset that came before: {text}")),
+            _ => {}
         }
-        if !conflated && offset == self.at {
-            self.fault(format!("an offset that came before: {text}"));
-        }
-        self.pass(text, offset, u64::from(!conflated));
+        self.pass(text, offset, u64::from(from.is_none()));
     }
 
     /// The state at a place. Until its last part has come, the client is where it was.
@@ -291,14 +298,14 @@ impl Ledger {
     fn take_influx(&mut self, text: &str) {
         let mut lines = text.lines();
         let mut place = lines.next().and_then(|head| head.strip_prefix("# offset "));
-        let (mut conflated, mut snapshot) = (false, None);
+        let (mut from, mut snapshot) = (None, None);
         for line in lines {
             if let Some(comment) = line.strip_prefix("# ") {
                 match comment.split_once(' ') {
                     Some(("snapshot", parts)) => {
                         snapshot = parts.split_once('/').map(|(part, parts)| part == parts)
                     }
-                    Some(("from", _)) => conflated = true,
+                    Some(("from", rest)) => from = offset(rest.split(' ').next()),
                     _ => place = None,
                 }
                 continue;
@@ -314,7 +321,7 @@ impl Ledger {
         }
         match snapshot {
             Some(whole) => self.snapshot(text, whole, offset(place)),
-            None => self.data(text, conflated, offset(place)),
+            None => self.data(text, from, offset(place)),
         }
     }
 

@@ -68,12 +68,14 @@ async fn collect(mut collector: Collector, mut rng: Rng, end: Instant) -> i64 {
     collector.flushed().len() as i64
 }
 
-/// What the client with a number asks for: every transport with every wish, some as line protocol.
+/// What the client with a number asks for: every transport with every wish, some as line protocol, a third conflated.
 fn wish(number: usize) -> Wish {
     let transport = Transport::ALL[number % 4];
     let wish = number / 4 % WISHES.len();
     let round = number / (4 * WISHES.len());
-    Wish { transport, wish, influx: round % 3 == 1, snapshot: false, interval: 0 }
+    let interval = if round % 3 == 2 { [500, 1_000][number % 2] } else { 0 };
+    let influx = round % 3 == 1 || interval > 0 && round % 2 == 1;
+    Wish { transport, wish, influx, snapshot: false, interval }
 }
 
 #[tokio::test(flavor = "multi_thread")]
