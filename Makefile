@@ -18,6 +18,7 @@ test: check-build check-tests tools ## Run every test, then a short round of fuz
 
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
+	scripts/setup-schemas.sh
 
 fmt: ## Format the code
 	cargo fmt
