@@ -10,6 +10,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 bin="$root/.tools/bin"
 nats="$bin/nats-server"
 
+"$root/scripts/setup-nginx.sh"
+
 if [ -x "$nats" ] && "$nats" --version 2>/dev/null | grep -q "v$nats_version\$"; then
     exit 0
 fi

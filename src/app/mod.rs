@@ -18,6 +18,7 @@ use crate::config::{Role, Settings};
 use crate::demo;
 use crate::edge::Edge;
 use crate::ingest::Ingest;
+use crate::ops::cors::Cors;
 use crate::ops::meters::Meters;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::prometheus::Exporter;
@@ -145,10 +146,11 @@ impl Process {
     /// Opens the listeners and returns the public one's address.
     fn listen(&self, exporter: &Exporter) -> Result<SocketAddr, Failure> {
         let server = &self.settings.server;
-        let operations = routes::router(self.node.clone(), exporter.clone());
+        let cors = Cors::of(&server.cors_origins);
+        let operations = routes::router(self.node.clone(), exporter.clone(), &cors);
         let apart = server.metrics_listen.is_some();
         let mut public = if apart {
-            routes::public_router(self.node.clone(), exporter.clone())
+            routes::public_router(self.node.clone(), exporter.clone(), &cors)
         } else {
             operations.clone()
         };
@@ -156,7 +158,7 @@ impl Process {
             public = public.merge(ingest.clone().router());
         }
         if let Some(edge) = &self.edge {
-            public = public.merge(edge.router());
+            public = public.merge(edge.router(&cors));
         }
         let address = self.open(server.listen, "listening", public)?;
         if let Some(listen) = server.metrics_listen {

@@ -37,6 +37,8 @@ pub enum Kind {
     Port,
     /// One or more NATS addresses.
     NatsUrl,
+    /// Origins of web pages, or `*`.
+    Origins,
     /// A level or filter directives.
     LogFilter,
     /// Printable text that is never shown.
@@ -86,6 +88,7 @@ pub const KEYS: &[Key] = &[
     unset("server.port", Kind::Port),
     integer("server.header_timeout_ms", 100, 600_000, 10_000),
     integer("server.worker_threads", 0, 1_024, 0),
+    unset("server.cors_origins", Kind::Origins),
     unset("ingest.port", Kind::Port),
     by_role("nats.url", Kind::NatsUrl, nats_url_of),
     unset("nats.credentials_file", Kind::Text),

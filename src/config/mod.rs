@@ -19,6 +19,7 @@ pub mod keys;
 mod layers;
 mod listing;
 mod log_filter;
+mod origins;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,8 @@ pub struct ServerSettings {
     pub header_timeout: Duration,
     /// Runtime worker threads, and writer tasks of an edge (`WS_WORKER_THREADS`).
     pub worker_threads: usize,
+    /// Origins whose pages may read from this node, as browsers spell them; `*` is any.
+    pub cors_origins: Vec<String>,
 }
 
 /// How to reach NATS.

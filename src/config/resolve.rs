@@ -9,6 +9,7 @@ use super::env;
 use super::error::ConfigError;
 use super::keys::{self, LOG_BYTES_EMBEDDED, LOG_BYTES_NATS};
 use super::layers::{Assignment, Layer, Parsed, Values, parse_listen, read_file};
+use super::origins;
 use super::{
     AdminSettings, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat, LogSettings,
     NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings, SlowClientPolicy,
@@ -241,6 +242,7 @@ fn server(values: &Values) -> Result<ServerSettings, ConfigError> {
         metrics_listen,
         header_timeout: millis(values, "server.header_timeout_ms")?,
         worker_threads: size(values, "server.worker_threads")?,
+        cors_origins: origins::split(values.optional_text("server.cors_origins").unwrap_or_default()),
     })
 }
 

@@ -14,6 +14,7 @@ use crate::edge::hub::Hub;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::sequencer::Ordered;
 use crate::edge::view::{Pending, Seat, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::Meters;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::Format;
@@ -48,7 +49,8 @@ impl Middle {
         let compressor = Compressor::new(settings, &meters);
         let hub = Hub::new(&[(Epoch(1), 0)], bytes_max, bytes_max, vec![doorbell.clone()], compressor);
         let seat = |filters| {
-            let seat = hub.attach(&ViewKey { filters, format: Format::Json, deflated: false }, None).view;
+            let seat =
+                hub.attach(&ViewKey { filters, format: Format::Json, wire: Wire::WebSocket }, None).view;
             seat.view().listen(doorbell.clone());
             seat
         };

@@ -18,6 +18,7 @@ use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
 use crate::edge::ring::{Entry, Index, Item};
 use crate::edge::view::{Cursor, View};
+use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::filter::Match;
 use crate::proto::message::GapReason;
@@ -188,7 +189,7 @@ impl CatchUp {
             let bytes = match &entry.item {
                 Item::Gap { reason, .. } => {
                     self.count(*reason);
-                    Some(encode::gap(&from, &self.at, *reason))
+                    Some(encode::gap(self.wire(), &from, &self.at, *reason))
                 }
                 // The same place as in the ring's order: the ring's own frame will do.
                 Item::Envelope(stored) if self.at == *entry.offset => {
@@ -197,7 +198,7 @@ impl CatchUp {
                         Match::No => None,
                         Match::Whole => self.shared.compressor.whole(entry, key),
                         Match::Lines => encode::part(entry, &key.filters, key.format)
-                            .map(|plain| self.shared.compressor.own(plain, key)),
+                            .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at)),
                     }
                 }
                 Item::Envelope(stored) => self.encode(stored),
@@ -276,7 +277,7 @@ impl CatchUp {
             if stored.sequence > self.at.sequence(shard) + 1 {
                 let from = self.at.clone();
                 self.at = self.at.with(shard, stored.sequence - 1);
-                let gap = encode::gap(&from, &self.at, GapReason::Retention);
+                let gap = encode::gap(self.wire(), &from, &self.at, GapReason::Retention);
                 self.count(GapReason::Retention);
                 frames.push(self.frame(gap));
             }
@@ -289,7 +290,7 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
-            .map(|plain| self.shared.compressor.own(plain, key))
+            .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at))
     }
 
     /// A frame at the session's place. Its index says nothing: it is not part of the view's run.
@@ -299,7 +300,7 @@ impl CatchUp {
 
     /// Tells the session what it will not get, and moves it behind that.
     async fn announce(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
-        let gap = encode::gap(&self.at, &to, reason);
+        let gap = encode::gap(self.wire(), &self.at, &to, reason);
         self.at = to;
         self.count(reason);
         self.send_frames(vec![self.frame(gap)]).await
@@ -327,6 +328,10 @@ impl CatchUp {
         self.feed.send(fed).await.map_err(|_| Over)?;
         self.doorbell.ready(self.session);
         Ok(())
+    }
+
+    fn wire(&self) -> Wire {
+        self.view.key().wire
     }
 
     fn shards(&self) -> impl Iterator<Item = Shard> + use<> {

@@ -21,6 +21,7 @@ use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::Meters;
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};
@@ -209,7 +210,7 @@ impl Hub {
         let deflated = views
             .values()
             .map(|listed| &listed.view)
-            .filter(|view| view.key().deflated)
+            .filter(|view| view.key().wire == Wire::Deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
         meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
@@ -253,8 +254,8 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
-                // Compressed parts by their lines: views that take the same of it share the work.
-                let mut deflated: HashMap<(Format, Vec<Range<u32>>), Bytes> = HashMap::new();
+                // Parts in other frames by their lines: views that take the same of it share the work.
+                let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
                     let (key, own) = (view.key(), share != Share::Whole);
                     let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
@@ -262,11 +263,11 @@ impl State {
                     };
                     let bytes = match share {
                         Share::Whole => self.compressor.shared(entry, plain, key),
-                        Share::Lines(runs) if key.deflated => deflated
-                            .entry((key.format, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key))
+                        Share::Lines(_) if key.wire == Wire::WebSocket => plain,
+                        Share::Lines(runs) => framed
+                            .entry((key.format, key.wire, runs.to_vec()))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
                             .clone(),
-                        Share::Lines(_) => plain,
                     };
                     view.push(frame(bytes, own), first);
                 }

@@ -2,8 +2,8 @@
 //!
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
-//! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox` and `session` are what
-//! a client is to its `writer`; `handshake` and `socket` are the door. Nothing here knows ingest; the log comes through the
+//! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox`, `socket`, `wire` and
+//! `session` are what a client is to its `writer`; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use crate::broker::{Bounds, Broker};
 use crate::config::EdgeSettings;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
+use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
 use crate::edge::writer::{Command, Writer};
@@ -32,10 +33,10 @@ mod batch;
 pub mod bench;
 mod catch_up;
 mod compress;
+mod door;
 mod doorbell;
 mod encode;
 mod follow;
-mod handshake;
 mod hub;
 mod inbound;
 mod outbox;
@@ -47,6 +48,7 @@ mod session;
 mod socket;
 mod status;
 mod view;
+mod wire;
 mod writer;
 
 /// Envelopes read at the start at most, per shard; the ring's bytes bound them as well. At 512 bytes each: 64 MB.
@@ -248,10 +250,10 @@ impl Edge {
     }
 
     async fn broadcast(&self, message: &ServerMessage<'_>) {
-        let frame = encode::server(message);
+        let said = Arc::new(Said::of(message));
         for writer in &self.writers {
             // A writer that is gone has no sessions to tell.
-            let _ = writer.send(Command::Broadcast(frame.clone())).await;
+            let _ = writer.send(Command::Broadcast(said.clone())).await;
         }
     }
 

@@ -2,14 +2,11 @@
 //!
 //! An idle session is this struct and its socket: buffers exist while bytes are in them.
 
-use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -20,14 +17,18 @@ use crate::edge::hub::Head;
 use crate::edge::inbound::Inbound;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::ring::Index;
+use crate::edge::socket::Socket;
 use crate::edge::view::{Cursor, Seat};
+use crate::edge::wire::Wire;
+use crate::ops::meters::Transport;
 use crate::ops::node::Admission;
 use crate::proto::offset::Offset;
 
 /// One connected client.
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
+    pub(crate) transport: Transport,
     pub(crate) seat: Seat,
     pub(crate) mode: Mode,
     /// Its view's group and its position there, while it is live.
@@ -55,8 +56,10 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
-    /// Its place on the node, free again when the session is dropped.
-    pub(crate) _admission: Admission,
+    /// A poll wants to know its place as soon as it has everything, and does not know it yet.
+    pub(crate) untold: bool,
+    /// Its place on the node, free again when the session is dropped, if nobody else has it.
+    pub(crate) _admission: Option<Admission>,
 }
 
 // One per client: with its socket, which costs about as much, well below a kilobyte.
@@ -118,6 +121,11 @@ impl Session {
         self.outbox.is_empty() && matches!(self.mode, Mode::Live(cursor) if self.seat.view().end() == cursor)
     }
 
+    /// Whether it is a poll that has everything there is and was not told so.
+    pub(crate) fn wants_place(&self) -> bool {
+        self.transport == Transport::Poll && self.untold && self.has_everything()
+    }
+
     /// Whether it only waits for its end.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.mode, Mode::Closing { .. })
@@ -132,13 +140,13 @@ impl Session {
     pub(crate) fn write_outbox(&mut self) -> Wrote {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = self.outbox.fill(&mut slices);
-        let result = self.socket.try_write_vectored(&slices[..filled]);
+        let result = self.socket.write(&self.waker, &slices[..filled]);
         Wrote::of(result, |bytes| self.outbox.advance(bytes))
     }
 
     /// Writes frames of its view, from its cursor on.
     pub(crate) fn write_live(&mut self, batch: &Batch, now: Instant) -> Wrote {
-        let result = self.socket.try_write(batch.wire());
+        let result = self.socket.write(&self.waker, &[IoSlice::new(batch.wire())]);
         Wrote::of(result, |bytes| {
             let progress = batch.progress(bytes);
             let begun = progress.begun as u64;
@@ -155,7 +163,7 @@ impl Session {
     pub(crate) fn write_feed(&mut self, now: Instant) -> Option<Wrote> {
         let Mode::CatchingUp(_, slot) = &mut self.mode else { return None };
         let Feed { batch, written } = slot.take()?;
-        let result = self.socket.try_write(&batch.wire()[written..]);
+        let result = self.socket.write(&self.waker, &[IoSlice::new(&batch.wire()[written..])]);
         let bytes = *result.as_ref().unwrap_or(&0);
         if bytes == 0 {
             *slot = Some(Feed { batch, written });
@@ -176,6 +184,7 @@ impl Session {
         self.at = progress.offset;
         self.quiet = false;
         self.offset_sent = now;
+        self.untold = true;
         if let Some(rest) = progress.rest {
             self.outbox.put_rest(rest);
         }
@@ -190,18 +199,12 @@ impl Session {
 
     /// Asks to be put on the writer's list when the socket takes bytes again. True when it does already.
     pub(crate) fn watch_writable(&self) -> bool {
-        self.watch(|context| self.socket.poll_write_ready(context))
+        self.socket.watch_writable(&self.waker)
     }
 
     /// Asks to be put on the writer's list when the client says something. True when it has already.
     pub(crate) fn watch_readable(&self) -> bool {
-        self.watch(|context| self.socket.poll_read_ready(context))
-    }
-
-    fn watch(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>) -> bool {
-        // Outside of tokio's budget per turn: beyond it, a socket would be called ready instead of being watched.
-        let watched = tokio::task::unconstrained(poll_fn(|context| poll(context)));
-        pin!(watched).poll(&mut Context::from_waker(&self.waker)).is_ready()
+        self.socket.watch_readable(&self.waker)
     }
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
@@ -217,8 +220,8 @@ impl Session {
         }
     }
 
-    /// Nothing more will be written; what the client still says is read until it hangs up too.
-    pub(crate) fn finish_writing(&self) {
-        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
+    /// How its messages are framed.
+    pub(crate) fn wire(&self) -> Wire {
+        self.seat.view().key().wire
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
+use crate::edge::wire::Wire;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::{Format, Subscription};
 use crate::proto::offset::Offset;
@@ -28,14 +29,14 @@ pub(crate) struct ViewKey {
     pub(crate) filters: FilterSet,
     /// In which form.
     pub(crate) format: Format,
-    /// Compressed, where that makes a message smaller.
-    pub(crate) deflated: bool,
+    /// In which frames.
+    pub(crate) wire: Wire,
 }
 
 impl ViewKey {
-    /// The view that a subscription asks for, compressed if the connection has agreed on that.
-    pub(crate) fn of(subscription: &Subscription, deflated: bool) -> Self {
-        Self { filters: subscription.filters.clone(), format: subscription.format, deflated }
+    /// The view that a subscription asks for, in the frames that its connection takes.
+    pub(crate) fn of(subscription: &Subscription, wire: Wire) -> Self {
+        Self { filters: subscription.filters.clone(), format: subscription.format, wire }
     }
 }
 
@@ -301,7 +302,7 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, wire: Wire::WebSocket };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
@@ -363,7 +364,7 @@ mod tests {
     fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share() {
         let frame = 100 + FRAME_OVERHEAD_BYTES;
         let account = Account::new(30 * frame);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, deflated: false };
+        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, wire: Wire::WebSocket };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
         let (busy, calm, late) = (view(), view(), view());
         (1..=100).for_each(|index| push(&busy, index, true));

@@ -143,6 +143,18 @@ label! {
 }
 
 label! {
+    /// How a client is connected.
+    Transport = "transport" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// Server-sent events.
+        Sse = "sse",
+        /// One request of a long poll.
+        Poll = "poll",
+    }
+}
+
+label! {
     /// How a resume ended.
     ReplayOutcome = "outcome" {
         /// Everything missed was sent.
@@ -191,6 +203,7 @@ macro_rules! meters {
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type gaps) => { CounterBy<GapReason> };
+    (@type sessions) => { CounterBy<Transport> };
     (@type replays) => { CounterBy<ReplayOutcome> };
     (@describe gauge $name:literal, $unit:ident, $help:literal) => {
         metrics::describe_gauge!($name, Unit::$unit, $help)
@@ -210,6 +223,7 @@ macro_rules! meters {
 meters! {
     connections_total: counter "ws_connections_total", Count, "Client connections accepted since the start.";
     connections_failed: failures "ws_connections_failed_total", Count, "Connections that did not come to be, by reason.";
+    sessions: sessions "ws_sessions_total", Count, "Sessions begun since the start, by transport; of a long poll, each request is one.";
     connections_active: gauge "ws_connections_active", Count, "Client connections open now.";
     connections_max: gauge "ws_connections_max", Count, "Client connections this node accepts at most.";
     messages_sent: counter "ws_messages_sent_total", Count, "Messages written to clients.";

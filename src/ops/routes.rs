@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Role;
+use crate::ops::cors::Cors;
 use crate::ops::health::{self, Health, Status};
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
@@ -26,22 +27,22 @@ struct Operations {
 }
 
 /// Everything for operators. Merged with the roles' routers; [`with_fallbacks`] comes last.
-pub fn router(node: Arc<Node>, exporter: Exporter) -> Router {
+pub fn router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router {
     let metrics = Router::new().route("/metrics", get(metrics));
-    public_router(node.clone(), exporter.clone()).merge(metrics.with_state(Operations { node, exporter }))
+    let public = public_router(node.clone(), exporter.clone(), cors);
+    public.merge(metrics.with_state(Operations { node, exporter }))
 }
 
 /// The same without what has its own listener when `server.metrics_listen` is set.
-pub fn public_router(node: Arc<Node>, exporter: Exporter) -> Router {
-    Router::new()
-        .route("/", get(index))
+pub fn public_router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router {
+    let probes =
+        Router::new().route("/", get(index)).route("/livez", get(alive)).route("/readyz", get(ready));
+    let reads = Router::new()
         .route("/health", get(health))
         .route("/health/detailed", get(health_detailed))
         .route("/api/health", get(health_summary))
-        .route("/livez", get(alive))
-        .route("/readyz", get(ready))
-        .route("/api/metrics/status", get(metrics_status))
-        .with_state(Operations { node, exporter })
+        .route("/api/metrics/status", get(metrics_status));
+    probes.merge(cors.apply(reads)).with_state(Operations { node, exporter })
 }
 
 /// Answers for paths and methods that nothing serves. Comes after every merge: a method fallback only reaches routes that are
@@ -151,7 +152,7 @@ mod tests {
         let exporter = prometheus::install(Role::Standalone).unwrap();
         let (switch, log) = watch::channel(Connection::Connected);
         let node = Node::new("node-1".to_owned(), Role::Standalone, Meters::register(), log, 2);
-        let router = with_fallbacks(router(node.clone(), exporter), Role::Standalone);
+        let router = with_fallbacks(router(node.clone(), exporter, &Cors::default()), Role::Standalone);
         (node, switch, router)
     }
 

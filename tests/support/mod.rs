@@ -7,6 +7,7 @@ pub mod collector;
 pub mod deflate;
 pub mod ledger;
 pub mod nats;
+pub mod nginx;
 pub mod telecast;
 pub mod wire;
 

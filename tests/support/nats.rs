@@ -172,7 +172,7 @@ fn binary() -> PathBuf {
 
 /// Below the range from which the kernel takes ports of outgoing connections, so that none of those can be in the way
 /// of a restart.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::iter::repeat_with(|| fastrand::u16(12_000..32_000))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("an endless iterator")

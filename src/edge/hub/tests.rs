@@ -22,7 +22,7 @@ fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, deflated: false }
+    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, wire: Wire::WebSocket }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {
@@ -78,7 +78,7 @@ fn each_view_gets_its_lines_and_no_other_view_is_touched() {
 fn a_part_is_compressed_once_for_all_views_that_take_it() {
     let (hub, _) = hub();
     let seats = ["*.cpu{host=a}", "*.cpu{host=a*}"].map(|filter| {
-        let key = ViewKey { deflated: true, ..key(filter, Format::Json) };
+        let key = ViewKey { wire: Wire::Deflated, ..key(filter, Format::Json) };
         hub.attach(&key, None).view
     });
     let line = |at: usize| format!("cpu,host={} usage_idle={at}.5,usage_user=1.5 {at}\n", ["a", "b"][at % 2]);

@@ -198,7 +198,8 @@ impl Writer {
         for _ in 0..WRITES_PER_TURN {
             let Some(session) = self.table.get(key) else { return };
             match self.turn.step(session) {
-                Next::Rest => return,
+                Next::Rest if !session.wants_place() => return,
+                Next::Rest => self.tell_place(key),
                 Next::Step => {}
                 Next::Park => {
                     session.blocked_since.get_or_insert(self.turn.now);
@@ -208,7 +209,7 @@ impl Writer {
                     }
                 }
                 Next::Remove => return self.table.remove(key),
-                Next::FinishWriting => return session.finish_writing(),
+                Next::FinishWriting => return session.socket.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
                 Next::Join { cursor, index, at } => {
                     session.mode = Mode::Live(cursor);
@@ -217,6 +218,7 @@ impl Writer {
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
                     session.quiet = false;
+                    session.untold = true;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
@@ -238,7 +240,7 @@ impl Writer {
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
         }
-        let gap = encode::gap(&session.at, &offset, GapReason::Slow);
+        let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);
         session.at = offset;
         session.index = index;

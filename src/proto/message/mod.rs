@@ -11,7 +11,7 @@ pub mod subscription;
 
 pub use client::{ClientMessage, Id};
 pub use close::{CloseCode, Reconnect};
-pub use server::{GapReason, GoodbyeReason, ServerMessage, write_influx_head, write_metrics_open};
+pub use server::{GapReason, GoodbyeReason, ServerMessage, kind, write_influx_head, write_metrics_open};
 pub use subscription::{Format, From, Subscription, SubscriptionChange};
 
 /// Version of the protocol, as `welcome` announces it.

@@ -151,12 +151,32 @@ impl ServerMessage<'_> {
         }
     }
 
+    /// Where a client would resume that has read up to here, if the message tells.
+    pub fn place(&self) -> Option<&str> {
+        match self {
+            Self::Welcome { offset, .. } | Self::Heartbeat { offset } | Self::Goodbye { offset, .. } => {
+                Some(offset)
+            }
+            Self::Gap { to, .. } => Some(to),
+            Self::Stale { .. } | Self::Live | Self::Error { .. } | Self::Ack { .. } | Self::Pong { .. } => {
+                None
+            }
+        }
+    }
+
     /// The message as one JSON object.
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         self.write(&mut out);
         out
     }
+}
+
+/// The `type` of a message as it was written here; line protocol has none.
+pub fn kind(message: &[u8]) -> Option<&str> {
+    let rest = message.strip_prefix(b"{\"type\":\"")?;
+    let end = memchr::memchr(b'"', rest)?;
+    std::str::from_utf8(&rest[..end]).ok()
 }
 
 /// Appends a `metrics` message up to its array; the array and `}` have to follow.
