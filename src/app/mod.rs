@@ -19,6 +19,7 @@ use crate::demo;
 use crate::edge::Edge;
 use crate::ingest::Ingest;
 use crate::ops::cors::Cors;
+use crate::ops::log::{self, Follows};
 use crate::ops::meters::Meters;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::prometheus::Exporter;
@@ -114,9 +115,9 @@ impl Process {
             Node::new(settings.node.id.clone(), role, Meters::register(), broker.connection(), clients_max);
         let ingest =
             role.ingests().then(|| Ingest::new(node.clone(), broker.clone(), settings.collector.clone()));
-        let edge = role
-            .serves_clients()
-            .then(|| Edge::new(node.clone(), broker, settings.edge.clone(), settings.server.worker_threads));
+        let edge = role.serves_clients().then(|| {
+            Edge::new(node.clone(), broker.clone(), settings.edge.clone(), settings.server.worker_threads)
+        });
         let process = Self {
             node,
             ingest,
@@ -131,6 +132,8 @@ impl Process {
         let address = process.listen(&exporter)?;
         process.background(process::sampler(process.node.clone()));
         process.background(exporter.upkeep());
+        let follower = process.edge.clone().map(|edge| -> Arc<dyn Follows> { edge });
+        process.background(log::watch(process.node.clone(), broker, follower));
         if let Some(edge) = &process.edge {
             edge.start();
         }

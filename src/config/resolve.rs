@@ -13,7 +13,7 @@ use super::origins;
 use super::{
     AdminSettings, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat, LogSettings,
     NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings, SlowClientPolicy,
-    Storage, TelemetrySettings,
+    SnapshotSettings, Storage, TelemetrySettings,
 };
 
 /// Everything a configuration is made of.
@@ -300,6 +300,11 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
         send_buffer_bytes: size(values, "edge.send_buffer_bytes")?,
         ring_bytes_max: size(values, "edge.ring_bytes_max")?,
         view_bytes_max: size(values, "edge.view_bytes_max")?,
+        snapshot: SnapshotSettings {
+            series_max: size(values, "edge.snapshot.series_max")?,
+            bytes_max: size(values, "edge.snapshot.bytes_max")?,
+            age_max: seconds(values, "edge.snapshot.max_age_s")?,
+        },
         slow_client_policy: match values.text("edge.slow_client.policy")? {
             "disconnect" => SlowClientPolicy::Disconnect,
             _ => SlowClientPolicy::Skip,

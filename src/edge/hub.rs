@@ -1,28 +1,37 @@
-//! The middle of an edge: one ring, all views, and how a session finds its place in them.
+//! The middle of an edge: one ring, all views, the last values, and how a session finds its place in them.
 //!
 //! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
 //! held while a few entries are encoded: followers wait for each other here, and sessions that look for their place for
-//! them. Frames are written without it: writers only take a view's own lock for them.
+//! them. It is handed over to who waits: a follower with a backlog would else have it again before anybody else wakes up.
+//! Frames are written without it: writers only take a view's own lock for them.
+//!
+//! The last values have a lock of their own, so that neither reading lines for them nor copying many of them holds up live
+//! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
+//! locks: last values, then state.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::broker::ReadLimits;
 use crate::edge::batch::Frame;
+use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
+use crate::edge::series::SeriesStore;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
 use crate::edge::wire::Wire;
-use crate::ops::meters::Meters;
+use crate::ops::meters::{Label, Meters, SeriesDrop};
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
@@ -30,6 +39,8 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
 const ENTRIES_PER_LOCK: usize = 32;
+/// The same in bytes of lines, for large ones; the entry that crosses it is still taken.
+const BYTES_PER_LOCK: usize = 64 * 1024;
 
 /// The newest place of the log on this edge.
 #[derive(Clone, Debug)]
@@ -62,6 +73,8 @@ pub(crate) enum Start {
 
 /// One ring, all views.
 pub(crate) struct Hub {
+    /// Never to be locked by whoever holds `state`.
+    series: Mutex<SeriesStore>,
     state: Mutex<State>,
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
@@ -75,6 +88,8 @@ struct State {
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
+    /// Entries that the last values do not hold yet: few, unless somebody is copying many values.
+    unapplied: Vec<Arc<Entry>>,
     views: HashMap<ViewKey, Listed>,
     /// The same views by what they want of an envelope.
     index: FilterIndex<Arc<View>>,
@@ -86,22 +101,22 @@ struct Listed {
 }
 
 impl Hub {
-    /// A hub whose log begins behind `sequences`, one per shard with the shard's epoch.
+    /// A hub whose log begins behind where `series` is; `epochs` are those of the shards.
     pub(crate) fn new(
-        start: &[(Epoch, Sequence)],
+        epochs: Vec<Epoch>,
+        series: SeriesStore,
         ring_bytes_max: usize,
         view_bytes_max: usize,
         doorbells: Vec<Arc<Doorbell>>,
         compressor: Arc<Compressor>,
     ) -> Arc<Self> {
-        let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
-        let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
-        let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
-        let ring = Ring::new(offset, ring_bytes_max);
+        let ring = Ring::new((*series.at().offset).clone(), ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
         let (views, index) = (HashMap::new(), FilterIndex::default());
-        let state = State { compressor, ring, epochs, resets: 0, views, index };
+        let unapplied = Vec::new();
+        let state = State { compressor, ring, epochs, resets: 0, unapplied, views, index };
         Arc::new(Self {
+            series: Mutex::new(series),
             state: Mutex::new(state),
             head: watch::Sender::new(head),
             doorbells,
@@ -110,20 +125,42 @@ impl Hub {
         })
     }
 
-    /// Adds what comes next on a shard.
+    /// Adds the first of what comes next on a shard, as much as the lock may be held for. True when some are left.
+    pub(crate) fn append_some(
+        &self,
+        shard: Shard,
+        arrivals: &mut Peekable<impl Iterator<Item = Ordered>>,
+        meters: &Meters,
+    ) -> bool {
+        if arrivals.peek().is_none() {
+            return false;
+        }
+        let mut state = self.lock();
+        let mut bytes = 0;
+        for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
+            let entry = match arrival {
+                Ordered::Envelope(stored) => {
+                    bytes += stored.envelope.lines.len();
+                    state.ring.push(shard, stored)
+                }
+                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+            };
+            state.dispatch(&entry, meters);
+            state.unapplied.push(entry);
+            if bytes >= BYTES_PER_LOCK {
+                break;
+            }
+        }
+        self.publish(state);
+        self.settle();
+        arrivals.peek().is_some()
+    }
+
+    /// Adds all of what comes next on a shard, without letting other tasks of the thread have a turn.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
         let mut arrivals = arrivals.into_iter().peekable();
-        while arrivals.peek().is_some() {
-            let mut state = self.lock();
-            for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
-                let entry = match arrival {
-                    Ordered::Envelope(stored) => state.ring.push(shard, stored),
-                    Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
-                };
-                state.dispatch(&entry, meters);
-            }
-            self.publish(state);
-        }
+        while self.append_some(shard, &mut arrivals, meters) {}
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
@@ -136,7 +173,43 @@ impl Hub {
         state.resets += 1;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.dispatch(&entry, meters);
+        state.unapplied.push(entry);
         self.publish(state);
+        self.settle();
+    }
+
+    /// The last values, as they are at the newest place. Whoever looks at many of them belongs on a thread that may block.
+    pub(crate) fn with_series<T>(&self, look: impl FnOnce(&mut SeriesStore) -> T) -> T {
+        let mut series = self.series.lock();
+        self.apply_to(&mut series);
+        let seen = look(&mut series);
+        drop(series);
+        // What came meanwhile was left to whoever held the lock.
+        self.settle();
+        seen
+    }
+
+    /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
+    fn settle(&self) {
+        loop {
+            let Some(mut series) = self.series.try_lock() else { return };
+            self.apply_to(&mut series);
+            drop(series);
+            // An entry may have come between the last look and the end of the lock, left by somebody who found it held.
+            if self.lock().unapplied.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn apply_to(&self, series: &mut SeriesStore) {
+        loop {
+            let unapplied = std::mem::take(&mut self.lock().unapplied);
+            if unapplied.is_empty() {
+                return;
+            }
+            unapplied.iter().for_each(|entry| series.apply(entry));
+        }
     }
 
     /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
@@ -144,7 +217,7 @@ impl Hub {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
-        drop(state);
+        MutexGuard::unlock_fair(state);
         self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
@@ -197,6 +270,11 @@ impl Hub {
         self.lock().ring.since(stored_ns)
     }
 
+    /// When the log stored the newest of what is here, in nanoseconds since 1970; 0 if nothing is.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.lock().ring.stored_ns()
+    }
+
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
@@ -213,11 +291,25 @@ impl Hub {
             .filter(|view| view.key().wire == Wire::Deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
+        meters.ring_bytes.set(ring.bytes() as f64);
+        meters.view_bytes.set(self.account.bytes() as f64);
+    }
+
+    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.
+    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) {
+        let (series, bytes, dropped) = self.with_series(|series| {
+            series.expire(now_ns);
+            (series.len(), series.bytes(), series.take_dropped())
+        });
+        meters.snapshot_series.set(series as f64);
+        meters.snapshot_bytes.set(bytes as f64);
+        for (reason, count) in SeriesDrop::ALL.iter().zip(dropped) {
+            meters.snapshot_series_dropped.of(*reason).increment(count);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -241,12 +333,21 @@ impl State {
     /// Gives an entry's frame to every view that wants it; the others are not even looked at.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         let first = self.ring.first_index();
-        let frame = |bytes, own| Frame { index: entry.index, offset: entry.offset.clone(), bytes, own };
+        let frame = |bytes, own, passage| Frame {
+            index: entry.index,
+            offset: entry.offset.clone(),
+            bytes,
+            own,
+            passage,
+        };
         match &entry.item {
-            Item::Gap { reason, .. } => {
+            Item::Gap { from, reason } => {
+                let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
                 for Listed { view, .. } in self.views.values() {
                     let bytes = self.compressor.whole(entry, view.key());
-                    bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
+                    bytes
+                        .into_iter()
+                        .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
@@ -269,10 +370,11 @@ impl State {
                             .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
                             .clone(),
                     };
-                    view.push(frame(bytes, own), first);
+                    view.push(frame(bytes, own, None), first);
                 }
             }
         }
+        self.ring.evict();
     }
 }
 

@@ -3,7 +3,7 @@
 //! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
 //! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox`, `socket`, `wire` and
-//! `session` are what a client is to its `writer`; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
+//! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,15 +22,17 @@ use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
+use crate::edge::series::SeriesStore;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
-use crate::proto::offset::{Sequence, Shard};
+use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 
 mod batch;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+mod books;
 mod catch_up;
 mod compress;
 mod door;
@@ -44,6 +46,7 @@ mod pieces;
 mod resolve;
 mod ring;
 mod sequencer;
+mod series;
 mod session;
 mod socket;
 mod status;
@@ -181,10 +184,12 @@ impl Edge {
             let first = bounds.first.max((bounds.last + 1).saturating_sub(WARM_ENVELOPES_MAX));
             first.saturating_sub(1)
         };
-        let start: Vec<_> = bounds.iter().map(|bounds| (bounds.epoch, warm(bounds))).collect();
+        let epochs: Vec<_> = bounds.iter().map(|bounds| bounds.epoch).collect();
+        let start = Offset { epoch: Epoch::combine(&epochs), sequences: bounds.iter().map(warm).collect() };
         let settings = &self.shared.settings;
         let hub = Hub::new(
-            &start,
+            epochs,
+            SeriesStore::new(start, settings.snapshot),
             settings.ring_bytes_max,
             settings.view_bytes_max,
             self.doorbells.clone(),
@@ -229,6 +234,7 @@ impl Edge {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
+                hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
             }
             let silence = self.shared.log_silence();
             let stale = self.shared.stale.load(Ordering::Relaxed);

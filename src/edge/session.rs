@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::edge::batch::{Batch, Progress};
+use crate::edge::books::{Books, Passage};
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::hub::Head;
@@ -37,8 +38,10 @@ pub(crate) struct Session {
     /// Everything up to here was written to the socket or will be before anything else, was filtered out, or announced
     /// as a gap.
     pub(crate) at: Arc<Offset>,
-    /// The ring's index of that place, for live sessions.
+    /// The ring's index of that place for live sessions; for others, the steps of the log they were fed.
     pub(crate) index: Index,
+    /// What became of everything before that place.
+    pub(crate) books: Books,
     /// It asked for whatever there is and has got nothing of it yet: what the log no longer holds is no loss.
     pub(crate) quiet: bool,
     /// Since when the socket takes nothing.
@@ -63,7 +66,7 @@ pub(crate) struct Session {
 }
 
 // One per client: with its socket, which costs about as much, well below a kilobyte.
-const _: () = assert!(size_of::<Session>() <= 320);
+const _: () = assert!(size_of::<Session>() <= 376);
 
 /// Where a session's frames come from.
 pub(crate) enum Mode {
@@ -153,8 +156,7 @@ impl Session {
             if let Mode::Live(cursor) = &mut self.mode {
                 *cursor += begun;
             }
-            self.index = progress.index;
-            self.take_progress(progress, now);
+            self.take_progress(batch, 0, progress, now);
             begun - u64::from(!self.outbox.is_empty())
         })
     }
@@ -173,14 +175,19 @@ impl Session {
         let progress = batch.progress(written + bytes);
         let begun = (progress.begun - begun_before) as u64;
         let written = written + bytes + progress.rest.as_ref().map_or(0, Bytes::len);
+        self.take_progress(&batch, begun_before, progress, now);
         if written < batch.wire().len() {
-            *slot = Some(Feed { batch, written });
+            self.put_feed_at(batch, written);
         }
-        self.take_progress(progress, now);
         Some(Wrote::of(result, |_| begun - u64::from(!self.outbox.is_empty())))
     }
 
-    fn take_progress(&mut self, progress: Progress, now: Instant) {
+    /// Moves behind the frames of `batch` that were begun; `skip` of them were before.
+    fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) {
+        self.pass_to(progress.index, &batch.passage(skip, progress.begun));
+        if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
+            self.books.pass_reset(from, &progress.offset);
+        }
         self.at = progress.offset;
         self.quiet = false;
         self.offset_sent = now;
@@ -192,9 +199,19 @@ impl Session {
 
     /// The next frames that were fetched for it.
     pub(crate) fn put_feed(&mut self, batch: Box<Batch>) {
+        self.put_feed_at(batch, 0);
+    }
+
+    fn put_feed_at(&mut self, batch: Box<Batch>, written: usize) {
         if let Mode::CatchingUp(_, feed) = &mut self.mode {
-            *feed = Some(Feed { batch, written: 0 });
+            *feed = Some(Feed { batch, written });
         }
+    }
+
+    /// Goes on to another step, of the ring or of what it is fed.
+    pub(crate) fn pass_to(&mut self, index: Index, passage: &Passage) {
+        self.books.pass(index.saturating_sub(self.index), passage);
+        self.index = index;
     }
 
     /// Asks to be put on the writer's list when the socket takes bytes again. True when it does already.
@@ -215,8 +232,8 @@ impl Session {
             && self.seat.view().end() == cursor
             && head.index > self.index
         {
+            self.pass_to(head.index, &Passage::default());
             self.at = head.offset.clone();
-            self.index = head.index;
         }
     }
 

@@ -236,21 +236,24 @@ impl View {
         cursor < self.lock().first
     }
 
-    /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one.
+    /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one. A frame with
+    /// which the log becomes another one comes alone: places before and behind it cannot be compared.
     pub(crate) fn pending(&self, cursor: Cursor, frames_max: usize, bytes_max: usize) -> Pending {
         let state = self.lock();
         let Some(skip) = cursor.checked_sub(state.first) else {
             let (index, offset) = state.newest.clone();
             return Pending::Overtaken { cursor: state.first + state.frames.len() as u64, offset, index };
         };
-        let mut bytes = 0;
+        let (mut bytes, mut reset) = (0, false);
         let frames: Vec<Frame> = state
             .frames
             .range((skip as usize).min(state.frames.len())..)
             .take(frames_max)
             .take_while(|frame| {
-                let fits = bytes == 0 || bytes + frame.bytes.len() <= bytes_max;
+                let fits =
+                    bytes == 0 || bytes + frame.bytes.len() <= bytes_max && !reset && !frame.is_reset();
                 bytes += frame.bytes.len();
+                reset = frame.is_reset();
                 fits
             })
             .cloned()
@@ -306,7 +309,7 @@ mod tests {
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
-            view.push(Frame { index, offset: offset(index), bytes, own: true }, 0);
+            view.push(Frame { index, offset: offset(index), bytes, own: true, passage: None }, 0);
         }
         view
     }
@@ -357,7 +360,7 @@ mod tests {
 
     fn push(view: &View, index: Index, own: bool) {
         let bytes = Bytes::from(vec![0; 100]);
-        view.push(Frame { index, offset: offset(index), bytes, own }, 0);
+        view.push(Frame { index, offset: offset(index), bytes, own, passage: None }, 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod cors;
 pub mod health;
+pub mod log;
 pub mod meters;
 pub mod node;
 pub mod paths;

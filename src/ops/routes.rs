@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Connection;
-    use crate::ops::meters::{CATALOGUE, Meters};
+    use crate::ops::meters::{CATALOGUE, Described, Meters};
     use crate::ops::node::{Lifecycle, StatusSection};
     use crate::ops::prometheus;
 
@@ -186,8 +186,7 @@ mod tests {
         let (status, headers, body) = ask(&router, "GET", "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(headers[header::CONTENT_TYPE], "text/plain; version=0.0.4");
-        for (name, kind, _, _) in CATALOGUE {
-            let kind = if ["gauge", "histogram"].contains(kind) { kind } else { "counter" };
+        for Described { name, kind, .. } in CATALOGUE {
             assert!(body.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind} in:\n{body}");
             assert!(body.contains(&format!("# HELP {name} ")), "{name} has no help");
         }

@@ -59,10 +59,11 @@ impl Writer {
                 session.inbound.iter_mut().for_each(|inbound| inbound.paused = false);
                 self.receive(key);
             }
+            self.settle(key);
             let Some(session) = self.table.get(key) else { continue };
             if let Mode::Closing { until, .. } = session.mode {
                 if now >= until {
-                    self.table.remove(key);
+                    self.end(key);
                 }
             } else if let Some(since) = session.blocked_since {
                 // It is not asked for a sign of life that would come behind everything it has not read.

@@ -9,12 +9,14 @@ use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
 use crate::edge::batch::Batch;
-use crate::edge::catch_up::Fed;
+use crate::edge::books::{Fates, Passage, Settled};
+use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
+use crate::ops::meters::Fate;
 use crate::proto::message::{CloseCode, GapReason};
 use crate::proto::offset::Offset;
 
@@ -35,6 +37,8 @@ pub(super) struct Turn {
     /// When the turn began: the time of everything in it, so that no clock is read per session.
     pub(super) now: Instant,
     sent: Sent,
+    /// What sessions have settled.
+    pub(super) settled: Settled,
     /// Frames collected for cursors of views.
     collected: Vec<Collected>,
 }
@@ -67,14 +71,19 @@ enum Next {
     /// To be told what it will not get, and to go on behind it.
     Overtaken { cursor: Cursor, offset: Arc<Offset>, index: Index },
     /// To join its view.
-    Join { cursor: Cursor, index: Index, at: Arc<Offset> },
+    Join(Joined),
     /// To be closed: it could not be fed.
     Fail(String),
 }
 
 impl Turn {
     pub(super) fn new() -> Self {
-        Self { now: Instant::now(), sent: Sent::default(), collected: Vec::with_capacity(COLLECTED_MAX) }
+        Self {
+            now: Instant::now(),
+            sent: Sent::default(),
+            settled: Settled::default(),
+            collected: Vec::with_capacity(COLLECTED_MAX),
+        }
     }
 
     /// Makes known what was sent, and forgets what was collected.
@@ -84,6 +93,20 @@ impl Turn {
         if bytes > 0 {
             shared.node.meters.messages_sent.increment(messages);
             shared.node.meters.bytes_sent.increment(bytes);
+        }
+        let settled = std::mem::take(&mut self.settled);
+        if !settled.is_empty() {
+            shared.node.meters.session_envelopes_published.increment(settled.published);
+            let Fates { delivered, filtered, conflated, gap } = settled.fates;
+            let all = [
+                (Fate::Delivered, delivered),
+                (Fate::Filtered, filtered),
+                (Fate::Conflated, conflated),
+                (Fate::Gap, gap),
+            ];
+            for (fate, positions) in all {
+                shared.node.meters.session_envelopes.of(fate).increment(positions);
+            }
         }
     }
 
@@ -139,7 +162,7 @@ impl Turn {
                 if feed.is_none() {
                     match fed.try_recv() {
                         Ok(Fed::Frames(batch)) => session.put_feed(batch),
-                        Ok(Fed::Joined { cursor, index, at }) => return Next::Join { cursor, index, at },
+                        Ok(Fed::Joined(joined)) => return Next::Join(joined),
                         Ok(Fed::Failed(why)) => return Next::Fail(why),
                         Err(TryRecvError::Empty) => return Next::Rest,
                         Err(TryRecvError::Disconnected) => return Next::Fail(FEED_BROKE_OFF.to_owned()),
@@ -208,10 +231,11 @@ impl Writer {
                         return;
                     }
                 }
-                Next::Remove => return self.table.remove(key),
+                Next::Remove => return self.end(key),
                 Next::FinishWriting => return session.socket.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
-                Next::Join { cursor, index, at } => {
+                Next::Join(Joined { cursor, index, at, steps, unheld }) => {
+                    session.pass_to(steps, &Passage::default().behind_unheld(unheld));
                     session.mode = Mode::Live(cursor);
                     session.index = index;
                     session.at = at;
@@ -242,6 +266,7 @@ impl Writer {
         }
         let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);
+        session.books.pass_gap(&session.at, &offset);
         session.at = offset;
         session.index = index;
         let fits = session.outbox.put_control(gap);

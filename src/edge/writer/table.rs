@@ -69,13 +69,12 @@ impl Table {
         (session.key == key).then_some(session)
     }
 
-    /// Ends a session, if it is still here: its socket is closed with it.
-    pub(super) fn remove(&mut self, key: SessionKey) {
-        if self.get(key).is_some() {
-            self.leave_group(key);
-            self.sessions[key.slot] = None;
-            self.free.push(key.slot);
-        }
+    /// Takes a session out, if it is still here: its socket is closed when it is dropped.
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
+        self.get(key)?;
+        self.leave_group(key);
+        self.free.push(key.slot);
+        self.sessions[key.slot].take()
     }
 
     /// Everybody.

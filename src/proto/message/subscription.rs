@@ -152,7 +152,7 @@ impl FromStr for From {
             OffsetError::Malformed => {
                 bad(format!("{} is no offset: `from` takes {FROM_EXPECTED}", quoted(text)))
             }
-            OffsetError::Version(_) => bad(error.to_string()),
+            OffsetError::Damaged | OffsetError::Version(_) => bad(format!("{}: {error}", quoted(text))),
         })
     }
 }
