@@ -112,7 +112,7 @@ mod tests {
     fn pings_pongs_and_closes_are_no_messages() {
         let mut outbox = Outbox::default();
         for opcode in [Opcode::Ping, Opcode::Text, Opcode::Pong, Opcode::Close] {
-            outbox.put_last(Bytes::copy_from_slice(&frame::header(opcode, 0)));
+            outbox.put_last(Bytes::copy_from_slice(&crate::proto::frame::header(opcode, 0)));
         }
         assert_eq!(outbox.advance(8), 1);
     }
