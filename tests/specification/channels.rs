@@ -147,7 +147,8 @@ async fn a_servers_messages_follow_their_schemas_and_are_as_the_examples_show() 
     for (kind, description) in members(&messages.0) {
         let is_of_a_server =
             kind == "lines" || !description["payload"]["properties"]["type"]["const"].is_null();
-        if !is_of_a_server || ["subscribe", "replay", "ping"].contains(&kind) {
+        // Answers are compared with their messages, by value: see below.
+        if !is_of_a_server || ["subscribe", "replay", "ping", "ack", "pong", "error"].contains(&kind) {
             continue;
         }
         for (name, example) in messages.examples(kind) {

@@ -6,6 +6,7 @@
 //! | none, with lines `> …` and `< …` | what stands behind `>` is sent to a node, which must answer what stands behind `<` |
 //! | none, beginning with `# offset` | held to the schema of line protocol |
 //! | `console` | each command behind `$` is run against a node, and must print the lines below it |
+//! | `python`, `js` | the program is run against a node, and must print what its last line says behind `prints: ` |
 //!
 //! `…` stands for anything, and more lines may come than are shown.
 
@@ -22,7 +23,7 @@ use crate::documents;
 use crate::nodes::Stage;
 use crate::support::{self, PATIENCE};
 
-const DOCUMENTS: [&str; 1] = ["docs/protocol.md"];
+const DOCUMENTS: [&str; 2] = ["docs/protocol.md", "docs/clients.md"];
 
 /// What stands between two lines of three backquotes.
 struct Fence {
@@ -102,7 +103,7 @@ async fn commands_print_what_is_written_below_them() {
         let stage = Stage::when(None).await;
         for (command, output) in commands(&lines) {
             let command = command.replace("localhost:9090", &stage.address().to_string());
-            prints(&place, &command, &output).await;
+            prints(&place, Command::new("sh").args(["-c", &command]), &output).await;
         }
     }
 }
@@ -125,16 +126,37 @@ fn commands(lines: &[String]) -> Vec<(String, String)> {
     commands
 }
 
+#[tokio::test]
+async fn programs_print_what_they_say() {
+    let programs =
+        Fence::all().into_iter().filter(|fence| ["python", "js"].contains(&fence.language.as_str()));
+    for Fence { place, language, lines } in programs {
+        let stage = Stage::when(None).await;
+        let program = lines.join("\n").replace("localhost:9090", &stage.address().to_string());
+        let (_, output) =
+            program.rsplit_once("prints: ").unwrap_or_else(|| panic!("{place} does not say what it prints"));
+        let mut command = match language.as_str() {
+            "python" => Command::new("python3"),
+            _ => Command::new("node"),
+        };
+        let arguments: &[&str] = match language.as_str() {
+            "python" => &["-u", "-c"],
+            // Node has the WebSocket of browsers from 22 on; before that, only if asked.
+            _ => &["--experimental-websocket", "-e"],
+        };
+        prints(&place, command.args(arguments).arg(&program), output).await;
+    }
+}
+
 /// Runs a command until it has printed this. What goes on for ever is ended then.
-async fn prints(place: &str, command: &str, output: &str) {
-    let mut process = Command::new("sh")
-        .args(["-c", command])
+async fn prints(place: &str, command: &mut Command, output: &str) {
+    let mut process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
         .spawn()
-        .expect("a shell");
+        .unwrap_or_else(|error| panic!("{place}: {command:?}: {error}"));
     let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
     let deadline = Instant::now() + PATIENCE;
     let mut wanted = output.lines().filter(|line| !line.is_empty()).peekable();
@@ -148,7 +170,7 @@ async fn prints(place: &str, command: &str, output: &str) {
                 printed.push_str(&line);
                 printed.push('\n');
             }
-            _ => panic!("{place}: `{command}` did not print\n{next}\nbut\n{printed}"),
+            _ => panic!("{place}: {command:?} did not print\n{next}\nbut\n{printed}"),
         }
     }
 }
