@@ -83,6 +83,11 @@ impl Batch {
         &self.wire
     }
 
+    /// The place behind the last frame.
+    pub(crate) fn end(&self) -> &Arc<Offset> {
+        &self.end.1
+    }
+
     /// How far a socket got that took `written` bytes, at least one.
     pub(crate) fn progress(&self, written: usize) -> Progress {
         let at = self.parts.partition_point(|part| part.end < written);

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::Broker;
 use crate::config::EdgeSettings;
 use crate::edge::compress::Compressor;
+use crate::edge::conflate::pace::Pacer;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
@@ -34,6 +35,7 @@ pub mod bench;
 mod books;
 mod catch_up;
 mod compress;
+mod conflate;
 mod door;
 mod doorbell;
 mod encode;
@@ -189,6 +191,10 @@ impl Edge {
         for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
             let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
             self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));
+        }
+        if let Some(new_groups) = hub.take_new_groups() {
+            let pacer = Pacer::new(self.shared.clone(), hub.clone(), new_groups);
+            self.shared.tasks.spawn(pacer.run(self.shutdown.clone()));
         }
         // Nobody else sets it. Followers come after it: once they have caught up, this node says that it is ready, and
         // then clients must not be turned away for want of a hub.

@@ -134,9 +134,11 @@ impl Session {
         matches!(self.mode, Mode::Closing { .. })
     }
 
-    /// Whether its view has let frames go that it has not written.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        matches!(self.mode, Mode::Live(cursor) if self.seat.view().has_overtaken(cursor))
+    /// Whether its view has let frames go that it has not written. With an interval, none of them is missed: what has
+    /// changed meanwhile takes their place.
+    pub(crate) fn misses_frames(&self) -> bool {
+        let view = self.seat.view();
+        matches!(self.mode, Mode::Live(cursor) if view.key().interval_ms.is_none() && view.has_overtaken(cursor))
     }
 
     /// Writes what is in the outbox.
@@ -226,14 +228,18 @@ impl Session {
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
     /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
-    /// and a session that was put back to the head would get those frames twice.
+    /// and a session that was put back to the head would get those frames twice. With an interval it has seen everything
+    /// up to its view's last flush.
     pub(crate) fn note_idle(&mut self, head: &Head) {
-        if let Mode::Live(cursor) = self.mode
-            && self.seat.view().end() == cursor
-            && head.index > self.index
-        {
-            self.pass_to(head.index, &Passage::default());
-            self.at = head.offset.clone();
+        let Mode::Live(cursor) = self.mode else { return };
+        let view = self.seat.view();
+        let (end, index, offset) = match view.key().interval_ms {
+            None => (view.end(), head.index, head.offset.clone()),
+            Some(_) => view.place(),
+        };
+        if end == cursor && index > self.index {
+            self.pass_to(index, &Passage::default());
+            self.at = offset;
         }
     }
 

@@ -374,6 +374,7 @@ meters! {
     views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
     view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
+    conflated_metrics: counter "ws_conflated_metrics_total", Count, "Metrics that clients with an interval did not get because a newer value of their series took their place, summed over these clients.";
     snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";
     snapshot_series: gauge "ws_snapshot_series", Count, "Series whose last value is kept.";
     snapshot_bytes: gauge "ws_snapshot_bytes", Bytes, "What these values take.";

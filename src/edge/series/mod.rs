@@ -21,12 +21,14 @@ use crate::proto::line::{self, Line};
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Offset, Sequence, Shard};
 
+mod changes;
 mod channels;
 mod extract;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use extract::{Changes, Extract, Group};
+pub(crate) use changes::Changed;
+pub(crate) use extract::Group;
 
 /// What a series costs besides its texts: its node, its slot in the table, and what three allocations waste.
 const SERIES_OVERHEAD_BYTES: usize = 200;

@@ -69,7 +69,7 @@ impl Writer {
                 // It is not asked for a sign of life that would come behind everything it has not read.
                 if now.saturating_duration_since(since) >= blocked_max {
                     self.drop_slow(key, "nothing was read for too long");
-                } else if disconnects && session.is_overtaken() && !self.hub.holds(&session.at) {
+                } else if disconnects && session.misses_frames() && !self.hub.holds(&session.at) {
                     self.drop_slow(key, "overtaken by the stream");
                 }
             } else if session.socket.converses()

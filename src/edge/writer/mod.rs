@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::edge::Shared;
 use crate::edge::books::{Books, Fates, Total};
 use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
 use crate::edge::hub::{Attachment, Hub, Start};
@@ -274,8 +275,12 @@ impl Writer {
         session.mode = Mode::CatchingUp(fed, None);
         session.index = 0;
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        let (steps, unheld) = (0, 0);
+        let (quiet, resets) = (session.quiet, hub.head().resets);
+        if view.key().interval_ms.is_some() {
+            return Resume { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }
+                .spawn();
+        }
+        let (quiet, steps, unheld) = (Quiet::all(quiet), 0, 0);
         CatchUp {
             shared,
             hub,

@@ -244,8 +244,8 @@ impl Session {
 
     /// What the client has asked for so far.
     fn subscription(&self) -> Subscription {
-        let ViewKey { filters, format, .. } = self.seat.view().key().clone();
-        Subscription { filters, format, ..Subscription::default() }
+        let ViewKey { filters, format, interval_ms, .. } = self.seat.view().key().clone();
+        Subscription { filters, format, interval_ms, ..Subscription::default() }
     }
 }
 

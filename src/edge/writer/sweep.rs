@@ -255,6 +255,11 @@ impl Writer {
     /// The frames at a session's cursor are gone.
     fn overtaken(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
         let Some(session) = self.table.get(key) else { return };
+        // Newest values are no loss to be overtaken by: what has changed meanwhile is what it gets.
+        if session.seat.view().key().interval_ms.is_some() {
+            self.table.leave_group(key);
+            return self.feed(key, None);
+        }
         // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
