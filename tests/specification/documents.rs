@@ -11,6 +11,16 @@ pub const OPENAPI: &str = "openapi.yaml";
 /// docs/asyncapi.yaml.
 pub const ASYNCAPI: &str = "asyncapi.yaml";
 
+/// What the documents have already and nodes do not serve yet: paths, types of messages, and names of examples.
+pub const AWAITED: &[&str] = &[
+    "/api/metrics/latest",
+    "snapshot",
+    "snapshot_follows",
+    "last_values",
+    "last_values_once_a_second",
+    "bad_snapshot",
+];
+
 /// A file of this project.
 pub fn text(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
