@@ -342,8 +342,13 @@ impl Hub {
                 None => unapplied.push(Step::Left(gone.view)),
             }
         }
-        let of_entries = views.values().filter(|listed| listed.ticket.is_some());
-        of_entries.for_each(|listed| listed.view.trim(first));
+        for Listed { view, ticket } in views.values() {
+            match ticket {
+                Some(_) => view.trim(first),
+                // Frames of newest values are no entry's.
+                None => view.kept_parts().clear(),
+            }
+        }
         meters.views.set(views.len() as f64);
         let deflated = views
             .values()
@@ -422,6 +427,7 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
+                let received_ns = encode::received_ns(&stored.envelope, stored.stored_ns);
                 // Parts in other frames by their lines: views that take the same of it share the work.
                 let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
@@ -437,6 +443,7 @@ impl State {
                             .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
                             .clone(),
                     };
+                    view.note_received(received_ns);
                     view.push(frame(bytes, own, None), first);
                 }
             }

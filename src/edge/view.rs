@@ -5,7 +5,7 @@
 //! bound; a cursor behind the oldest frame has been overtaken, and its session gets a gap.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -105,6 +105,8 @@ pub(crate) struct View {
     state: Mutex<State>,
     /// Cursor behind the newest frame, readable without the lock.
     end: AtomicU64,
+    /// When ingest received what the newest frame was made from, in nanoseconds since 1970; 0 before there is one.
+    received_ns: AtomicI64,
     sessions: AtomicUsize,
     flushed: Notify,
     kept_parts: KeptParts,
@@ -181,6 +183,7 @@ impl View {
             key,
             state: Mutex::new(state),
             end: AtomicU64::new(0),
+            received_ns: AtomicI64::new(0),
             sessions: AtomicUsize::new(0),
             flushed: Notify::new(),
             kept_parts: KeptParts::default(),
@@ -223,6 +226,16 @@ impl View {
     /// Cursor behind the newest frame.
     pub(crate) fn end(&self) -> Cursor {
         self.end.load(Ordering::Acquire)
+    }
+
+    /// The frame that comes next was received by ingest at this time, in nanoseconds since 1970.
+    pub(crate) fn note_received(&self, received_ns: i64) {
+        self.received_ns.store(received_ns, Ordering::Relaxed);
+    }
+
+    /// When ingest received what the newest frame was made from, if there is one.
+    pub(crate) fn received_ns(&self) -> Option<i64> {
+        Some(self.received_ns.load(Ordering::Relaxed)).filter(|received_ns| *received_ns != 0)
     }
 
     /// Adds a frame, and lets go of those whose entries are older than `first_index`. Writers are told, but not woken.

@@ -7,9 +7,11 @@ mod support;
 
 mod absence;
 mod compression;
+mod conflation;
 mod cors;
 mod crashes;
 mod drain;
+mod examples;
 mod load;
 mod mixed;
 mod polls;

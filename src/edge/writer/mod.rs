@@ -29,7 +29,7 @@ use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
 use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
-use crate::ops::meters::{ReplayOutcome, Transport};
+use crate::ops::meters::{ConnectionEnd, ReplayOutcome, Transport};
 use crate::ops::node::Admission;
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
@@ -319,6 +319,7 @@ impl Writer {
             return;
         }
         session.note_idle(&head);
+        self.shared.node.meters.connections_closed.of(code.into()).increment(1);
         // Who does not answer frames has nothing to be waited for once everything is written.
         let answered = !session.socket.converses();
         session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered };
@@ -348,6 +349,9 @@ impl Writer {
     fn end(&mut self, key: SessionKey) {
         self.settle(key);
         let Some(session) = self.table.remove(key) else { return };
+        if !session.is_closing() {
+            self.shared.node.meters.connections_closed.of(ConnectionEnd::Abnormal).increment(1);
+        }
         let Total { session: name, began, settled } = session.books.total();
         let Fates { delivered, filtered, conflated, gap } = settled.fates;
         tracing::debug!(

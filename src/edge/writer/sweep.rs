@@ -1,10 +1,12 @@
 //! The sweep: from cursors to sockets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
+use super::table::GroupIndex;
 use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
@@ -13,6 +15,7 @@ use crate::edge::books::{Fates, Passage, Settled};
 use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
+use crate::edge::resolve::now_ns;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
@@ -28,6 +31,9 @@ const WRITES_PER_TURN: usize = 4;
 /// Cursors whose frames are kept during a turn. Nearly all sessions of a view are at one cursor; those that were blocked are
 /// at a few others.
 const COLLECTED_MAX: usize = 8;
+
+/// Views of a sweep whose latency is recorded: few against a thousand clients, enough for a histogram.
+const LATENCY_SAMPLES_MAX: usize = 8;
 
 /// Why a client is sent away whose replay ended before it was complete, which is a fault of this program.
 const FEED_BROKE_OFF: &str = "the replay broke off: connect again";
@@ -200,9 +206,8 @@ impl Writer {
     /// Gives each view's sessions what is new in it. False when there was nothing.
     pub(super) fn sweep(&mut self) -> bool {
         let due = self.table.due_groups();
-        let any = !due.is_empty();
-        for group in due {
-            let mut at = 0;
+        for group in &due {
+            let (group, mut at) = (*group, 0);
             // A session that leaves while it is served makes room for the last one, which is served at its place.
             while let Some(key) = self.table.member(group, at) {
                 if self.table.get(key).is_some_and(|session| session.blocked_since.is_none()) {
@@ -213,7 +218,25 @@ impl Writer {
                 }
             }
         }
-        any
+        self.measure(&due);
+        !due.is_empty()
+    }
+
+    /// Samples how old the newest frames are, now that they have been written to whoever takes them.
+    fn measure(&self, due: &[GroupIndex]) {
+        // Not always the same ones, where many views have grown.
+        let first = if due.len() > LATENCY_SAMPLES_MAX { fastrand::usize(..due.len()) } else { 0 };
+        let sampled = due.iter().cycle().skip(first).take(LATENCY_SAMPLES_MAX.min(due.len()));
+        let mut received = sampled.filter_map(|group| self.table.view(*group)?.received_ns()).peekable();
+        if received.peek().is_none() {
+            return;
+        }
+        let now_ns = now_ns();
+        for received_ns in received {
+            // Clocks of other machines may be ahead.
+            let latency = u64::try_from(now_ns.saturating_sub(received_ns)).unwrap_or(0);
+            self.shared.node.meters.delivery_latency.record(Duration::from_nanos(latency));
+        }
     }
 
     /// Writes what is pending for one session, for as long as its socket takes it.
