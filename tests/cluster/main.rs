@@ -6,6 +6,7 @@
 mod support;
 
 mod absence;
+mod browser;
 mod compression;
 mod conflation;
 mod cors;
