@@ -28,6 +28,7 @@ test-deploy: check-build check-tests tools ## Test the image, Compose, Kubernete
 
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
+	scripts/setup-schemas.sh
 
 fmt: ## Format the code
 	cargo fmt
