@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
 # Far beyond what any step takes on a busy machine; only a hang reaches it.
 PATIENCE_SECONDS = 60
+# Of a process's output, when a test fails.
+LINES_SHOWN = 40
 # Longer waits for what takes its time by nature: SLOW_TESTS=1.
 SLOW = os.environ.get("SLOW_TESTS") == "1"
 
@@ -162,6 +164,10 @@ class Process:
     def stop(self, number=signal.SIGTERM):
         """Asks it to end, and returns its exit code. What it started and left behind ends as well."""
         self.send(number)
+        return self.ended()
+
+    def ended(self):
+        """Its exit code, once it has ended by itself or by patience's end. Being told twice to stop, a node would not drain."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(PATIENCE_SECONDS)
         # Whoever still has its output open is of its group, so the group's number cannot be somebody else's by now.
@@ -179,18 +185,26 @@ class Process:
 class Stage(unittest.TestCase):
     """A test with processes: they end with it, and their last lines are told if it fails."""
 
+    processes = ()
+
     def setUp(self):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.processes = []
         self.addCleanup(self.clear)
 
+    def run(self, result=None):
+        def bad():
+            return len(result.failures) + len(result.errors)
+
+        before = bad()
+        super().run(result)
+        for process in self.processes if bad() > before else []:
+            print(f"── the end of the output of {process.name}\n{''.join(process.lines[-LINES_SHOWN:])}", flush=True)
+        return result
+
     def clear(self):
-        outcome = self._outcome
-        failed = outcome is not None and not outcome.success
         for process in reversed(self.processes):
             process.stop(signal.SIGKILL)
-        for process in self.processes if failed else []:
-            print(f"── the end of the output of {process.name}\n{''.join(process.lines[-40:])}", flush=True)
 
     def start(self, name, command, environment=None):
         process = Process(name, command, environment)
@@ -201,7 +215,7 @@ class Stage(unittest.TestCase):
         """Waits until a URL answers 200."""
 
         def asked():
-            self.assertTrue(process.running(), f"{process.name} ended:\n{''.join(process.lines[-40:])}")
+            self.assertTrue(process.running(), f"{process.name} ended:\n{''.join(process.lines[-LINES_SHOWN:])}")
             answer = get(url)
             return answer if answer and answer[0] == 200 else None
 

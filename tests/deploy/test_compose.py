@@ -289,7 +289,7 @@ class Running(Stage):
         for process, _, _ in (ingest, *edges):
             process.send(signal.SIGTERM)
         for process, _, _ in (ingest, *edges):
-            self.assertEqual(process.stop(), 0, process.name)
+            self.assertEqual(process.ended(), 0, process.name)
         self.assertIn("no node answers", failed())
 
     def test_three_servers_lose_one_and_nobody_loses_a_message(self):

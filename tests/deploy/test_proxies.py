@@ -199,7 +199,7 @@ class Behind:
 
         report = self.load(proxy.clients, proxy.collectors, seconds=4, meanwhile=drain)
         self.assertGreaterEqual(report["clients"]["resumed"], 10, report)
-        self.assertEqual(edges[0][0].stop(), 0)
+        self.assertEqual(edges[0][0].ended(), 0)
 
     def clients(self, edge):
         answer = get(f"http://{edge[1]}/api/health")
