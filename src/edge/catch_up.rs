@@ -16,7 +16,9 @@ use crate::edge::batch::{Batch, Frame};
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
+use crate::edge::resolve::First;
 use crate::edge::ring::{Entry, Index, Item};
+use crate::edge::snapshot::Snapshot;
 use crate::edge::view::{Cursor, View};
 use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
@@ -40,6 +42,8 @@ pub(crate) enum Fed {
     Joined { cursor: Cursor, index: Index, at: Arc<Offset> },
     /// The log refuses to be read.
     Failed(String),
+    /// The client takes too long for what others wait for.
+    TooSlow(&'static str),
 }
 
 /// One session's way to its view.
@@ -50,6 +54,8 @@ pub(crate) struct CatchUp {
     /// What the session has got so far.
     pub(crate) at: Offset,
     pub(crate) quiet: Quiet,
+    /// Where a part of the log is lost to the session, it wants the last values instead.
+    pub(crate) snapshots: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
@@ -85,19 +91,24 @@ struct Over;
 
 impl CatchUp {
     /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self) {
+    pub(crate) fn spawn(self, first: First) {
         let tracker = self.shared.tasks.clone();
         tracker.spawn(async move {
             let feed = self.feed.clone();
             // A session that leaves ends whatever this waits for.
             tokio::select! {
                 () = feed.closed() => {}
-                _ = self.run() => {}
+                _ = self.run(first) => {}
             }
         });
     }
 
-    async fn run(mut self) -> Result<(), Over> {
+    async fn run(mut self, first: First) -> Result<(), Over> {
+        match first {
+            First::Nothing => {}
+            First::Snapshot => self.take_snapshot(None).await?,
+            First::Lost(reason) => self.take_snapshot(Some(reason)).await?,
+        }
         let mut heads = self.hub.watch_head();
         let mut resets = self.resets;
         loop {
@@ -107,13 +118,14 @@ impl CatchUp {
                 && !self.at.is_at_or_before(&head.offset)
             {
                 // The log went backwards, behind this session: what it will hold up to there again is not the same.
-                self.announce((*head.offset).clone(), GapReason::Reset).await?;
+                self.lose((*head.offset).clone(), GapReason::Reset).await?;
                 continue;
             }
             if head.offset.epoch != self.at.epoch || head.offset.sequences.len() != self.at.sequences.len() {
                 let start = Offset::start(head.offset.epoch, head.offset.sequences.len() as u16);
-                self.announce(start, GapReason::Reset).await?;
+                // Of a log that is new to the session, what it holds no more is no loss.
                 self.quiet = Quiet::all(true);
+                self.lose(start, GapReason::Reset).await?;
                 continue;
             }
             let advanced = self.advance_to(&head).await?;
@@ -145,7 +157,7 @@ impl CatchUp {
             let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
             if bounds.last < self.at.sequence(shard) {
                 let head = (*heads.borrow().offset).clone();
-                return self.announce(head, GapReason::Reset).await;
+                return self.lose(head, GapReason::Reset).await;
             }
         }
         Ok(())
@@ -198,7 +210,7 @@ impl CatchUp {
                         Match::No => None,
                         Match::Whole => self.shared.compressor.whole(entry, key),
                         Match::Lines => encode::part(entry, &key.filters, key.format)
-                            .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at)),
+                            .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at))),
                     }
                 }
                 Item::Envelope(stored) => self.encode(stored),
@@ -265,7 +277,7 @@ impl CatchUp {
         if self.quiet.end(shard) {
             self.at = to;
         } else {
-            self.announce(to, GapReason::Retention).await?;
+            self.lose(to, GapReason::Retention).await?;
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -290,12 +302,64 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
-            .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at))
+            .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at)))
     }
 
     /// A frame at the session's place. Its index says nothing: it is not part of the view's run.
     fn frame(&self, bytes: bytes::Bytes) -> Frame {
         Frame { index: 0, offset: Arc::new(self.at.clone()), bytes, own: true }
+    }
+
+    /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.
+    async fn lose(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
+        if self.snapshots { self.take_snapshot(Some(reason)).await } else { self.announce(to, reason).await }
+    }
+
+    /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
+    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
+        let shared = self.shared.clone();
+        let snapshot = shared.snapshots.get(&shared, &self.hub, self.view.key()).await.ok_or(Over)?;
+        let patience = shared.settings.slow_client_timeout + snapshot.patience();
+        if let Ok(sent) = tokio::time::timeout(patience, self.send_snapshot(&snapshot, lost)).await {
+            return sent;
+        }
+        // Before the client is waited for once more.
+        drop(snapshot);
+        self.send(Fed::TooSlow("the snapshot was not read in time: use narrower filters")).await?;
+        Err(Over)
+    }
+
+    async fn send_snapshot(&mut self, snapshot: &Snapshot, lost: Option<GapReason>) -> Result<(), Over> {
+        let Some((last, parts)) = snapshot.frames.split_last() else {
+            // Nothing matches, and nothing is said of it.
+            match lost {
+                Some(reason) => self.announce(snapshot.offset.clone(), reason).await?,
+                None => self.at = snapshot.offset.clone(),
+            }
+            return Ok(());
+        };
+        let mut frames: Vec<Frame> = Vec::new();
+        if let Some(reason) = lost {
+            // It stays where it is until it has the last part: a client that leaves before that comes back for all of it.
+            let gap = encode::gap_before_snapshot(self.wire(), &self.at, &snapshot.offset, reason);
+            self.count(reason);
+            frames.push(self.frame(gap));
+        }
+        let mut bytes = 0;
+        for part in parts {
+            if bytes + part.len() > CHUNK.bytes_max {
+                bytes = 0;
+                self.send_frames(std::mem::take(&mut frames)).await?;
+            }
+            bytes += part.len();
+            frames.push(self.frame(part.clone()));
+        }
+        self.at = snapshot.offset.clone();
+        self.quiet = Quiet::all(false);
+        frames.push(self.frame(last.clone()));
+        self.send_frames(frames).await?;
+        self.shared.node.meters.snapshots.increment(1);
+        Ok(())
     }
 
     /// Tells the session what it will not get, and moves it behind that.

@@ -55,12 +55,13 @@ impl Compressor {
         }
     }
 
-    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume.
-    pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: &Offset) -> Bytes {
+    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume; without
+    /// it, the reader stays where it was.
+    pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: Option<&Offset>) -> Bytes {
         match wire {
             Wire::WebSocket => plain,
             Wire::Deflated => self.compress(&plain).unwrap_or(plain),
-            Wire::Events => encode::event(Some(at), frame::payload(&plain)),
+            Wire::Events => encode::event(at, frame::payload(&plain)),
         }
     }
 

@@ -56,6 +56,10 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
+    /// Where a part of the log is lost to it, it wants the last values instead.
+    pub(crate) snapshots: bool,
+    /// It began with a snapshot that it has not got yet: its client has no place to resume from.
+    pub(crate) placeless: bool,
     /// A poll wants to know its place as soon as it has everything, and does not know it yet.
     pub(crate) untold: bool,
     /// Its place on the node, free again when the session is dropped, if nobody else has it.
@@ -181,6 +185,8 @@ impl Session {
     }
 
     fn take_progress(&mut self, progress: Progress, now: Instant) {
+        // All parts of a snapshot but the last one leave the session where it was.
+        self.placeless &= progress.offset == self.at;
         self.at = progress.offset;
         self.quiet = false;
         self.offset_sent = now;

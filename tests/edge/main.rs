@@ -6,3 +6,6 @@ mod bench;
 mod delivery;
 mod loss;
 mod sessions;
+mod snapshot;
+#[path = "../support/state.rs"]
+mod state;

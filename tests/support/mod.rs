@@ -8,6 +8,7 @@ pub mod deflate;
 pub mod ledger;
 pub mod nats;
 pub mod nginx;
+pub mod state;
 pub mod telecast;
 pub mod wire;
 

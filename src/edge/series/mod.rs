@@ -23,10 +23,12 @@ use crate::proto::offset::{Offset, Sequence, Shard};
 
 mod channels;
 mod extract;
+mod parts;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use extract::{Changes, Extract, Group};
+pub(crate) use parts::Part;
 
 /// What a series costs besides its texts: its node, its slot in the table, and what three allocations waste.
 const SERIES_OVERHEAD_BYTES: usize = 200;

@@ -19,7 +19,7 @@ use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
-use crate::edge::resolve::Place;
+use crate::edge::resolve::{First, Place};
 use crate::edge::session::{Mode, Session};
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
@@ -182,16 +182,19 @@ impl Writer {
             heard: now,
             inbound: None,
             deaf: false,
+            snapshots: false,
+            placeless: false,
             untold: true,
             _admission: admission,
         });
         let name = format!("{:016x}", fastrand::u64(..));
         let (stale, wire) = (self.shared.stale(), view.wire);
         self.begin(key, start, place, |shared, offset, outbox| {
+            let offset = offset.map(Offset::token);
             let welcome = ServerMessage::Welcome {
                 node: &shared.node.id,
                 session: &name,
-                offset: &offset.token(),
+                offset: offset.as_deref(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
             };
             let mut fits = true;
@@ -230,15 +233,16 @@ impl Writer {
         &mut self,
         key: SessionKey,
         start: Start,
-        Place { gap, quiet, replay, .. }: Place,
-        first: impl FnOnce(&Shared, &Offset, &mut Outbox) -> bool,
+        Place { gap, quiet, replay, snapshots, first, .. }: Place,
+        say: impl FnOnce(&Shared, Option<&Offset>, &mut Outbox) -> bool,
     ) {
         let shared = self.shared.clone();
         let Some(session) = self.table.get(key) else { return };
         // A client that loses its connection before it reads the gap must meet the gap again: what it learns first is
         // the place before it.
         let known = gap.as_ref().map_or(&*session.at, |(from, _)| from);
-        let mut fits = first(&shared, known, &mut session.outbox);
+        (session.snapshots, session.placeless) = (snapshots, first == First::Snapshot);
+        let mut fits = say(&shared, Some(known).filter(|_| !session.placeless), &mut session.outbox);
         if let Some((from, reason)) = &gap {
             fits &= session.outbox.put_control(encode::gap(session.wire(), from, &session.at, *reason));
             shared.node.meters.gaps.of((*reason).into()).increment(1);
@@ -246,7 +250,7 @@ impl Writer {
         session.offset_sent = self.turn.now;
         session.quiet = quiet && matches!(start, Start::CatchUp);
         match start {
-            Start::Live(cursor, index) => {
+            Start::Live(cursor, index) if first == First::Nothing => {
                 session.mode = Mode::Live(cursor);
                 session.index = index;
                 self.table.enter_group(key);
@@ -254,20 +258,22 @@ impl Writer {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::CatchUp => self.feed(key, replay),
+            Start::Live(..) | Start::CatchUp => self.feed(key, first, replay),
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
     /// Has a session fed from its place until it can join its view.
-    fn feed(&mut self, key: SessionKey, outcome: Option<ReplayOutcome>) {
+    fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>) {
         let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
         let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        CatchUp { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
+        let snapshots = session.snapshots;
+        CatchUp { shared, hub, view, at, quiet, snapshots, resets, outcome, feed, doorbell, session: key }
+            .spawn(first);
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -300,8 +306,8 @@ impl Writer {
             if wire == Wire::Events {
                 session.outbox.put_last(encode::retry(reconnect_after_ms));
             }
-            let offset = session.at.token();
-            let goodbye = ServerMessage::Goodbye { reason, offset: &offset, reconnect_after_ms };
+            let offset = (!session.placeless).then(|| session.at.token());
+            let goodbye = ServerMessage::Goodbye { reason, offset: offset.as_deref(), reconnect_after_ms };
             session.outbox.put_last(encode::server(wire, &goodbye));
         }
         session.outbox.put_last(encode::close(wire, code, reason));

@@ -12,6 +12,7 @@ use crate::edge::batch::Batch;
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
+use crate::edge::resolve::First;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
@@ -70,6 +71,8 @@ enum Next {
     Join { cursor: Cursor, index: Index, at: Arc<Offset> },
     /// To be closed: it could not be fed.
     Fail(String),
+    /// To be sent away: it keeps what others wait for.
+    TooSlow(&'static str),
 }
 
 impl Turn {
@@ -141,6 +144,7 @@ impl Turn {
                         Ok(Fed::Frames(batch)) => session.put_feed(batch),
                         Ok(Fed::Joined { cursor, index, at }) => return Next::Join { cursor, index, at },
                         Ok(Fed::Failed(why)) => return Next::Fail(why),
+                        Ok(Fed::TooSlow(why)) => return Next::TooSlow(why),
                         Err(TryRecvError::Empty) => return Next::Rest,
                         Err(TryRecvError::Disconnected) => return Next::Fail(FEED_BROKE_OFF.to_owned()),
                     }
@@ -218,10 +222,12 @@ impl Writer {
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
                     session.quiet = false;
+                    session.placeless = false;
                     session.untold = true;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
+                Next::TooSlow(why) => return self.drop_slow(key, why),
             }
         }
         // Others first; this one goes on at the next turn.
@@ -235,10 +241,14 @@ impl Writer {
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
-            return self.feed(key, None);
+            return self.feed(key, First::Nothing, None);
         }
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
+        }
+        if session.snapshots {
+            self.table.leave_group(key);
+            return self.feed(key, First::Lost(GapReason::Slow), None);
         }
         let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);

@@ -11,7 +11,10 @@ pub mod subscription;
 
 pub use client::{ClientMessage, Id};
 pub use close::{CloseCode, Reconnect};
-pub use server::{GapReason, GoodbyeReason, ServerMessage, kind, write_influx_head, write_metrics_open};
+pub use server::{
+    GapReason, GoodbyeReason, ServerMessage, SnapshotPart, kind, write_influx_head,
+    write_influx_snapshot_head, write_metrics_open, write_snapshot_open,
+};
 pub use subscription::{Format, From, Subscription, SubscriptionChange};
 
 /// Version of the protocol, as `welcome` announces it.
@@ -28,7 +31,7 @@ pub enum ErrorCode {
     BadFormat,
     /// `interval` is no number of milliseconds.
     BadInterval,
-    /// `snapshot` is neither true nor false.
+    /// `snapshot` is neither true nor false, or goes with a `from` that says something else.
     BadSnapshot,
     /// A parameter of the request is unknown or given twice.
     BadParameter,
