@@ -222,7 +222,7 @@ fn an_error_carries_the_id_whenever_it_can_be_read() {
     for (text, id) in [
         (r#"{"id":5,"type":"nope"}"#, Some(Id::Number(5))),
         (r#"{"type":"subscribe","filter":"cpu","id":"q"}"#, Some(Id::Text("q".into()))),
-        (r#"{"type":"subscribe","snapshot":true,"id":3}"#, Some(Id::Number(3))),
+        (r#"{"type":"replay","snapshot":true,"from":"earliest","id":3}"#, Some(Id::Number(3))),
         (r#"{"id":5}"#, Some(Id::Number(5))),
         (r#"{"id":5"#, None),
     ] {
