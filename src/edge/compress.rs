@@ -55,6 +55,20 @@ impl Compressor {
         }
     }
 
+    /// The same for a replay: what live views have had made is shared, and nothing is added to the ring.
+    pub(crate) fn replayed(&self, entry: &Entry, key: &ViewKey) -> Option<Bytes> {
+        let plain = entry.ready_frame(key.format).unwrap_or_else(|| encode::whole(entry, key.format))?;
+        let other = match (&entry.item, key.wire) {
+            (Item::Envelope(_), Wire::Deflated) => Other::Deflated,
+            (_, Wire::Events) => Other::Event,
+            (Item::Gap { .. }, Wire::Deflated) | (_, Wire::WebSocket) => return Some(plain),
+        };
+        Some(match entry.ready_other_frame(other, key.format) {
+            Some(made) => made.unwrap_or(plain),
+            None => self.own(plain, key.wire, Some(&entry.offset)),
+        })
+    }
+
     /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume; without
     /// it, the reader stays where it was.
     pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: Option<&Offset>) -> Bytes {

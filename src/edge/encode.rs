@@ -11,7 +11,7 @@ use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
 use crate::proto::json;
 use crate::proto::line::{self, Line};
-use crate::proto::message::{self, CloseCode, Format, GapReason, ServerMessage, SnapshotPart};
+use crate::proto::message::{self, CloseCode, Conflated, Format, GapReason, ServerMessage, SnapshotPart};
 use crate::proto::offset::Offset;
 
 /// The entry as it is for everybody whose filters take all of it.
@@ -78,6 +78,30 @@ pub(crate) fn snapshot(
         }
         Format::Influx => {
             message::write_influx_snapshot_head(&mut draft.0, which);
+            draft.0.extend_from_slice(metrics);
+        }
+    }
+    draft.finish()
+}
+
+/// Newest values of one collector, each as [`write_line`] has written it, with commas between them in JSON.
+pub(crate) fn newest(
+    format: Format,
+    token: &str,
+    of: Conflated<'_>,
+    collector: &CollectorId,
+    metrics: &[u8],
+) -> Bytes {
+    let mut draft = Draft::new(metrics.len() + 256);
+    match format {
+        Format::Json => {
+            message::write_conflated_open(&mut draft.0, token, of, collector.as_str());
+            draft.0.push(b'[');
+            draft.0.extend_from_slice(metrics);
+            draft.0.extend_from_slice(b"]}");
+        }
+        Format::Influx => {
+            message::write_influx_conflated_head(&mut draft.0, token, of);
             draft.0.extend_from_slice(metrics);
         }
     }

@@ -3,7 +3,7 @@
 //! In reading order: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
 //! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox`, `socket`, `wire` and
-//! `session` are what a client is to its `writer`; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
+//! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::Broker;
 use crate::config::EdgeSettings;
 use crate::edge::compress::Compressor;
+use crate::edge::conflate::pace::Pacer;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
@@ -32,8 +33,10 @@ mod batch;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+mod books;
 mod catch_up;
 mod compress;
+mod conflate;
 mod door;
 mod doorbell;
 mod encode;
@@ -192,6 +195,10 @@ impl Edge {
         for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
             let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
             self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));
+        }
+        if let Some(new_groups) = hub.take_new_groups() {
+            let pacer = Pacer::new(self.shared.clone(), hub.clone(), new_groups);
+            self.shared.tasks.spawn(pacer.run(self.shutdown.clone()));
         }
         // Nobody else sets it. Followers come after it: once they have caught up, this node says that it is ready, and
         // then clients must not be turned away for want of a hub.

@@ -1,8 +1,9 @@
 //! The replay ring: the newest part of the log, in this edge's order, bounded in bytes. Pure.
 //!
 //! Shards are merged in the order they arrive, so each entry has an index (a plain counter of this process) and the whole
-//! log's offset after it. Frames are encoded at most once per format, compressed at most once, and kept with their entry,
-//! shared by every view and every replay.
+//! log's offset after it. Frames that live views want are encoded at most once per format, compressed at most once, and kept
+//! with their entry, shared by all of them. A replay takes what is there and adds nothing: old entries would else grow while
+//! nothing comes that makes old ones go.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -100,8 +101,19 @@ impl Entry {
         }
     }
 
+    /// The whole entry as a ready frame of `format`, if live views have wanted it; `Some(None)` when there is nothing in it
+    /// to show.
+    pub(crate) fn ready_frame(&self, format: Format) -> Option<Option<Bytes>> {
+        self.frames[format as usize].get().cloned()
+    }
+
+    /// Another form of its frame of `format`, if live views have wanted it; `Some(None)` where the plain frame serves as well.
+    pub(crate) fn ready_other_frame(&self, form: Other, format: Format) -> Option<Option<Bytes>> {
+        self.other_frames[form as usize][format as usize].get().cloned()
+    }
+
     /// The whole entry as a ready frame of `format`, made by `encode` the first time it is asked for. `None` when there
-    /// is nothing in it to show.
+    /// is nothing in it to show. Adds to the ring: see [`Ring::evict`].
     pub(crate) fn frame(&self, format: Format, encode: impl FnOnce(&Self) -> Option<Bytes>) -> Option<Bytes> {
         let slot = &self.frames[format as usize];
         slot.get_or_init(|| {
@@ -113,7 +125,7 @@ impl Entry {
     }
 
     /// Another form of `plain`, which is the entry's own frame of `format`, made by `make` the first time it is asked for. It
-    /// is `plain` itself where `make` says that nothing is gained.
+    /// is `plain` itself where `make` says that nothing is gained. Adds to the ring: see [`Ring::evict`].
     pub(crate) fn other_frame(
         &self,
         form: Other,
@@ -213,8 +225,9 @@ impl Ring {
         entry
     }
 
-    /// Lets the oldest entries go until the bound holds; the newest always stays.
-    fn evict(&mut self) {
+    /// Lets the oldest entries go until the bound holds; the newest always stays. To be called after frames were added to
+    /// entries, before the ring's lock is let go.
+    pub(crate) fn evict(&mut self) {
         while self.bytes.load(Ordering::Relaxed) > self.bytes_max && self.entries.len() > 1 {
             if let Some(oldest) = self.entries.pop_front() {
                 oldest.charge.settle();

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::edge::batch::{Batch, Progress};
+use crate::edge::books::{Books, Passage};
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::hub::Head;
@@ -37,8 +38,10 @@ pub(crate) struct Session {
     /// Everything up to here was written to the socket or will be before anything else, was filtered out, or announced
     /// as a gap.
     pub(crate) at: Arc<Offset>,
-    /// The ring's index of that place, for live sessions.
+    /// The ring's index of that place for live sessions; for others, the steps of the log they were fed.
     pub(crate) index: Index,
+    /// What became of everything before that place.
+    pub(crate) books: Books,
     /// It asked for whatever there is and has got nothing of it yet: what the log no longer holds is no loss.
     pub(crate) quiet: bool,
     /// Since when the socket takes nothing.
@@ -67,7 +70,7 @@ pub(crate) struct Session {
 }
 
 // One per client: with its socket, which costs about as much, well below a kilobyte.
-const _: () = assert!(size_of::<Session>() <= 320);
+const _: () = assert!(size_of::<Session>() <= 376);
 
 /// Where a session's frames come from.
 pub(crate) enum Mode {
@@ -135,9 +138,11 @@ impl Session {
         matches!(self.mode, Mode::Closing { .. })
     }
 
-    /// Whether its view has let frames go that it has not written.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        matches!(self.mode, Mode::Live(cursor) if self.seat.view().has_overtaken(cursor))
+    /// Whether its view has let frames go that it has not written. With an interval, none of them is missed: what has
+    /// changed meanwhile takes their place.
+    pub(crate) fn misses_frames(&self) -> bool {
+        let view = self.seat.view();
+        matches!(self.mode, Mode::Live(cursor) if view.key().interval_ms.is_none() && view.has_overtaken(cursor))
     }
 
     /// Writes what is in the outbox.
@@ -157,8 +162,7 @@ impl Session {
             if let Mode::Live(cursor) = &mut self.mode {
                 *cursor += begun;
             }
-            self.index = progress.index;
-            self.take_progress(progress, now);
+            self.take_progress(batch, 0, progress, now);
             begun - u64::from(!self.outbox.is_empty())
         })
     }
@@ -177,16 +181,24 @@ impl Session {
         let progress = batch.progress(written + bytes);
         let begun = (progress.begun - begun_before) as u64;
         let written = written + bytes + progress.rest.as_ref().map_or(0, Bytes::len);
+        self.take_progress(&batch, begun_before, progress, now);
         if written < batch.wire().len() {
-            *slot = Some(Feed { batch, written });
+            self.put_feed_at(batch, written);
         }
-        self.take_progress(progress, now);
         Some(Wrote::of(result, |_| begun - u64::from(!self.outbox.is_empty())))
     }
 
-    fn take_progress(&mut self, progress: Progress, now: Instant) {
-        // All parts of a snapshot but the last one leave the session where it was.
-        self.placeless &= progress.offset == self.at;
+    /// Moves behind the frames of `batch` that were begun; `skip` of them were before.
+    fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) {
+        self.pass_to(progress.index, &batch.passage(skip, progress.begun));
+        if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
+            self.books.pass_reset(from, &progress.offset);
+        }
+        if self.placeless && progress.offset != self.at {
+            // With its last part: the others leave the session where it was.
+            self.placeless = false;
+            self.books.go_on_at(&self.at, progress.offset.clone());
+        }
         self.at = progress.offset;
         self.quiet = false;
         self.offset_sent = now;
@@ -198,9 +210,19 @@ impl Session {
 
     /// The next frames that were fetched for it.
     pub(crate) fn put_feed(&mut self, batch: Box<Batch>) {
+        self.put_feed_at(batch, 0);
+    }
+
+    fn put_feed_at(&mut self, batch: Box<Batch>, written: usize) {
         if let Mode::CatchingUp(_, feed) = &mut self.mode {
-            *feed = Some(Feed { batch, written: 0 });
+            *feed = Some(Feed { batch, written });
         }
+    }
+
+    /// Goes on to another step, of the ring or of what it is fed.
+    pub(crate) fn pass_to(&mut self, index: Index, passage: &Passage) {
+        self.books.pass(index.saturating_sub(self.index), passage);
+        self.index = index;
     }
 
     /// Asks to be put on the writer's list when the socket takes bytes again. True when it does already.
@@ -215,14 +237,18 @@ impl Session {
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
     /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
-    /// and a session that was put back to the head would get those frames twice.
+    /// and a session that was put back to the head would get those frames twice. With an interval it has seen everything
+    /// up to its view's last flush.
     pub(crate) fn note_idle(&mut self, head: &Head) {
-        if let Mode::Live(cursor) = self.mode
-            && self.seat.view().end() == cursor
-            && head.index > self.index
-        {
-            self.at = head.offset.clone();
-            self.index = head.index;
+        let Mode::Live(cursor) = self.mode else { return };
+        let view = self.seat.view();
+        let (end, index, offset) = match view.key().interval_ms {
+            None => (view.end(), head.index, head.offset.clone()),
+            Some(_) => view.place(),
+        };
+        if end == cursor && index > self.index {
+            self.pass_to(index, &Passage::default());
+            self.at = offset;
         }
     }
 

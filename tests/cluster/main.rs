@@ -7,13 +7,17 @@ mod support;
 
 mod absence;
 mod compression;
+mod cors;
 mod crashes;
 mod drain;
 mod load;
 mod mixed;
+mod polls;
 mod protocol;
+mod proxy;
 mod relay;
 mod resume;
 mod shards;
 mod slow;
+mod sse;
 mod stage;

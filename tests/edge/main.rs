@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 #![allow(unreachable_pub, reason = "nobody imports a test")]
 
+mod accounting;
 mod bench;
 mod delivery;
 mod loss;
@@ -9,3 +10,4 @@ mod sessions;
 mod snapshot;
 #[path = "../support/state.rs"]
 mod state;
+mod walk;

@@ -5,9 +5,12 @@
 pub mod client;
 pub mod collector;
 pub mod deflate;
+pub mod event_source;
+pub mod event_stream;
 pub mod ledger;
 pub mod nats;
 pub mod nginx;
+pub mod poller;
 pub mod state;
 pub mod telecast;
 pub mod wire;

@@ -34,6 +34,16 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Null when the body is no JSON.
     pub json: Value,
+    pub body: String,
+}
+
+impl Answer {
+    /// Takes a response to its end.
+    pub async fn read(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = super::patiently("a body", response.text()).await.expect("a body of text");
+        Self { status, headers, json: serde_json::from_str(&body).unwrap_or(Value::Null), body }
+    }
 }
 
 /// `telecast standalone` with its log in its own memory.
@@ -170,14 +180,18 @@ impl Telecast {
         format!("http://{}{path}", self.address)
     }
 
+    /// A request of any kind, with these headers.
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let method = method.parse().expect("a method");
+        let request = reqwest::Client::new().request(method, self.url(path));
+        let with =
+            |request: reqwest::RequestBuilder, (name, value): &(&str, &str)| request.header(*name, *value);
+        self.ask(headers.iter().fold(request, with)).await
+    }
+
     async fn ask(&self, request: reqwest::RequestBuilder) -> Answer {
-        let asked = async {
-            let response = request.send().await.expect("an answer");
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            let body = response.bytes().await.expect("a body");
-            Answer { status, headers, json: serde_json::from_slice(&body).unwrap_or(Value::Null) }
-        };
-        super::patiently("an answer", asked).await
+        let response = super::patiently("an answer", request.send()).await.expect("an answer");
+        Answer::read(response).await
     }
 
     fn signal(&self, signal: Signal) {

@@ -25,7 +25,12 @@ fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, wire: Wire::WebSocket }
+    ViewKey {
+        filters: FilterSet::parse(filter.split(' ')).unwrap(),
+        format,
+        wire: Wire::WebSocket,
+        interval_ms: None,
+    }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {
@@ -110,6 +115,59 @@ fn a_view_without_sessions_is_forgotten_and_gets_nothing_more() {
     assert_eq!((again.view().end(), view.end()), (1, 0));
 }
 
+/// Telegraf's `cpu`, about as many bytes of it as asked for.
+fn lines_of(bytes: usize) -> String {
+    let line = |at: usize| format!("cpu,host=h{} usage_idle={at}.5,usage_user=1.5 {at}\n", at % 7);
+    (0..bytes / 40).map(line).collect()
+}
+
+#[test]
+fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
+    let (hub, _) = hub();
+    let keys =
+        [Format::Json, Format::Influx].map(|format| ViewKey { wire: Wire::Deflated, ..key(">", format) });
+    let seats = keys.each_ref().map(|key| hub.attach(key, None).view);
+    for sequence in 1..200 {
+        append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
+        assert!(hub.lock().ring.bytes() <= RING_BYTES);
+    }
+    drop(seats);
+    hub.tidy(&Meters::register());
+    // Nobody watches any more, so the frames of what comes now are not made, and the ring fills with lines alone.
+    for sequence in 200..500 {
+        append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
+    }
+    let full = hub.lock().ring.bytes();
+    let first = hub.lock().ring.first_index();
+    assert!(full > RING_BYTES - 50_000);
+    let limits = ReadLimits { envelopes_max: 1_000, bytes_max: usize::MAX };
+    let entries = hub.entries(Epoch(1), Shard(0), first, limits).unwrap();
+    let compressor = hub.lock().compressor.clone();
+    let made = entries.iter().flat_map(|entry| keys.iter().map(|key| compressor.replayed(entry, key)));
+    assert_eq!(made.flatten().count(), entries.len() * 2);
+    assert_eq!(hub.lock().ring.bytes(), full, "an idle ring that is replayed does not grow");
+}
+
+/// With a lock that whoever is awake takes first, a session waited for its place until the whole backlog was in.
+#[test]
+fn who_looks_for_a_place_has_a_turn_between_the_steps_of_a_follower() {
+    const ENVELOPES: u64 = 100;
+    let (hub, _) = hub();
+    let _seat = hub.attach(&key(">", Format::Json), None).view;
+    let text = lines_of(BYTES_PER_LOCK + 100);
+    let backlog: Vec<_> =
+        (1..=ENVELOPES).map(|at| Ordered::Envelope(stored(at, channel("web", "cpu"), &text))).collect();
+    let visits = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| hub.append(Shard(0), backlog, &Meters::register()));
+        let mut heads = std::collections::BTreeSet::new();
+        while !follower.is_finished() {
+            heads.insert(hub.lock().ring.head_index());
+        }
+        heads.len() as u64
+    });
+    assert!(visits >= ENVELOPES / 4, "{visits} visits between {ENVELOPES} steps");
+}
+
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
@@ -186,8 +244,8 @@ fn what_views_cost_per_envelope() {
                         false => encode::part(&entry, &view.key().filters, Format::Json),
                     };
                     if let Some(bytes) = black_box(bytes) {
-                        let frame =
-                            Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole };
+                        let (index, offset) = (entry.index, entry.offset.clone());
+                        let frame = Frame { index, offset, bytes, own: !whole, passage: None };
                         view.push(frame, ring.first_index());
                     }
                 }

@@ -63,16 +63,17 @@ impl Writer {
                 session.inbound.iter_mut().for_each(|inbound| inbound.paused = false);
                 self.receive(key);
             }
+            self.settle(key);
             let Some(session) = self.table.get(key) else { continue };
             if let Mode::Closing { until, .. } = session.mode {
                 if now >= until {
-                    self.table.remove(key);
+                    self.end(key);
                 }
             } else if let Some(since) = session.blocked_since {
                 // It is not asked for a sign of life that would come behind everything it has not read.
                 if now.saturating_duration_since(since) >= blocked_max {
                     self.drop_slow(key, "nothing was read for too long");
-                } else if disconnects && session.is_overtaken() && !self.hub.holds(&session.at) {
+                } else if disconnects && session.misses_frames() && !self.hub.holds(&session.at) {
                     self.drop_slow(key, "overtaken by the stream");
                 }
             } else if session.socket.converses()

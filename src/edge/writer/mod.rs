@@ -14,7 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Shared;
+use crate::edge::books::{Books, Fates, Total};
 use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
 use crate::edge::hub::{Attachment, Hub, Start};
@@ -27,7 +29,7 @@ use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
 use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
-use crate::ops::meters::{ReplayOutcome, Transport};
+use crate::ops::meters::{ConnectionEnd, ReplayOutcome, Transport};
 use crate::ops::node::Admission;
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
@@ -140,6 +142,8 @@ impl Writer {
             // A writer whose bell never stops must not keep the other tasks of its thread from their work.
             tokio::task::yield_now().await;
         }
+        self.table.keys().into_iter().for_each(|key| self.end(key));
+        self.turn.end(&self.shared);
     }
 
     fn obey(&mut self, command: Command) {
@@ -163,6 +167,7 @@ impl Writer {
         let key = self.table.next_key();
         let Attachment { view: seat, at, start } = self.hub.attach(&view, place.at.clone());
         let now = self.turn.now;
+        let name = fastrand::u64(..);
         self.table.insert(Session {
             key,
             socket,
@@ -171,6 +176,7 @@ impl Writer {
             mode: Mode::Starting,
             member: None,
             outbox: Default::default(),
+            books: Books::open(name, at.clone()),
             at,
             index: 0,
             quiet: false,
@@ -187,7 +193,7 @@ impl Writer {
             untold: true,
             _admission: admission,
         });
-        let name = format!("{:016x}", fastrand::u64(..));
+        let name = format!("{name:016x}");
         let (stale, wire) = (self.shared.stale(), view.wire);
         self.begin(key, start, place, |shared, offset, outbox| {
             let offset = offset.map(Offset::token);
@@ -224,6 +230,7 @@ impl Writer {
         let (at, quiet) = (&session.at, session.quiet);
         let place = place.unwrap_or_else(|| Place { quiet, ..Place::at((**at).clone()) });
         let Attachment { view: seat, at, start } = self.hub.attach(view, place.at.clone());
+        session.books.go_on_at(&session.at, at.clone());
         (session.seat, session.at) = (seat, at);
         self.begin(key, start, place, |_, _, outbox| outbox.put_control(ack));
     }
@@ -244,6 +251,7 @@ impl Writer {
         (session.snapshots, session.placeless) = (snapshots, first == First::Snapshot);
         let mut fits = say(&shared, Some(known).filter(|_| !session.placeless), &mut session.outbox);
         if let Some((from, reason)) = &gap {
+            session.books.begin_with_gap(from, &session.at);
             fits &= session.outbox.put_control(encode::gap(session.wire(), from, &session.at, *reason));
             shared.node.meters.gaps.of((*reason).into()).increment(1);
         }
@@ -269,11 +277,32 @@ impl Writer {
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
+        session.index = 0;
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        let snapshots = session.snapshots;
-        CatchUp { shared, hub, view, at, quiet, snapshots, resets, outcome, feed, doorbell, session: key }
-            .spawn(first);
+        let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
+        if view.key().interval_ms.is_some() {
+            let session = key;
+            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feed, doorbell, session }
+                .spawn(first);
+            return;
+        }
+        let (quiet, steps, unheld, session) = (Quiet::all(quiet), 0, 0, key);
+        CatchUp {
+            shared,
+            hub,
+            view,
+            at,
+            quiet,
+            snapshots,
+            steps,
+            unheld,
+            resets,
+            outcome,
+            feed,
+            doorbell,
+            session,
+        }
+        .spawn(first);
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -297,6 +326,7 @@ impl Writer {
             return;
         }
         session.note_idle(&head);
+        self.shared.node.meters.connections_closed.of(code.into()).increment(1);
         // Who does not answer frames has nothing to be waited for once everything is written.
         let answered = !session.socket.converses();
         session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered };
@@ -320,6 +350,45 @@ impl Writer {
         self.shared.node.meters.slow_clients_disconnected.increment(1);
         tracing::debug!(event = "client_too_slow", why, "slow client disconnected");
         self.close(key, CloseCode::SlowClient, why, Some(GoodbyeReason::Slow));
+    }
+
+    /// Ends a session, if it is still here, with its account settled.
+    fn end(&mut self, key: SessionKey) {
+        self.settle(key);
+        let Some(session) = self.table.remove(key) else { return };
+        if !session.is_closing() {
+            self.shared.node.meters.connections_closed.of(ConnectionEnd::Abnormal).increment(1);
+        }
+        let Total { session: name, began, settled } = session.books.total();
+        let Fates { delivered, filtered, conflated, gap } = settled.fates;
+        tracing::debug!(
+            event = "session_ended",
+            session = %format_args!("{name:016x}"),
+            began = %began,
+            at = %session.at,
+            published = settled.published,
+            delivered,
+            filtered,
+            conflated,
+            gap,
+            "a client is gone"
+        );
+    }
+
+    /// Counts what became of everything a session has passed since this was last done.
+    fn settle(&mut self, key: SessionKey) {
+        let Some(session) = self.table.get(key) else { return };
+        let settled = session.books.settle(&session.at);
+        if !settled.is_balanced() {
+            let session = session.books.total().session;
+            tracing::error!(
+                event = "session_unbalanced",
+                session = %format_args!("{session:016x}"),
+                ?settled,
+                "what a client was sent, was not, and was told it would not get is not what it has passed"
+            );
+        }
+        self.turn.settled += settled;
     }
 
     fn resume_ready(&mut self) {

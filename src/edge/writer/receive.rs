@@ -40,7 +40,7 @@ impl Writer {
                 continue;
             }
             match session.socket.read(&session.waker, &mut self.buffer) {
-                Ok(0) => return self.table.remove(key),
+                Ok(0) => return self.end(key),
                 Ok(count) => {
                     session.heard = self.turn.now;
                     self.shared.node.meters.bytes_received.increment(count as u64);
@@ -53,7 +53,7 @@ impl Writer {
                         return;
                     }
                 }
-                Err(_) => return self.table.remove(key),
+                Err(_) => return self.end(key),
             }
         }
         // Others first; this one goes on at the next turn.
@@ -248,8 +248,9 @@ impl Session {
 
     /// What the client has asked for so far.
     fn subscription(&self) -> Subscription {
-        let ViewKey { filters, format, .. } = self.seat.view().key().clone();
-        Subscription { filters, format, snapshot: self.snapshots, ..Subscription::default() }
+        let ViewKey { filters, format, interval_ms, .. } = self.seat.view().key().clone();
+        let snapshot = self.snapshots;
+        Subscription { filters, format, interval_ms, snapshot, ..Subscription::default() }
     }
 }
 

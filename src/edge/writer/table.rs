@@ -69,13 +69,12 @@ impl Table {
         (session.key == key).then_some(session)
     }
 
-    /// Ends a session, if it is still here: its socket is closed with it.
-    pub(super) fn remove(&mut self, key: SessionKey) {
-        if self.get(key).is_some() {
-            self.leave_group(key);
-            self.sessions[key.slot] = None;
-            self.free.push(key.slot);
-        }
+    /// Takes a session out, if it is still here: its socket is closed when it is dropped.
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Box<Session>> {
+        self.get(key)?;
+        self.leave_group(key);
+        self.free.push(key.slot);
+        self.sessions[key.slot].take()
     }
 
     /// Everybody.
@@ -153,6 +152,11 @@ impl Table {
             Some(at)
         });
         due.collect()
+    }
+
+    /// The view of a group, if it still has sessions.
+    pub(super) fn view(&self, group: GroupIndex) -> Option<&Arc<View>> {
+        self.groups.get(group)?.as_ref().map(|group| &group.view)
     }
 
     /// The session at a position of a group.

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use super::client::Id;
 use super::{ErrorCode, PROTOCOL_VERSION};
 
-/// One message to a client, except those that carry metrics: see [`write_metrics_open`].
+/// One message to a client, except those that carry metrics: see [`write_metrics_open`]
+/// and [`write_conflated_open`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerMessage<'a> {
     /// The first message of a session.
@@ -213,6 +214,37 @@ pub fn write_influx_snapshot_head(out: &mut Vec<u8>, which: SnapshotPart<'_>) {
     write_influx_head(out, which.offset);
     // Writing text into memory cannot fail.
     let _ = writeln!(out, "# snapshot {}/{}", which.part, which.parts);
+}
+
+/// What metrics with an `interval` stand for: each series' newest value of a range of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflated<'a> {
+    /// The place behind which the range begins.
+    pub from: &'a str,
+    /// Metrics of the range that matched and are not sent, because a newer one of their series is; where they were counted.
+    pub conflated: Option<u64>,
+}
+
+/// Appends a `metrics` message with newest values up to its array; the array and `}` have to follow.
+pub fn write_conflated_open(out: &mut Vec<u8>, offset: &str, of: Conflated<'_>, collector: &str) {
+    let object = Object::open(out, "metrics").text("offset", offset).text("from", of.from);
+    let object = match of.conflated {
+        Some(conflated) => object.number("conflated", conflated),
+        None => object,
+    };
+    object.text("collector", collector).name("metrics");
+}
+
+/// Appends the comment lines before newest values in line protocol.
+pub fn write_influx_conflated_head(out: &mut Vec<u8>, offset: &str, of: Conflated<'_>) {
+    write_influx_head(out, offset);
+    out.extend_from_slice(b"# from ");
+    out.extend_from_slice(of.from.as_bytes());
+    if let Some(conflated) = of.conflated {
+        out.extend_from_slice(b" conflated ");
+        out.extend_from_slice(itoa::Buffer::new().format(conflated).as_bytes());
+    }
+    out.push(b'\n');
 }
 
 /// Appends the comment line before the lines of a data frame in line protocol.

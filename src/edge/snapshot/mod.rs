@@ -4,6 +4,8 @@
 //! come at once cost the work of one. What all snapshots take together is bounded: who asks for one more waits until
 //! others have been taken.
 
+pub(crate) mod delivery;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,7 +106,15 @@ impl Snapshots {
     }
 
     /// A snapshot for sessions on views with this key, of a place that the edge has been at just now.
-    pub(crate) async fn get(&self, shared: &Shared, hub: &Arc<Hub>, key: &ViewKey) -> Option<Arc<Snapshot>> {
+    ///
+    /// # Errors
+    /// See [`Snapshots::extract`].
+    pub(crate) async fn get(
+        &self,
+        shared: &Shared,
+        hub: &Arc<Hub>,
+        key: &ViewKey,
+    ) -> Result<Arc<Snapshot>, Stopped> {
         let cell = {
             let head = hub.head().offset;
             let mut fresh = self.lock();
@@ -123,7 +133,7 @@ impl Snapshots {
             }
         };
         // A session that leaves while it makes one leaves that to the next who waits for it.
-        cell.get_or_try_init(|| self.make(shared, hub, key)).await.ok().cloned()
+        cell.get_or_try_init(|| self.make(shared, hub, key)).await.cloned()
     }
 
     /// Forgets those that are not fresh: sessions that are still sending one hold it themselves.
