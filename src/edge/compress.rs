@@ -69,8 +69,8 @@ impl Compressor {
         })
     }
 
-    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume; without
-    /// it, the reader stays where it was.
+    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume, unless it
+    /// belongs to what follows: see [`encode::event`].
     pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: Option<&Offset>) -> Bytes {
         match wire {
             Wire::WebSocket => plain,
