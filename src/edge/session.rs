@@ -240,6 +240,7 @@ impl Session {
         if end == cursor && index > self.index {
             self.pass_to(index, &Passage::default());
             self.at = offset;
+            self.untold = true;
         }
     }
 
