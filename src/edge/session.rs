@@ -59,7 +59,7 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
-    /// A poll wants to know its place as soon as it has everything, and does not know it yet.
+    /// It is at another place than it was last told. A poll wants to know as soon as it has everything.
     pub(crate) untold: bool,
     /// Its place on the node, free again when the session is dropped, if nobody else has it.
     pub(crate) _admission: Option<Admission>,

@@ -10,6 +10,7 @@ use crate::edge::doorbell::SessionKey;
 use crate::edge::encode::{self, Said};
 use crate::edge::hub::Head;
 use crate::edge::session::{Mode, Session};
+use crate::ops::meters::Transport;
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 
 /// Between two ticks. Each looks at one part of the sessions, so that thousands of heartbeats are spread over a second
@@ -91,7 +92,9 @@ impl Writer {
         session.note_idle(head);
         let untold = now.saturating_duration_since(session.offset_sent);
         let mut fits = true;
-        if untold >= heartbeat || (untold >= POLL_HEARTBEAT && session.wants_place()) {
+        // One that is still on its way too: its client goes on from there if its time ends before.
+        let polls_for_long = session.transport == Transport::Poll && untold >= POLL_HEARTBEAT;
+        if untold >= heartbeat || (polls_for_long && session.untold) {
             fits &= self.clock.tell_place(session, now);
         }
         if now.saturating_duration_since(session.ping_sent) >= heartbeat {
