@@ -342,8 +342,13 @@ impl Hub {
                 None => unapplied.push(Step::Left(gone.view)),
             }
         }
-        let of_entries = views.values().filter(|listed| listed.ticket.is_some());
-        of_entries.for_each(|listed| listed.view.trim(first));
+        for Listed { view, ticket } in views.values() {
+            match ticket {
+                Some(_) => view.trim(first),
+                // Frames of newest values are no entry's.
+                None => view.kept_parts().clear(),
+            }
+        }
         meters.views.set(views.len() as f64);
         let deflated = views
             .values()
