@@ -101,9 +101,8 @@ export class Machine {
   #deadline = Infinity;
   #probeAt = Infinity;
   #goodbyeUntil: number | undefined;
-  /** A server's offset is not yet a place to resume at, because the snapshot that belongs to it has not come in full. */
-  #hold: "no" | "may come" | "in parts" = "no";
-  #holdAt: string | undefined;
+  /** Between the news of a snapshot and its last part there is no place to resume at. */
+  #inSnapshot = false;
   #wishes: Wish[] = [];
   #wishId = 0;
 
@@ -134,7 +133,7 @@ export class Machine {
   /** Stops until {@link start}. Returns false inside a snapshot: one that is never read to its end would come again and again. */
   pause(): boolean {
     const { state } = this.state;
-    if (this.#hold === "in parts" || (state !== "open" && state !== "connecting")) return false;
+    if (this.#inSnapshot || (state !== "open" && state !== "connecting")) return false;
     this.#leave({ state: "paused" });
     return true;
   }
@@ -178,21 +177,19 @@ export class Machine {
         return this.#answered(message);
       case "goodbye":
         this.#goodbyeUntil = now + message.reconnect_after_ms;
-        if (this.#hold === "no") this.#reach(message.offset);
+        if (message.offset) this.#reach(message.offset);
         return;
       case "heartbeat":
-        // At the place where the snapshot is to be, nothing of it has come yet.
-        if (message.offset !== this.#holdAt) this.#reach(message.offset);
-        return;
+        return this.#reach(message.offset);
       case "gap":
-        // Where last values were asked for, they follow the gap. A connection that breaks before they came has to meet it again.
-        if (this.#subscription.snapshot) this.#expect(message.to);
-        else this.#reach(message.to);
+        this.#reach(message.snapshot ? undefined : message.to);
         break;
       case "metrics":
+        this.#reach(message.offset);
+        break;
       case "snapshot":
       case "lines":
-        this.#passed(message.offset, message);
+        this.#reach(message.part === message.parts ? message.offset : undefined);
         break;
       case "stale":
       case "live":
@@ -283,14 +280,13 @@ export class Machine {
     this.#arm(now);
   }
 
-  #welcome(offset: string, heartbeatMs: number, now: number): void {
+  #welcome(offset: string | undefined, heartbeatMs: number, now: number): void {
     this.#heartbeatMs = heartbeatMs;
     this.#openedAt = now;
     this.#goodbyeUntil = undefined;
     if (this.#transport === "websocket") this.#blocked = 0;
     else this.#planProbe(now);
-    if (this.#subscription.snapshot) this.#expect(offset);
-    else this.#reach(offset);
+    this.#reach(offset);
     this.#deadline = Infinity;
     this.#become({ state: "open", transport: this.#transport, url: this.#base().href });
     for (const wish of this.#wishes.filter(({ before }) => before)) this.#settle(wish);
@@ -340,8 +336,9 @@ export class Machine {
 
   #apply({ change: { from, ...rest } }: Wish): void {
     this.#subscription = { ...this.#subscription, ...rest };
+    // Last values are those of now, unless another place was asked for.
+    from ??= this.#subscription.snapshot ? "latest" : undefined;
     if (from !== undefined) this.#begin(from);
-    if (this.#subscription.snapshot) this.#expect(this.offset);
   }
 
   #begin(from: string | undefined): void {
@@ -360,8 +357,7 @@ export class Machine {
       this.#apply(wish);
     }
     this.#leave({ state: "connecting", transport: this.#transport, url: this.#base().href, attempt: this.#attempt });
-    this.#hold = "no";
-    this.#holdAt = undefined;
+    this.#inSnapshot = false;
     this.#goodbyeUntil = undefined;
     this.#heardAt = now;
     this.#deadline = now + this.#timing.connectTimeoutMs;
@@ -422,20 +418,12 @@ export class Machine {
       : Infinity;
   }
 
-  #reach(offset: string): void {
+  /** Everything up to there has come; nowhere, inside a snapshot: one that breaks off is met again from where it began. */
+  #reach(offset: string | undefined): void {
+    this.#inSnapshot = offset === undefined;
+    if (offset === undefined) return;
     this.offset = offset;
-    this.#from = this.#holdAt = undefined;
-    this.#hold = "no";
-  }
-
-  #expect(at: string | undefined): void {
-    this.#hold = "may come";
-    this.#holdAt = at;
-  }
-
-  #passed(offset: string, { part, parts }: { type: string; part?: number; parts?: number }): void {
-    if (part !== undefined && parts !== undefined && part < parts) this.#hold = "in parts";
-    else this.#reach(offset);
+    this.#from = undefined;
   }
 
   #silenceMs(): number {

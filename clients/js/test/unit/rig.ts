@@ -57,8 +57,10 @@ export class Rig {
     return this;
   }
 
-  welcome(offset = "W0"): this {
-    return this.say({ type: "welcome", offset, heartbeat_ms: HEARTBEAT_MS, node: "edge-1", session: "s" });
+  /** `null`: a snapshot comes first. */
+  welcome(offset: string | null = "W0"): this {
+    const place = offset === null ? {} : { offset };
+    return this.say({ type: "welcome", ...place, heartbeat_ms: HEARTBEAT_MS, node: "edge-1", session: "s" });
   }
 
   metrics(offset: string): this {
@@ -69,8 +71,8 @@ export class Rig {
     return this.say({ type: "snapshot", offset, part, parts, collector: "c", metrics: [] });
   }
 
-  gap(to: string): this {
-    return this.say({ type: "gap", from: "?", to, reason: "retention" });
+  gap(to: string, snapshot = false): this {
+    return this.say({ type: "gap", from: "?", to, reason: "retention", ...(snapshot && { snapshot }) });
   }
 
   lose(end: End = { code: 1006 }): this {
