@@ -14,6 +14,8 @@ export class Rig {
   transport = "";
   timerAt = Infinity;
   actions: Action[] = [];
+  isOpen = false;
+  onAction: (action: Action) => void = () => {};
   readonly machine: Machine;
 
   constructor(setup: Partial<Omit<Setup, "urls">> & { urls?: string[] } = {}) {
@@ -30,6 +32,10 @@ export class Rig {
       (action) => {
         if (action.type === "timer") this.timerAt = action.at;
         else this.actions.push(action);
+        // As the shell does, which asks again once it has a token.
+        if (action.type === "drop") this.isOpen = false;
+        if (action.type === "open") this.isOpen = true;
+        this.onAction(action);
         if (action.type === "open") ({ link: this.link, url: this.url, transport: this.transport } = action);
       },
     );
