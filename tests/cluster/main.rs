@@ -6,7 +6,9 @@
 mod support;
 
 mod absence;
+mod browser;
 mod compression;
+mod conflation;
 mod cors;
 mod crashes;
 mod drain;
