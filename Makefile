@@ -1,7 +1,7 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-recovery tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
+.PHONY: help run test test-recovery test-deploy tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
@@ -22,8 +22,13 @@ test-recovery: check-build check-tests tools ## Kill and drain edges under 500 c
 	TELECAST_RECOVERY_COLLECTORS=$${TELECAST_RECOVERY_COLLECTORS:-8} TELECAST_RECOVERY_EVERY_S=$${TELECAST_RECOVERY_EVERY_S:-20} \
 	cargo test --release --locked --test recovery -- --nocapture
 
+test-deploy: check-build check-tests tools ## Test the image, Compose, Kubernetes and proxy files only (SLOW_TESTS=1: idle connections for real)
+	cargo build --locked
+	tests/deploy/run.py
+
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
+	scripts/setup-schemas.sh
 
 fmt: ## Format the code
 	cargo fmt

@@ -342,8 +342,13 @@ impl Hub {
                 None => unapplied.push(Step::Left(gone.view)),
             }
         }
-        let of_entries = views.values().filter(|listed| listed.ticket.is_some());
-        of_entries.for_each(|listed| listed.view.trim(first));
+        for Listed { view, ticket } in views.values() {
+            match ticket {
+                Some(_) => view.trim(first),
+                // Frames of newest values are no entry's.
+                None => view.kept_parts().clear(),
+            }
+        }
         meters.views.set(views.len() as f64);
         let deflated = views
             .values()
@@ -435,7 +440,7 @@ impl State {
                         Share::Lines(_) if key.wire == Wire::WebSocket => plain,
                         Share::Lines(runs) => framed
                             .entry((key.format, key.wire, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, Some(&entry.offset)))
                             .clone(),
                     };
                     view.note_received(received_ns);

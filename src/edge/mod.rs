@@ -2,7 +2,7 @@
 //!
 //! In reading order: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
-//! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox`, `socket`, `wire` and
+//! and `view` shares them, `hub` ties these together; `conflate` gives views newest values instead of all; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox`, `socket`, `wire` and
 //! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 

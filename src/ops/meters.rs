@@ -429,7 +429,7 @@ meters! {
     writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
-    views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
+    views: gauge "ws_views", Count, "Distinct views (filter, format, wire form and interval) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
     view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
     conflated_metrics: counter "ws_conflated_metrics_total", Count, "Metrics that clients with an interval did not get because a newer value of their series took their place, summed over these clients.";

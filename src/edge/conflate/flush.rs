@@ -113,7 +113,8 @@ impl Round {
             ..Passage::default()
         };
         frames.extend(parts.messages(&stretch).map(|message| {
-            let bytes = compressor.own(message.bytes, key.wire, &message.offset);
+            let at = message.is_last.then_some(&*message.offset);
+            let bytes = compressor.own(message.bytes, key.wire, at);
             match message.is_last {
                 true => frame(bytes, self.to.index, message.offset, whole.clone()),
                 false => frame(bytes, index, message.offset, Passage::default()),
@@ -131,9 +132,9 @@ fn assemble(format: Format, taken: &[Taken], lines: &mut [Lines<'_>], floor: &Fl
     for (number, runs) in taken {
         let Lines { changed, lines, formats } = &mut lines[*number];
         let encoded = formats[format as usize].get_or_insert_with(|| Encoded::new(format, lines.len()));
-        let all = std::slice::from_ref(&(0..lines.len() as u32)).to_vec();
+        let whole = [0..lines.len() as u32];
         let mut last = None;
-        for line in runs.as_deref().unwrap_or(&all).iter().cloned().flatten().map(|line| line as usize) {
+        for line in runs.as_deref().unwrap_or(&whole).iter().cloned().flatten().map(|line| line as usize) {
             let place = changed.places[line];
             if floor.has.as_ref().is_some_and(|has| !is_behind(has, place)) {
                 continue;

@@ -30,11 +30,13 @@ use crate::proto::line;
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Offset, Shard};
 
-/// Bytes of lines in a part. A walk over all that has changed is made for each.
-const PART_BYTES: usize = 128 * 1024;
+/// Bytes of lines in a part: a session holds at most two, one that its socket is taking and the next, of a few times as many
+/// bytes as JSON. A walk over all that has changed is made for each.
+const PART_BYTES: usize = 64 * 1024;
 /// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
-/// Parts that a view keeps for others who come from the same place: after a node has died, they all come from a few.
+/// Parts that a view keeps for a second or until its next flush, for others who come from the same place: after a node has
+/// died, they all come from a few.
 const KEPT_PARTS_MAX: usize = 4;
 
 /// One session's way to its view.
@@ -273,7 +275,8 @@ pub(super) fn make(
     let fates = stretch.fates(changes.envelopes, u64::MAX);
     frames.extend(parts.messages(&stretch).map(|message| {
         let fates = if message.is_last { fates } else { Fates::default() };
-        let bytes = compressor.own(message.bytes, key.wire, &message.offset);
+        let at = message.is_last.then_some(&*message.offset);
+        let bytes = compressor.own(message.bytes, key.wire, at);
         frame(bytes, message.offset, Passage { fates, ..Passage::default() })
     }));
     Part { since, at, quiet, batch: Batch::new(frames), to: changes.to, gaps: gap_to.is_some() }

@@ -214,7 +214,7 @@ fn a_session_begins_where_its_view_is_and_a_new_view_where_the_log_is() {
     stage.write(0, "a.cpu", "cpu v=3 2");
     stage.flush();
     let messages = first.messages();
-    assert_eq!(values(&messages), ["a cpu 3", "a cpu 1"]);
+    assert_eq!(values(&messages), ["a cpu 1", "a cpu 3"]);
     assert_eq!(messages[0]["conflated"], 2);
     assert_eq!(values(&same.messages()), values(&messages));
     let messages = second.messages();
@@ -292,7 +292,7 @@ fn what_the_last_values_cannot_hold_for_an_interval_is_a_gap() {
     let messages = reader.messages();
     assert_eq!((&messages[0]["type"], &messages[0]["reason"]), (&"gap".into(), &"retention".into()));
     assert_eq!(messages[1]["from"], messages[0]["to"]);
-    assert_eq!(values(&messages[1..]), ["a cpu 4", "a cpu 3"]);
+    assert_eq!(values(&messages[1..]), ["a cpu 3", "a cpu 4"]);
     assert_eq!(messages[1].get("conflated"), None, "nobody knows how much of the gap was overwritten");
     assert_eq!(reader.account().fates, Fates { delivered: 2, filtered: 0, conflated: 0, gap: 3 });
 }

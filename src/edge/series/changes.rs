@@ -91,7 +91,9 @@ impl SeriesStore {
         let mut changed: Vec<Changed> = Vec::new();
         let mut places: HashMap<ChannelNumber, Option<usize>> = HashMap::new();
         let mut digits = itoa::Buffer::new();
-        for (key, value) in self.written_after(after) {
+        // What was updated last comes last, as in the log.
+        let newest_first: Vec<_> = self.written_after(after).collect();
+        for (key, value) in newest_first.into_iter().rev() {
             let place = places.entry(key.channel).or_insert_with(|| {
                 let channel = self.channels.get(key.channel).filter(|channel| wanted(channel))?.clone();
                 changed.push(Changed { channel, lines: Vec::new(), places: Vec::new() });
