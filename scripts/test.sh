@@ -19,6 +19,7 @@ step() {
 step "tests" cargo test --locked --all-targets --no-fail-fast
 step "examples in the documentation" cargo test --locked --doc
 step "the JavaScript client" scripts/test-client-js.sh
+step "image, Compose, Kubernetes and proxy files" tests/deploy/run.py
 step "fuzzing, $FUZZ_SECONDS s per target" scripts/fuzz.sh "$FUZZ_SECONDS"
 
 echo "── summary"

@@ -72,7 +72,8 @@
 //! * [`broker`]: the port to the log, and its two implementations under one contract.
 //! * [`ingest`]: collectors in, batches out. [`edge`]: the log in, frames out. Neither knows the other.
 //! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors.
-//! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line.
+//! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line, and
+//!   `status`, which asks a running node.
 //! * [`demo`]: a collector of this host's metrics; a client of ingest like any other. [`load`]: the load generator, which knows a
 //!   cluster only from outside.
 //! * [`app`]: builds roles from settings, owns their tasks, drains them. Only it sees everything.
