@@ -80,6 +80,9 @@
 //!
 //! `tests/layering.rs` holds the arrows between these rooms.
 //!
+//! Beside them, and knowing a cluster only from outside: `clients/js`, the client library for browsers and Node, whose pure core
+//! decides when to connect where and from which place; `examples/python`, the same rules in one file.
+//!
 //! # What is deliberately absent
 //!
 //! * A database. The log is a bounded window for replay; queries belong to what stores metrics for good.

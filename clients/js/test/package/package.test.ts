@@ -26,12 +26,18 @@ test("it is smaller than 6 kB", () => {
 
 test("it is packed as it should be, and depends on nothing", async () => {
   const manifest = JSON.parse(readFileSync("package.json", "utf8"));
-  const { messages } = await publint({ pkgDir: ".", strict: true });
+  // Without packing: that would build anew, under the feet of other tests.
+  const { messages } = await publint({ pkgDir: ".", strict: true, pack: false });
   assert.deepEqual(
     messages.map((message) => formatMessage(message, manifest)),
     [],
   );
   assert.equal(manifest.dependencies, undefined);
+  const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { encoding: "utf8" });
+  const files: string[] = JSON.parse(listed)[0].files.map(({ path }: { path: string }) => path);
+  const unexpected = files.filter((path) => !/^(dist\/\w+\.(js|d\.ts)|package\.json|README\.md|LICENSE)$/.test(path));
+  assert.deepEqual(unexpected, []);
+  assert.ok(files.includes("dist/index.js") && files.includes("dist/index.d.ts"));
   assert.equal(manifest.license, /^license = "(.*)"$/m.exec(readFileSync("../../Cargo.toml", "utf8"))?.[1]);
 });
 
