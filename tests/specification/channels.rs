@@ -152,7 +152,7 @@ async fn from_a_cluster() -> Vec<Value> {
 #[tokio::test]
 async fn a_servers_messages_follow_their_schemas_and_are_as_the_examples_show() {
     let messages = Messages::load();
-    let captured = captured().await;
+    let captured = Box::pin(captured()).await;
     for message in &captured {
         messages
             .check(message)

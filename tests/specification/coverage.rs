@@ -34,6 +34,38 @@ fn literal(text: &str) -> Option<String> {
     Some(text.strip_prefix('"')?.split_once('"')?.0.to_owned())
 }
 
+/// docs/protocol.md has the same tables for people.
+#[test]
+fn the_tables_of_the_protocol_have_what_the_program_has_and_nothing_else() {
+    let paths = set(PATHS.iter().map(|known| known.path));
+    let enumerated = |name: &str| set(texts(&schema(ASYNCAPI, name)["enum"]));
+    let types = schema(ASYNCAPI, "ServerMessage");
+    let types = types["oneOf"].as_array().expect("schemas").iter();
+    let types = set(types.map(|schema| text_of(&schema["properties"]["type"], "const")));
+    let document = documents::whole(OPENAPI);
+    let parameters = document["paths"]["/ws"]["get"]["parameters"].as_array().expect("parameters").iter();
+    let parameters = set(parameters.map(|parameter| text_of(parameter, "name")));
+    let asked = ["subscribe", "replay", "ping"];
+    for (heading, head, wanted) in [
+        ("# Protocol", "| path |", paths),
+        ("### Parameters", "| parameter |", parameters),
+        ("### Messages of the server", "| type |", types),
+        ("### Messages of the server", "| reason |", enumerated("GapReason")),
+        ("### Messages of the client", "| type |", set(asked)),
+        ("### Messages of the client", "| code |", enumerated("ErrorCode")),
+    ] {
+        let mut wanted: BTreeSet<String> = wanted;
+        wanted.extend(
+            AWAITED
+                .iter()
+                .filter(|path| head == "| path |" && path.starts_with('/'))
+                .map(ToString::to_string),
+        );
+        let found: BTreeSet<String> = documents::first_column(heading, head).into_iter().collect();
+        assert_eq!(found, wanted, "{heading}, {head}");
+    }
+}
+
 #[test]
 fn every_path_and_method_is_described_and_every_described_one_is_served() {
     let document = documents::whole(OPENAPI);

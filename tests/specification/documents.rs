@@ -109,6 +109,19 @@ fn split<'a>(reference: &'a str, file: &'a str) -> (&'a str, &'a str) {
     (if path.is_empty() { file } else { path.trim_start_matches("./") }, pointer)
 }
 
+/// The words in backquotes in the first column of a table: the first one below a heading of docs/protocol.md that begins with
+/// `head`.
+pub fn first_column(heading: &str, head: &str) -> Vec<String> {
+    let protocol = format!("\n{}", text("docs/protocol.md"));
+    let (_, section) = protocol
+        .split_once(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("docs/protocol.md: {heading}"));
+    let (_, table) = section.split_once(&format!("\n{head}")).unwrap_or_else(|| panic!("{heading}: {head}"));
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| row.split('|').nth(1).unwrap_or_default());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
 /// The members of an object, in order.
 pub fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))

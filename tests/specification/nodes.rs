@@ -39,6 +39,14 @@ impl Stage {
                 node.terminate();
                 node
             }
+            Some("leaving") => {
+                // One client, so that sending all of them away takes as long as it may.
+                let launch = telecast::standalone().set("edge.drain_grace_ms", 0);
+                let node = launch.set("edge.drain_waves_ms", 600_000).start().await;
+                clients.push(Client::connect(node.address(), "").await);
+                node.terminate();
+                node
+            }
             Some("without_log") => {
                 let launch = telecast::standalone().set("nats.url", NatsServer::absent().url());
                 launch.set("collector.write_timeout_ms", 100).start_unready().await
