@@ -1,5 +1,6 @@
 //! Telecast relays live metrics: collectors push line protocol into **ingest**, ingest publishes to a **log**, **edges** follow
-//! the log and push to any number of WebSocket clients. This page is the map; each module's own page is its room.
+//! the log and push to any number of clients, over WebSocket, server-sent events and long polls. This page is the map; each
+//! module's own page is its room.
 //!
 //! # The way of the data
 //!
@@ -23,6 +24,12 @@
 //! * There is no queue per client. A view is a run of frames bounded in bytes, a session is a cursor on it. Live delivery,
 //!   a late client and a slow client are the same thing: a cursor that has some way to go. A few writers own all sockets and
 //!   sweep them, one write for whatever is pending; there is no task per client, and an idle one costs about a kilobyte.
+//! * Who wants newest values instead of every one (`interval`) is a cursor on a view too. No envelope is encoded for it: the
+//!   edge keeps the last value of every series, and once per interval such views get what has changed, each line encoded once
+//!   for all of them. A late client gets what has changed since its place, not what was overwritten meanwhile.
+//! * There is one path for all transports. A session writes to the raw socket of a WebSocket, or into a short pipe whose other
+//!   end is the body of an HTTP response: events as long as the client listens, or those of one poll. (HTTP has a task per
+//!   connection, these clients too.)
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
 //!   repairs its own holes from the stream.
 //!
@@ -38,7 +45,7 @@
 //! | offset | a place in the log: epoch + one sequence per shard; clients carry it as an opaque token |
 //! | epoch | the log's incarnation; offsets compare only within one |
 //! | broker | the port to the log and the shared state: JetStream, or this process's memory |
-//! | view | one distinct (filters, format, compressed or not): frames shared by all its sessions |
+//! | view | one distinct (filters, format, wire form, interval): frames shared by all its sessions |
 //! | session | one connected client: a cursor on a view |
 //! | gap | a range of the log that a client will not get, always announced |
 //!
@@ -76,12 +83,12 @@
 //! # What is deliberately absent
 //!
 //! * A database. The log is a bounded window for replay; queries belong to what stores metrics for good.
-//! * Per-client queues, per-client encoding, per-client tasks.
+//! * Per-client queues, per-client encoding, per-client tasks beside HTTP's.
 //! * Consumers in JetStream: it falls over at some tens of thousands of them, and resuming must not depend on one.
 //! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
 //! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes
 //!   at once are interleaved in the log, each writer's envelopes under its own revision.
-//! * Last-value snapshots and conflation (`snapshot`, `interval`): the protocol names them, this version refuses them with an error.
+//! * Last-value snapshots (`snapshot`): the protocol names them, this version refuses them with an error.
 
 pub mod app;
 pub mod broker;

@@ -1,6 +1,6 @@
 //! What the documentation says about keys, paths, codes and files is what the program has.
 //!
-//! `UPDATE_DOCUMENTATION=1 cargo test --test documentation` writes the tables of docs/configuration.md anew.
+//! `UPDATE_DOCUMENTATION=1 cargo test --test documentation` writes the tables of docs/configuration.md and docs/metrics.md anew.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
@@ -8,10 +8,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use telecast::ops::meters::{CATALOGUE, Described};
 use telecast::ops::paths::PATHS;
 use telecast::proto::message::CloseCode;
 
 const BEGIN: &str = "<!-- generated from config/default.toml -->\n";
+const BEGIN_METRICS: &str = "<!-- generated from src/ops/meters.rs -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
 
 fn repository(path: &str) -> PathBuf {
@@ -86,17 +88,36 @@ fn tables() -> String {
     text
 }
 
-#[test]
-fn the_tables_of_keys_are_those_of_the_defaults_file() {
-    let path = "docs/configuration.md";
+/// The part of `path` between `begin` and the end of what is generated is `expected`, or becomes it where that is asked for.
+fn check_generated(path: &str, begin: &str, expected: &str) {
     let text = read(path);
-    let (before, rest) = text.split_once(BEGIN).expect("a generated part");
+    let (before, rest) = text.split_once(begin).expect("a generated part");
     let (generated, after) = rest.split_once(END).expect("its end");
-    let expected = tables();
     if std::env::var_os("UPDATE_DOCUMENTATION").is_some() {
-        return fs::write(repository(path), [before, BEGIN, &expected, END, after].concat()).unwrap();
+        return fs::write(repository(path), [before, begin, expected, END, after].concat()).unwrap();
     }
     assert_eq!(generated, expected, "{path} is out of date: UPDATE_DOCUMENTATION=1 writes it anew");
+}
+
+#[test]
+fn the_tables_of_keys_are_those_of_the_defaults_file() {
+    check_generated("docs/configuration.md", BEGIN, &tables());
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_program() {
+    let mut text = "\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n".to_owned();
+    let mut metrics: Vec<&Described> = CATALOGUE.iter().collect();
+    metrics.sort_by_key(|metric| metric.name);
+    for Described { name, kind, unit, label, help } in metrics {
+        let label = label.map_or_else(String::new, |label| {
+            let (name, values) = label();
+            format!("`{name}`: {}", values.join(", "))
+        });
+        let _ = writeln!(text, "| `{name}` | {kind} | {} | {label} | {help} |", unit.as_str());
+    }
+    text.push('\n');
+    check_generated("docs/metrics.md", BEGIN_METRICS, &text);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::listen::Listener;
+use crate::app::listen::{Listener, Patience};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::nats::{NatsBroker, Updates};
@@ -18,6 +18,8 @@ use crate::config::{Role, Settings};
 use crate::demo;
 use crate::edge::Edge;
 use crate::ingest::Ingest;
+use crate::ops::cors::Cors;
+use crate::ops::log::{self, Follows};
 use crate::ops::meters::Meters;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::prometheus::Exporter;
@@ -27,6 +29,9 @@ pub mod listen;
 
 /// What is still running after the drain ends by itself within this time, or is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Slow clients are told goodbye before their connections are cut off, so these are given some time more.
+const CUT_OFF_MARGIN: Duration = Duration::from_secs(10);
 
 /// Exit code of a process that was told twice to stop: 128 + SIGINT, as shells count.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -113,9 +118,9 @@ impl Process {
             Node::new(settings.node.id.clone(), role, Meters::register(), broker.connection(), clients_max);
         let ingest =
             role.ingests().then(|| Ingest::new(node.clone(), broker.clone(), settings.collector.clone()));
-        let edge = role
-            .serves_clients()
-            .then(|| Edge::new(node.clone(), broker, settings.edge.clone(), settings.server.worker_threads));
+        let edge = role.serves_clients().then(|| {
+            Edge::new(node.clone(), broker.clone(), settings.edge.clone(), settings.server.worker_threads)
+        });
         let process = Self {
             node,
             ingest,
@@ -130,6 +135,8 @@ impl Process {
         let address = process.listen(&exporter)?;
         process.background(process::sampler(process.node.clone()));
         process.background(exporter.upkeep());
+        let follower = process.edge.clone().map(|edge| -> Arc<dyn Follows> { edge });
+        process.background(log::watch(process.node.clone(), broker, follower));
         if let Some(edge) = &process.edge {
             edge.start();
         }
@@ -145,10 +152,11 @@ impl Process {
     /// Opens the listeners and returns the public one's address.
     fn listen(&self, exporter: &Exporter) -> Result<SocketAddr, Failure> {
         let server = &self.settings.server;
-        let operations = routes::router(self.node.clone(), exporter.clone());
+        let cors = Cors::of(&server.cors_origins);
+        let operations = routes::router(self.node.clone(), exporter.clone(), &cors);
         let apart = server.metrics_listen.is_some();
         let mut public = if apart {
-            routes::public_router(self.node.clone(), exporter.clone())
+            routes::public_router(self.node.clone(), exporter.clone(), &cors)
         } else {
             operations.clone()
         };
@@ -156,7 +164,7 @@ impl Process {
             public = public.merge(ingest.clone().router());
         }
         if let Some(edge) = &self.edge {
-            public = public.merge(edge.router());
+            public = public.merge(edge.router(&cors));
         }
         let address = self.open(server.listen, "listening", public)?;
         if let Some(listen) = server.metrics_listen {
@@ -167,7 +175,11 @@ impl Process {
 
     fn open(&self, address: SocketAddr, event: &'static str, router: Router) -> Result<SocketAddr, Failure> {
         let failed = |error| Failure::Listen { address, error };
-        let listener = Listener::bind(address, self.settings.server.header_timeout).map_err(failed)?;
+        let patience = Patience {
+            header_timeout: self.settings.server.header_timeout,
+            unacknowledged_max: self.settings.edge.slow_client_timeout + CUT_OFF_MARGIN,
+        };
+        let listener = Listener::bind(address, patience).map_err(failed)?;
         let address = listener.address()?;
         let role = self.settings.node.role;
         tracing::info!(event, %address, role = role.as_str(), node = self.node.id, "listening");

@@ -37,6 +37,8 @@ pub enum Kind {
     Port,
     /// One or more NATS addresses.
     NatsUrl,
+    /// Origins of web pages, or `*`.
+    Origins,
     /// A level or filter directives.
     LogFilter,
     /// Printable text that is never shown.
@@ -86,6 +88,7 @@ pub const KEYS: &[Key] = &[
     unset("server.port", Kind::Port),
     integer("server.header_timeout_ms", 100, 600_000, 10_000),
     integer("server.worker_threads", 0, 1_024, 0),
+    unset("server.cors_origins", Kind::Origins),
     unset("ingest.port", Kind::Port),
     by_role("nats.url", Kind::NatsUrl, nats_url_of),
     unset("nats.credentials_file", Kind::Text),
@@ -128,6 +131,9 @@ pub const KEYS: &[Key] = &[
     text("edge.compression.mode", Kind::Choice(&["on", "off"]), "on"),
     integer("edge.compression.level", 1, 9, 1),
     integer("edge.compression.message_bytes_min", 16, MIB, 256),
+    integer("edge.snapshot.series_max", 1, 100_000_000, 200_000),
+    integer("edge.snapshot.bytes_max", MIB, 64 * GIB, 64 * MIB),
+    integer("edge.snapshot.max_age_s", 1, 365 * DAY_S, 3_600),
     unset("admin.token", Kind::Secret),
     text("telemetry.level", Kind::LogFilter, "info"),
     text("telemetry.format", Kind::Choice(&["auto", "json", "pretty"]), "auto"),

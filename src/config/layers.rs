@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
 use super::keys::{Builtin, KEYS, Key, Kind, NODE_ID_BYTES_MAX};
-use super::{Role, keys, log_filter, mask_url};
+use super::{Role, keys, log_filter, mask_url, origins};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,6 +257,8 @@ fn parse_text(kind: Kind, text: &str) -> Result<Parsed, String> {
         Kind::Listen => parse_listen(text, Ipv4Addr::UNSPECIFIED.into()).map(|_| text.to_owned()),
         // The empty address takes NATS away again that a lower layer has configured.
         Kind::NatsUrl => (text.is_empty() || is_nats_url(text)).then(|| text.to_owned()),
+        // The empty list takes those away again that a lower layer has allowed.
+        Kind::Origins => origins::normalise(text),
         Kind::LogFilter => log_filter::normalise(text).map(|_| text.to_ascii_lowercase()),
         Kind::Secret => (printable && text != "***").then(|| text.to_owned()),
         Kind::Text | Kind::Integer(..) | Kind::Port | Kind::OneOf(_) => printable.then(|| text.to_owned()),
@@ -272,6 +274,10 @@ fn expected_text(kind: Kind) -> String {
         Kind::Listen => "HOST:PORT with an IP address or localhost as HOST, like \"0.0.0.0:9090\"".to_owned(),
         Kind::NatsUrl => {
             "a NATS address like \"nats://localhost:4222\", several separated by commas".to_owned()
+        }
+        Kind::Origins => {
+            "origins as browsers send them, without a path, like \"https://dash.example.com\", several separated by commas, or \"*\""
+                .to_owned()
         }
         Kind::LogFilter => {
             "a level (error, warn, info, debug, trace, off) or directives like \"info,telecast::edge=debug\""

@@ -19,6 +19,7 @@ pub mod keys;
 mod layers;
 mod listing;
 mod log_filter;
+mod origins;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,8 @@ pub struct ServerSettings {
     pub header_timeout: Duration,
     /// Runtime worker threads, and writer tasks of an edge (`WS_WORKER_THREADS`).
     pub worker_threads: usize,
+    /// Origins whose pages may read from this node, as browsers spell them; `*` is any.
+    pub cors_origins: Vec<String>,
 }
 
 /// How to reach NATS.
@@ -226,6 +229,17 @@ pub struct CompressionSettings {
     pub message_bytes_min: usize,
 }
 
+/// The last values of series, for snapshots.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotSettings {
+    /// Series kept at most; those updated least lately go first.
+    pub series_max: usize,
+    /// Bytes they may take.
+    pub bytes_max: usize,
+    /// A series that was not written for so long, by the log's time, is forgotten.
+    pub age_max: Duration,
+}
+
 /// Pushing metrics out.
 #[derive(Clone, Debug)]
 pub struct EdgeSettings {
@@ -239,6 +253,8 @@ pub struct EdgeSettings {
     pub ring_bytes_max: usize,
     /// Bytes a view may hold beside the ring: frames of its own, and its places of frames it shares.
     pub view_bytes_max: usize,
+    /// See [`SnapshotSettings`].
+    pub snapshot: SnapshotSettings,
     /// What happens to a client that cannot keep up.
     pub slow_client_policy: SlowClientPolicy,
     /// A client that takes nothing for so long is disconnected under either policy.

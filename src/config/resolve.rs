@@ -9,10 +9,11 @@ use super::env;
 use super::error::ConfigError;
 use super::keys::{self, LOG_BYTES_EMBEDDED, LOG_BYTES_NATS};
 use super::layers::{Assignment, Layer, Parsed, Values, parse_listen, read_file};
+use super::origins;
 use super::{
     AdminSettings, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat, LogSettings,
     NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings, SlowClientPolicy,
-    Storage, TelemetrySettings,
+    SnapshotSettings, Storage, TelemetrySettings,
 };
 
 /// Everything a configuration is made of.
@@ -241,6 +242,7 @@ fn server(values: &Values) -> Result<ServerSettings, ConfigError> {
         metrics_listen,
         header_timeout: millis(values, "server.header_timeout_ms")?,
         worker_threads: size(values, "server.worker_threads")?,
+        cors_origins: origins::split(values.optional_text("server.cors_origins").unwrap_or_default()),
     })
 }
 
@@ -298,6 +300,11 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
         send_buffer_bytes: size(values, "edge.send_buffer_bytes")?,
         ring_bytes_max: size(values, "edge.ring_bytes_max")?,
         view_bytes_max: size(values, "edge.view_bytes_max")?,
+        snapshot: SnapshotSettings {
+            series_max: size(values, "edge.snapshot.series_max")?,
+            bytes_max: size(values, "edge.snapshot.bytes_max")?,
+            age_max: seconds(values, "edge.snapshot.max_age_s")?,
+        },
         slow_client_policy: match values.text("edge.slow_client.policy")? {
             "disconnect" => SlowClientPolicy::Disconnect,
             _ => SlowClientPolicy::Skip,

@@ -298,10 +298,11 @@ fn the_files_beside_it_change_nothing() {
 #[test]
 fn every_bound_has_its_unit_in_its_name() {
     for key in KEYS.iter().filter(|key| matches!(key.kind, Kind::Integer(..))) {
-        let counts = ["worker_threads", "shards", "max_connections", "replay_concurrency_max", "level"];
+        let counts =
+            ["worker_threads", "shards", "max_connections", "replay_concurrency_max", "series_max", "level"];
         let name = key.name.rsplit('.').next().unwrap();
         let has_unit =
-            ["_ms", "_s", "_bytes", "_bytes_max", "_bytes_min"].iter().any(|unit| name.ends_with(unit));
+            ["_ms", "_s", "_bytes", "bytes_max", "_bytes_min"].iter().any(|unit| name.ends_with(unit));
         assert!(has_unit || counts.contains(&name), "{name}");
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::edge::books::Passage;
 use crate::edge::ring::Index;
 use crate::proto::offset::Offset;
 
@@ -18,6 +19,15 @@ pub(crate) struct Frame {
     pub(crate) bytes: Bytes,
     /// Made for this view alone; other frames are the ring's, and counted there.
     pub(crate) own: bool,
+    /// What it takes a session past, if that is not just the envelope it shows.
+    pub(crate) passage: Option<Arc<Passage>>,
+}
+
+impl Frame {
+    /// Whether the log becomes another one with it.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.passage.as_ref().is_some_and(|passage| passage.reset_from.is_some())
+    }
 }
 
 /// A run of frames for sessions to read at the same cursor, as one piece of memory to be written.
@@ -25,6 +35,8 @@ pub(crate) struct Frame {
 pub(crate) struct Batch {
     /// In order; never empty.
     parts: Box<[Part]>,
+    /// Each is an envelope and nothing else.
+    plain: bool,
     /// All of them, one after the other.
     wire: Bytes,
     /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
@@ -39,6 +51,7 @@ struct Part {
     end: usize,
     index: Index,
     offset: Arc<Offset>,
+    passage: Option<Arc<Passage>>,
 }
 
 impl Batch {
@@ -56,16 +69,23 @@ impl Batch {
             }
         };
         let mut bytes = 0;
-        let part = |Frame { index, offset, bytes: frame, .. }: Frame| {
+        let part = |Frame { index, offset, bytes: frame, passage, .. }: Frame| {
             bytes += frame.len();
-            Part { end: bytes, index, offset }
+            Part { end: bytes, index, offset, passage }
         };
-        Some(Self { parts: frames.into_iter().map(part).collect(), wire, end })
+        let parts: Box<[Part]> = frames.into_iter().map(part).collect();
+        let plain = parts.iter().all(|part| part.passage.is_none());
+        Some(Self { parts, plain, wire, end })
     }
 
     /// What to write for the frames.
     pub(crate) fn wire(&self) -> &Bytes {
         &self.wire
+    }
+
+    /// The place behind the last frame.
+    pub(crate) fn end(&self) -> &Arc<Offset> {
+        &self.end.1
     }
 
     /// How far a socket got that took `written` bytes, at least one.
@@ -83,6 +103,26 @@ impl Batch {
                 Progress { begun: self.parts.len(), index, offset, rest: None }
             }
         }
+    }
+
+    /// What the frames from `skip` up to `begun` take a session past.
+    pub(crate) fn passage(&self, skip: usize, begun: usize) -> Passage {
+        if self.plain {
+            return Passage::envelopes(begun - skip);
+        }
+        let mut sum = Passage::default();
+        for part in &self.parts[skip..begun] {
+            match &part.passage {
+                Some(passage) => sum.add(passage),
+                None => sum.add(&Passage::envelopes(1)),
+            }
+        }
+        sum
+    }
+
+    /// The place before, if this is the announcement that the log becomes another one: it is a batch of its own.
+    pub(crate) fn reset_from(&self) -> Option<&Arc<Offset>> {
+        self.parts.first()?.passage.as_ref()?.reset_from.as_ref()
     }
 
     /// The frames, each for itself.
@@ -118,7 +158,7 @@ mod tests {
     fn a_batch_knows_which_frames_a_socket_has_begun() {
         let frame = |index: Index| {
             let bytes = Bytes::from(vec![index as u8; index as usize]);
-            Frame { index, offset: offset(index), bytes, own: true }
+            Frame { index, offset: offset(index), bytes, own: true, passage: None }
         };
         let batch = Batch::new(vec![frame(2), frame(3), frame(4)]).unwrap();
         assert_eq!(&batch.wire()[..], [2, 2, 3, 3, 3, 4, 4, 4, 4]);

@@ -2,22 +2,25 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::broker::Stored;
-use crate::config::CompressionSettings;
+use crate::config::{CompressionSettings, SnapshotSettings};
 use crate::edge::batch::Batch;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::hub::Hub;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::sequencer::Ordered;
+use crate::edge::series::SeriesStore;
 use crate::edge::view::{Pending, Seat, ViewKey};
+use crate::edge::wire::Wire;
 use crate::ops::meters::Meters;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::Format;
-use crate::proto::offset::{Epoch, Shard};
+use crate::proto::offset::{Epoch, Offset, Shard};
 
 /// What is between a follower and the sockets: a ring, views, and a writer that listens to them.
 pub struct Middle {
@@ -46,9 +49,12 @@ impl Middle {
         let meters = Meters::register();
         let settings = CompressionSettings { enabled: false, level: 1, message_bytes_min: 256 };
         let compressor = Compressor::new(settings, &meters);
-        let hub = Hub::new(&[(Epoch(1), 0)], bytes_max, bytes_max, vec![doorbell.clone()], compressor);
+        let settings = SnapshotSettings { series_max: 1 << 20, bytes_max: 1 << 30, age_max: Duration::MAX };
+        let series = SeriesStore::new(Offset::start(Epoch(1), 1), settings);
+        let hub = Hub::new(vec![Epoch(1)], series, bytes_max, bytes_max, vec![doorbell.clone()], compressor);
         let seat = |filters| {
-            let seat = hub.attach(&ViewKey { filters, format: Format::Json, deflated: false }, None).view;
+            let key = ViewKey { filters, format: Format::Json, wire: Wire::WebSocket, interval_ms: None };
+            let seat = hub.attach(&key, None).view;
             seat.view().listen(doorbell.clone());
             seat
         };

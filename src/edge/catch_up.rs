@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 use crate::broker::{BrokerError, ReadLimits, Stored};
 use crate::edge::Shared;
 use crate::edge::batch::{Batch, Frame};
+use crate::edge::books::Passage;
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
 use crate::edge::ring::{Entry, Index, Item};
 use crate::edge::view::{Cursor, View};
+use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::filter::Match;
 use crate::proto::message::GapReason;
@@ -35,10 +37,21 @@ const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) enum Fed {
     /// The next frames.
     Frames(Box<Batch>),
-    /// Nothing is missing any more: the session goes on with its view.
-    Joined { cursor: Cursor, index: Index, at: Arc<Offset> },
+    /// Nothing is missing any more.
+    Joined(Joined),
     /// The log refuses to be read.
     Failed(String),
+}
+
+/// How a session goes on with its view.
+pub(crate) struct Joined {
+    pub(crate) cursor: Cursor,
+    pub(crate) index: Index,
+    pub(crate) at: Arc<Offset>,
+    /// Steps of the log it was taken past.
+    pub(crate) steps: Index,
+    /// Positions since its last frame that the log no longer held, and that were no loss.
+    pub(crate) unheld: u64,
 }
 
 /// One session's way to its view.
@@ -49,6 +62,10 @@ pub(crate) struct CatchUp {
     /// What the session has got so far.
     pub(crate) at: Offset,
     pub(crate) quiet: Quiet,
+    /// Steps of the log it has taken: envelopes and gaps, sent or not.
+    pub(crate) steps: Index,
+    /// Positions that the log no longer held, and that were no loss, since the last frame.
+    pub(crate) unheld: u64,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
@@ -132,7 +149,9 @@ impl CatchUp {
         if let Some(outcome) = self.outcome {
             self.shared.node.meters.replay_requests.of(outcome).increment(1);
         }
-        self.send(Fed::Joined { cursor, index: head.index, at: head.offset.clone() }).await
+        let (steps, unheld) = (self.steps, self.unheld);
+        let (index, at) = (head.index, head.offset.clone());
+        self.send(Fed::Joined(Joined { cursor, index, at, steps, unheld })).await
     }
 
     /// Waits until this edge is where the session is. A log that has gone backwards will never be: that is a reset.
@@ -183,26 +202,28 @@ impl CatchUp {
         self.quiet.end(shard);
         let mut frames = Vec::new();
         for entry in entries.iter().take_while(|entry| entry.sequence() <= last) {
-            let from = self.at.clone();
-            self.at = self.at.with(shard, entry.sequence());
-            let bytes = match &entry.item {
+            let stored = match &entry.item {
                 Item::Gap { reason, .. } => {
-                    self.count(*reason);
-                    Some(encode::gap(&from, &self.at, *reason))
+                    frames.push(self.pass_gap(self.at.with(shard, entry.sequence()), *reason));
+                    continue;
                 }
-                // The same place as in the ring's order: the ring's own frame will do.
-                Item::Envelope(stored) if self.at == *entry.offset => {
-                    let key = self.view.key();
-                    match key.filters.matches_channel(&stored.envelope.channel) {
-                        Match::No => None,
-                        Match::Whole => self.shared.compressor.whole(entry, key),
-                        Match::Lines => encode::part(entry, &key.filters, key.format)
-                            .map(|plain| self.shared.compressor.own(plain, key)),
-                    }
-                }
-                Item::Envelope(stored) => self.encode(stored),
+                Item::Envelope(stored) => stored,
             };
-            frames.extend(bytes.map(|bytes| self.frame(bytes)));
+            self.at = self.at.with(shard, entry.sequence());
+            self.steps += 1;
+            let key = self.view.key();
+            let bytes = if self.at == *entry.offset {
+                // The same place as in the ring's order: the ring's own frame will do.
+                match key.filters.matches_channel(&stored.envelope.channel) {
+                    Match::No => None,
+                    Match::Whole => self.shared.compressor.replayed(entry, key),
+                    Match::Lines => encode::part(entry, &key.filters, key.format)
+                        .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at))),
+                }
+            } else {
+                self.encode(stored)
+            };
+            frames.extend(bytes.map(|bytes| self.frame(bytes, None)));
         }
         self.send_frames(frames).await
     }
@@ -262,6 +283,7 @@ impl CatchUp {
         }
         let to = self.at.with(shard, next - 1);
         if self.quiet.end(shard) {
+            self.unheld += self.at.positions_to(&to);
             self.at = to;
         } else {
             self.announce(to, GapReason::Retention).await?;
@@ -274,14 +296,12 @@ impl CatchUp {
         let mut frames = Vec::new();
         for stored in answer.iter().take_while(|stored| stored.sequence <= last) {
             if stored.sequence > self.at.sequence(shard) + 1 {
-                let from = self.at.clone();
-                self.at = self.at.with(shard, stored.sequence - 1);
-                let gap = encode::gap(&from, &self.at, GapReason::Retention);
-                self.count(GapReason::Retention);
-                frames.push(self.frame(gap));
+                let to = self.at.with(shard, stored.sequence - 1);
+                frames.push(self.pass_gap(to, GapReason::Retention));
             }
             self.at = self.at.with(shard, stored.sequence);
-            frames.extend(self.encode(stored).map(|bytes| self.frame(bytes)));
+            self.steps += 1;
+            frames.extend(self.encode(stored).map(|bytes| self.frame(bytes, None)));
         }
         self.send_frames(frames).await
     }
@@ -289,20 +309,32 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
-            .map(|plain| self.shared.compressor.own(plain, key))
+            .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at)))
     }
 
-    /// A frame at the session's place. Its index says nothing: it is not part of the view's run.
-    fn frame(&self, bytes: bytes::Bytes) -> Frame {
-        Frame { index: 0, offset: Arc::new(self.at.clone()), bytes, own: true }
+    /// A frame at the session's place. It is not part of the view's run: its index counts the steps taken here.
+    fn frame(&mut self, bytes: bytes::Bytes, passage: Option<Passage>) -> Frame {
+        let passage = match std::mem::take(&mut self.unheld) {
+            0 => passage,
+            unheld => Some(passage.unwrap_or_else(|| Passage::envelopes(1)).behind_unheld(unheld)),
+        };
+        let offset = Arc::new(self.at.clone());
+        Frame { index: self.steps, offset, bytes, own: true, passage: passage.map(Arc::new) }
+    }
+
+    /// The announcement that what lies up to `to` does not come, and moves behind that.
+    fn pass_gap(&mut self, to: Offset, reason: GapReason) -> Frame {
+        let from = Arc::new(std::mem::replace(&mut self.at, to));
+        self.count(reason);
+        self.steps += 1;
+        let passage = Passage::gap(&from, &self.at, reason);
+        self.frame(encode::gap(self.wire(), &from, &self.at, reason), Some(passage))
     }
 
     /// Tells the session what it will not get, and moves it behind that.
     async fn announce(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
-        let gap = encode::gap(&self.at, &to, reason);
-        self.at = to;
-        self.count(reason);
-        self.send_frames(vec![self.frame(gap)]).await
+        let gap = self.pass_gap(to, reason);
+        self.send_frames(vec![gap]).await
     }
 
     fn count(&mut self, reason: GapReason) {
@@ -327,6 +359,10 @@ impl CatchUp {
         self.feed.send(fed).await.map_err(|_| Over)?;
         self.doorbell.ready(self.session);
         Ok(())
+    }
+
+    fn wire(&self) -> Wire {
+        self.view.key().wire
     }
 
     fn shards(&self) -> impl Iterator<Item = Shard> + use<> {

@@ -1,4 +1,4 @@
-//! Compressed frames: made once, for every client that negotiated compression.
+//! Frames of every form: each made once, for all clients that take this form, and compressed for those that negotiated it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,13 +7,15 @@ use metrics::Counter;
 
 use crate::config::CompressionSettings;
 use crate::edge::encode;
-use crate::edge::ring::{Entry, Item};
+use crate::edge::ring::{Entry, Item, Other};
 use crate::edge::view::ViewKey;
+use crate::edge::wire::Wire;
 use crate::ops::meters::Meters;
 use crate::proto::deflate::Deflater;
 use crate::proto::frame;
+use crate::proto::offset::Offset;
 
-/// Makes the frames of views, compressed where the view is.
+/// Makes the frames of views, in the form that the view has.
 pub(crate) struct Compressor {
     settings: CompressionSettings,
     /// Those not in use. There are as many as threads have ever compressed at the same time: a few.
@@ -40,20 +42,41 @@ impl Compressor {
         Some(self.shared(entry, plain, key))
     }
 
-    /// The whole entry, of which `plain` is the uncompressed frame, in the form of `key`.
+    /// The whole entry, of which `plain` is the frame for WebSockets, in the form of `key`.
     pub(crate) fn shared(&self, entry: &Entry, plain: Bytes, key: &ViewKey) -> Bytes {
-        match &entry.item {
-            Item::Envelope(_) if key.deflated => {
-                entry.deflated_frame(key.format, plain, |plain| self.compress(plain))
+        match (&entry.item, key.wire) {
+            (Item::Envelope(_), Wire::Deflated) => {
+                entry.other_frame(Other::Deflated, key.format, plain, |plain| self.compress(plain))
             }
-            _ => plain,
+            (_, Wire::Events) => entry.other_frame(Other::Event, key.format, plain, |plain| {
+                Some(encode::event(Some(&entry.offset), frame::payload(plain)))
+            }),
+            (Item::Gap { .. }, Wire::Deflated) | (_, Wire::WebSocket) => plain,
         }
     }
 
-    /// A frame that was made for one view or session, in the form of `key`.
-    pub(crate) fn own(&self, plain: Bytes, key: &ViewKey) -> Bytes {
-        let deflated = if key.deflated { self.compress(&plain) } else { None };
-        deflated.unwrap_or(plain)
+    /// The same for a replay: what live views have had made is shared, and nothing is added to the ring.
+    pub(crate) fn replayed(&self, entry: &Entry, key: &ViewKey) -> Option<Bytes> {
+        let plain = entry.ready_frame(key.format).unwrap_or_else(|| encode::whole(entry, key.format))?;
+        let other = match (&entry.item, key.wire) {
+            (Item::Envelope(_), Wire::Deflated) => Other::Deflated,
+            (_, Wire::Events) => Other::Event,
+            (Item::Gap { .. }, Wire::Deflated) | (_, Wire::WebSocket) => return Some(plain),
+        };
+        Some(match entry.ready_other_frame(other, key.format) {
+            Some(made) => made.unwrap_or(plain),
+            None => self.own(plain, key.wire, Some(&entry.offset)),
+        })
+    }
+
+    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume, unless it
+    /// belongs to what follows: see [`encode::event`].
+    pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: Option<&Offset>) -> Bytes {
+        match wire {
+            Wire::WebSocket => plain,
+            Wire::Deflated => self.compress(&plain).unwrap_or(plain),
+            Wire::Events => encode::event(at, frame::payload(&plain)),
+        }
     }
 
     /// The compressed form of a frame, if that is smaller and the frame is not too small to bother.

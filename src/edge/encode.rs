@@ -1,15 +1,17 @@
-//! From an envelope to a ready WebSocket frame, once per format. Pure.
+//! From an envelope to a ready WebSocket frame, once per format, and from messages to frames of every form. Pure.
 
 use bytes::Bytes;
 
 use crate::edge::ring::{Entry, Item};
-use crate::proto::channel::Channel;
+use crate::edge::wire::Wire;
+use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
+use crate::proto::event_stream;
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
 use crate::proto::json;
 use crate::proto::line::{self, Line};
-use crate::proto::message::{self, Format, GapReason, ServerMessage};
+use crate::proto::message::{self, CloseCode, Conflated, Format, GapReason, ServerMessage};
 use crate::proto::offset::Offset;
 
 /// The entry as it is for everybody whose filters take all of it.
@@ -18,7 +20,7 @@ pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
         Item::Envelope(stored) => {
             envelope(&stored.envelope, stored.stored_ns, &entry.offset, format, |_| true)
         }
-        Item::Gap { from, reason } => Some(gap(from, &entry.offset, *reason)),
+        Item::Gap { from, reason } => Some(gap(Wire::WebSocket, from, &entry.offset, *reason)),
     }
 }
 
@@ -28,7 +30,7 @@ pub(crate) fn part(entry: &Entry, filters: &FilterSet, format: Format) -> Option
         Item::Envelope(stored) => {
             filtered(&stored.envelope, stored.stored_ns, &entry.offset, filters, format)
         }
-        Item::Gap { from, reason } => Some(gap(from, &entry.offset, *reason)),
+        Item::Gap { from, reason } => Some(gap(Wire::WebSocket, from, &entry.offset, *reason)),
     }
 }
 
@@ -50,15 +52,107 @@ pub(crate) fn filtered(
 }
 
 /// A gap announcement as a frame.
-pub(crate) fn gap(from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
-    server(&ServerMessage::Gap { from: &from.token(), to: &to.token(), reason })
+pub(crate) fn gap(wire: Wire, from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
+    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason })
 }
 
-/// Any message without metrics as a frame.
-pub(crate) fn server(message: &ServerMessage<'_>) -> Bytes {
-    let mut draft = Draft::new(256);
-    message.write(&mut draft.0);
+/// Newest values of one collector, each as [`write_line`] has written it, with commas between them in JSON.
+pub(crate) fn newest(
+    format: Format,
+    token: &str,
+    of: Conflated<'_>,
+    collector: &CollectorId,
+    metrics: &[u8],
+) -> Bytes {
+    let mut draft = Draft::new(metrics.len() + 256);
+    match format {
+        Format::Json => {
+            message::write_conflated_open(&mut draft.0, token, of, collector.as_str());
+            draft.0.push(b'[');
+            draft.0.extend_from_slice(metrics);
+            draft.0.extend_from_slice(b"]}");
+        }
+        Format::Influx => {
+            message::write_influx_conflated_head(&mut draft.0, token, of);
+            draft.0.extend_from_slice(metrics);
+        }
+    }
     draft.finish()
+}
+
+/// Any message without metrics as a frame; as an event, its id is the place that it tells.
+pub(crate) fn server(wire: Wire, message: &ServerMessage<'_>) -> Bytes {
+    match wire {
+        Wire::WebSocket | Wire::Deflated => {
+            let mut draft = Draft::new(256);
+            message.write(&mut draft.0);
+            draft.finish()
+        }
+        Wire::Events => written(|out| event_stream::write_event(out, message.place(), &message.to_json())),
+    }
+}
+
+/// A message as a server-sent event. `at` is where its reader would resume; without it, the reader stays where it was: so
+/// is a message framed of which the reader has nothing without those that follow.
+pub(crate) fn event(at: Option<&Offset>, message: &[u8]) -> Bytes {
+    let id = at.map(Offset::token);
+    let mut bytes = Vec::with_capacity(message.len() + 128);
+    event_stream::write_event(&mut bytes, id.as_deref(), message);
+    Bytes::from(bytes)
+}
+
+/// A message without metrics in every form, for sessions of every kind.
+pub(crate) struct Said {
+    frame: Bytes,
+    event: Bytes,
+}
+
+impl Said {
+    /// Says it.
+    pub(crate) fn of(message: &ServerMessage<'_>) -> Self {
+        Self { frame: server(Wire::WebSocket, message), event: server(Wire::Events, message) }
+    }
+
+    /// In the form that a session takes.
+    pub(crate) fn on(&self, wire: Wire) -> Bytes {
+        match wire {
+            Wire::WebSocket | Wire::Deflated => self.frame.clone(),
+            Wire::Events => self.event.clone(),
+        }
+    }
+}
+
+/// What shows that the server is there: a WebSocket's peer answers it, others do not.
+pub(crate) fn ping(wire: Wire) -> Bytes {
+    match wire {
+        Wire::WebSocket | Wire::Deflated => control(Opcode::Ping, &[]),
+        Wire::Events => written(|out| event_stream::write_comment(out, "ping")),
+    }
+}
+
+/// The last that is written. Events have no close frame: their readers come back, and people read why in a comment.
+pub(crate) fn close(wire: Wire, code: CloseCode, reason: &str) -> Bytes {
+    let reason = if reason.is_empty() { code.meaning() } else { reason };
+    match wire {
+        Wire::WebSocket | Wire::Deflated => {
+            control(Opcode::Close, &frame::close_payload(code.number(), reason))
+        }
+        Wire::Events => {
+            let line = format!("closed, {}: {reason}", code.number()).replace(['\r', '\n'], " ");
+            written(|out| event_stream::write_comment(out, &line))
+        }
+    }
+}
+
+/// When to come back after the connection has ended; a WebSocket's peer is told in other ways.
+pub(crate) fn retry(milliseconds: u64) -> Bytes {
+    written(|out| event_stream::write_retry(out, milliseconds))
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut bytes = Vec::with_capacity(256);
+    write(&mut bytes);
+    Bytes::from(bytes)
 }
 
 /// The frame of a message whose payload was compressed.
@@ -68,7 +162,7 @@ pub(crate) fn compressed(deflated: &[u8]) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// A ping, pong or close.
+/// A ping, pong or close frame.
 pub(crate) fn control(opcode: Opcode, payload: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(frame::HEADER_BYTES_MAX + payload.len());
     frame::encode(&mut bytes, opcode, payload);

@@ -91,7 +91,7 @@ impl Follower {
                             break;
                         }
                         heard = Instant::now();
-                        !self.take_live(&mut arrived)
+                        !self.take_live(&mut arrived).await
                     }
                     _ = check.tick() => heard.elapsed() >= CHECK_INTERVAL,
                     changed = connection.changed() => {
@@ -121,7 +121,7 @@ impl Follower {
     }
 
     /// Takes envelopes from the live flow. False when some were older than expected.
-    fn take_live(&mut self, arrived: &mut Vec<Stored>) -> bool {
+    async fn take_live(&mut self, arrived: &mut Vec<Stored>) -> bool {
         self.shared.node.meters.log_messages_received.increment(arrived.len() as u64);
         self.shared.note_heard(self.shard);
         let mut ordered = Vec::with_capacity(arrived.len());
@@ -129,7 +129,7 @@ impl Follower {
         for stored in arrived.drain(..) {
             as_expected &= self.sequencer.live(stored, &mut ordered);
         }
-        self.hand_over(ordered);
+        self.hand_over(ordered).await;
         as_expected
     }
 
@@ -186,7 +186,7 @@ impl Follower {
         }
         let mut ordered = Vec::with_capacity(answer.len());
         self.sequencer.repaired(answer, oldest, &mut ordered);
-        self.hand_over(ordered);
+        self.hand_over(ordered).await;
         Ok(true)
     }
 
@@ -227,10 +227,15 @@ impl Follower {
         self.shared.note_heard(self.shard);
     }
 
-    fn hand_over(&self, ordered: Vec<Ordered>) {
-        if !ordered.is_empty() {
-            self.shared.collectors.note(&ordered);
-            self.hub.append(self.shard, ordered, &self.shared.node.meters);
+    async fn hand_over(&self, ordered: Vec<Ordered>) {
+        if ordered.is_empty() {
+            return;
+        }
+        self.shared.collectors.note(&ordered);
+        let mut arrivals = ordered.into_iter().peekable();
+        while self.hub.append_some(self.shard, &mut arrivals, &self.shared.node.meters) {
+            // Writers and sessions that look for their place have their turn in between, also on this thread.
+            tokio::task::yield_now().await;
         }
     }
 

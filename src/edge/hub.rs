@@ -1,27 +1,38 @@
-//! The middle of an edge: one ring, all views, and how a session finds its place in them.
+//! The middle of an edge: one ring, all views, the last values, and how a session finds its place in them.
 //!
 //! Followers append, the hub turns each entry into frames for the views that want it, and writers are told. The lock is
 //! held while a few entries are encoded: followers wait for each other here, and sessions that look for their place for
-//! them. Frames are written without it: writers only take a view's own lock for them.
+//! them. It is handed over to who waits: a follower with a backlog would else have it again before anybody else wakes up.
+//! Frames are written without it: writers only take a view's own lock for them.
+//!
+//! The last values have a lock of their own, so that neither reading lines for them nor copying many of them holds up live
+//! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
+//! locks: last values, then state.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{mpsc, watch};
 
 use crate::broker::ReadLimits;
 use crate::edge::batch::Frame;
+use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
+use crate::edge::conflate::{Conflation, GroupKey, Matcher, Round};
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Index, Item, Ring};
 use crate::edge::sequencer::Ordered;
+use crate::edge::series::SeriesStore;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
-use crate::ops::meters::Meters;
+use crate::edge::wire::Wire;
+use crate::ops::meters::{Label, Meters, SeriesDrop};
 use crate::proto::filter::{FilterIndex, Share, Ticket};
 use crate::proto::message::{Format, GapReason};
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
@@ -29,6 +40,8 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
 const ENTRIES_PER_LOCK: usize = 32;
+/// The same in bytes of lines, for large ones; the entry that crosses it is still taken.
+const BYTES_PER_LOCK: usize = 64 * 1024;
 
 /// The newest place of the log on this edge.
 #[derive(Clone, Debug)]
@@ -61,6 +74,10 @@ pub(crate) enum Start {
 
 /// One ring, all views.
 pub(crate) struct Hub {
+    /// Never to be locked by whoever holds `state`.
+    values: Mutex<Values>,
+    /// Groups of views with an interval that have come to be: for whoever gives them their beat.
+    new_groups: Mutex<Option<mpsc::UnboundedReceiver<GroupKey>>>,
     state: Mutex<State>,
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
@@ -74,33 +91,53 @@ struct State {
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
+    /// What the last values do not know yet: little, unless somebody is copying many of them.
+    unapplied: Vec<Step>,
     views: HashMap<ViewKey, Listed>,
     /// The same views by what they want of an envelope.
     index: FilterIndex<Arc<View>>,
 }
 
+/// What keeps up with the log behind the views.
+struct Values {
+    series: SeriesStore,
+    /// Views that are made of them.
+    conflation: Conflation,
+}
+
+/// One step of what happens to the last values and to who is made of them, in the ring's order.
+enum Step {
+    Entry(Arc<Entry>),
+    /// A view with an interval, which begins behind the entry before.
+    Joined(Arc<View>),
+    Left(Arc<View>),
+}
+
 struct Listed {
     view: Arc<View>,
-    ticket: Ticket,
+    /// None with an interval: then no envelope is given to it.
+    ticket: Option<Ticket>,
 }
 
 impl Hub {
-    /// A hub whose log begins behind `sequences`, one per shard with the shard's epoch.
+    /// A hub whose log begins behind where `series` is; `epochs` are those of the shards.
     pub(crate) fn new(
-        start: &[(Epoch, Sequence)],
+        epochs: Vec<Epoch>,
+        series: SeriesStore,
         ring_bytes_max: usize,
         view_bytes_max: usize,
         doorbells: Vec<Arc<Doorbell>>,
         compressor: Arc<Compressor>,
     ) -> Arc<Self> {
-        let epochs: Vec<Epoch> = start.iter().map(|(epoch, _)| *epoch).collect();
-        let sequences = start.iter().map(|(_, sequence)| *sequence).collect();
-        let offset = Offset { epoch: Epoch::combine(&epochs), sequences };
-        let ring = Ring::new(offset, ring_bytes_max);
+        let ring = Ring::new((*series.at().offset).clone(), ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
         let (views, index) = (HashMap::new(), FilterIndex::default());
-        let state = State { compressor, ring, epochs, resets: 0, views, index };
+        let unapplied = Vec::new();
+        let state = State { compressor, ring, epochs, resets: 0, unapplied, views, index };
+        let (announce, new_groups) = mpsc::unbounded_channel();
         Arc::new(Self {
+            values: Mutex::new(Values { series, conflation: Conflation::new(announce) }),
+            new_groups: Mutex::new(Some(new_groups)),
             state: Mutex::new(state),
             head: watch::Sender::new(head),
             doorbells,
@@ -109,20 +146,42 @@ impl Hub {
         })
     }
 
-    /// Adds what comes next on a shard.
+    /// Adds the first of what comes next on a shard, as much as the lock may be held for. True when some are left.
+    pub(crate) fn append_some(
+        &self,
+        shard: Shard,
+        arrivals: &mut Peekable<impl Iterator<Item = Ordered>>,
+        meters: &Meters,
+    ) -> bool {
+        if arrivals.peek().is_none() {
+            return false;
+        }
+        let mut state = self.lock();
+        let mut bytes = 0;
+        for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
+            let entry = match arrival {
+                Ordered::Envelope(stored) => {
+                    bytes += stored.envelope.lines.len();
+                    state.ring.push(shard, stored)
+                }
+                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+            };
+            state.dispatch(&entry, meters);
+            state.unapplied.push(Step::Entry(entry));
+            if bytes >= BYTES_PER_LOCK {
+                break;
+            }
+        }
+        self.publish(state);
+        self.settle();
+        arrivals.peek().is_some()
+    }
+
+    /// Adds all of what comes next on a shard, without letting other tasks of the thread have a turn.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
         let mut arrivals = arrivals.into_iter().peekable();
-        while arrivals.peek().is_some() {
-            let mut state = self.lock();
-            for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
-                let entry = match arrival {
-                    Ordered::Envelope(stored) => state.ring.push(shard, stored),
-                    Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
-                };
-                state.dispatch(&entry, meters);
-            }
-            self.publish(state);
-        }
+        while self.append_some(shard, &mut arrivals, meters) {}
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
@@ -135,7 +194,71 @@ impl Hub {
         state.resets += 1;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.dispatch(&entry, meters);
+        state.unapplied.push(Step::Entry(entry));
         self.publish(state);
+        self.settle();
+    }
+
+    /// The last values, as they are at the newest place. Whoever looks at many of them belongs on a thread that may block.
+    pub(crate) fn with_series<T>(&self, look: impl FnOnce(&mut SeriesStore) -> T) -> T {
+        self.with_values(|values| look(&mut values.series))
+    }
+
+    /// What a group of views with an interval is to be given now; nothing if it has no views any more.
+    pub(crate) fn collect(&self, group: GroupKey, matcher: &mut Matcher) -> Option<Round> {
+        self.with_values(|Values { series, conflation }| conflation.collect(group, series, matcher))
+    }
+
+    /// Groups of views with an interval, as they come to be; nothing if somebody has asked before.
+    pub(crate) fn take_new_groups(&self) -> Option<mpsc::UnboundedReceiver<GroupKey>> {
+        self.new_groups.lock().take()
+    }
+
+    fn with_values<T>(&self, look: impl FnOnce(&mut Values) -> T) -> T {
+        let mut values = self.values.lock();
+        self.apply_to(&mut values);
+        let seen = look(&mut values);
+        drop(values);
+        // What came meanwhile was left to whoever held the lock.
+        self.settle();
+        seen
+    }
+
+    /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
+    fn settle(&self) {
+        loop {
+            let Some(mut values) = self.values.try_lock() else { return };
+            self.apply_to(&mut values);
+            drop(values);
+            // Something may have come between the last look and the end of the lock, left by somebody who found it held.
+            if self.lock().unapplied.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn apply_to(&self, Values { series, conflation }: &mut Values) {
+        loop {
+            let unapplied = std::mem::take(&mut self.lock().unapplied);
+            if unapplied.is_empty() {
+                return;
+            }
+            for step in unapplied {
+                match step {
+                    Step::Entry(entry) => {
+                        conflation.note(&entry);
+                        series.apply(&entry);
+                    }
+                    Step::Joined(view) => conflation.join(view),
+                    Step::Left(view) => conflation.leave(&view),
+                }
+            }
+        }
+    }
+
+    /// Wakes the writers whose views have grown.
+    pub(crate) fn ring_grown(&self) {
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
     /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
@@ -143,8 +266,8 @@ impl Hub {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
-        drop(state);
-        self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
+        MutexGuard::unlock_fair(state);
+        self.ring_grown();
     }
 
     /// The newest place.
@@ -161,6 +284,13 @@ impl Hub {
     pub(crate) fn attach(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
         let mut state = self.lock();
         let view = Seat::take(state.view(key, self.view_bytes_max, &self.account));
+        if key.interval_ms.is_some() {
+            // Where its view is: what has changed since comes with the next flush.
+            let (cursor, index, place) = view.view().place();
+            let start = at.as_ref().is_none_or(|at| *at == *place);
+            let start = if start { Start::Live(cursor, index) } else { Start::CatchUp };
+            return Attachment { view, at: at.map_or(place, Arc::new), start };
+        }
         let (index, at) = match at {
             None => (Some(state.ring.head_index()), state.ring.head().clone()),
             Some(offset) => (state.ring.locate(&offset), Arc::new(offset)),
@@ -196,27 +326,55 @@ impl Hub {
         self.lock().ring.since(stored_ns)
     }
 
+    /// When the log stored the newest of what is here, in nanoseconds since 1970; 0 if nothing is.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.lock().ring.stored_ns()
+    }
+
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
         let first = state.ring.first_index();
-        let State { views, index, ring, .. } = &mut *state;
+        let State { views, index, ring, unapplied, .. } = &mut *state;
         for (_, gone) in views.extract_if(|_, listed| listed.view.sessions() == 0) {
-            index.remove(gone.ticket);
+            match gone.ticket {
+                Some(ticket) => drop(index.remove(ticket)),
+                None => unapplied.push(Step::Left(gone.view)),
+            }
         }
-        views.values().for_each(|listed| listed.view.trim(first));
+        for Listed { view, ticket } in views.values() {
+            match ticket {
+                Some(_) => view.trim(first),
+                // Frames of newest values are no entry's.
+                None => view.kept_parts().clear(),
+            }
+        }
         meters.views.set(views.len() as f64);
         let deflated = views
             .values()
             .map(|listed| &listed.view)
-            .filter(|view| view.key().deflated)
+            .filter(|view| view.key().wire == Wire::Deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        meters.ring_bytes.set((ring.bytes() + self.account.bytes()) as f64);
+        meters.ring_bytes.set(ring.bytes() as f64);
+        meters.view_bytes.set(self.account.bytes() as f64);
+    }
+
+    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.
+    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) {
+        let (series, bytes, dropped) = self.with_series(|series| {
+            series.expire(now_ns);
+            (series.len(), series.bytes(), series.take_dropped())
+        });
+        meters.snapshot_series.set(series as f64);
+        meters.snapshot_bytes.set(bytes as f64);
+        for (reason, count) in SeriesDrop::ALL.iter().zip(dropped) {
+            meters.snapshot_series_dropped.of(*reason).increment(count);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -232,7 +390,13 @@ impl State {
             bytes_max,
             account.clone(),
         ));
-        let ticket = self.index.insert(&key.filters, view.clone());
+        let ticket = match key.interval_ms {
+            None => Some(self.index.insert(&key.filters, view.clone())),
+            Some(_) => {
+                self.unapplied.push(Step::Joined(view.clone()));
+                None
+            }
+        };
         self.views.insert(key.clone(), Listed { view: view.clone(), ticket });
         view
     }
@@ -240,12 +404,22 @@ impl State {
     /// Gives an entry's frame to every view that wants it; the others are not even looked at.
     fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
         let first = self.ring.first_index();
-        let frame = |bytes, own| Frame { index: entry.index, offset: entry.offset.clone(), bytes, own };
+        let frame = |bytes, own, passage| Frame {
+            index: entry.index,
+            offset: entry.offset.clone(),
+            bytes,
+            own,
+            passage,
+        };
         match &entry.item {
-            Item::Gap { reason, .. } => {
-                for Listed { view, .. } in self.views.values() {
+            Item::Gap { from, reason } => {
+                let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
+                let of_entries = self.views.values().filter(|listed| listed.ticket.is_some());
+                for Listed { view, .. } in of_entries {
                     let bytes = self.compressor.whole(entry, view.key());
-                    bytes.into_iter().for_each(|bytes| view.push(frame(bytes, false), first));
+                    bytes
+                        .into_iter()
+                        .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
                     meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
@@ -253,8 +427,9 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
-                // Compressed parts by their lines: views that take the same of it share the work.
-                let mut deflated: HashMap<(Format, Vec<Range<u32>>), Bytes> = HashMap::new();
+                let received_ns = encode::received_ns(&stored.envelope, stored.stored_ns);
+                // Parts in other frames by their lines: views that take the same of it share the work.
+                let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
                     let (key, own) = (view.key(), share != Share::Whole);
                     let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
@@ -262,16 +437,18 @@ impl State {
                     };
                     let bytes = match share {
                         Share::Whole => self.compressor.shared(entry, plain, key),
-                        Share::Lines(runs) if key.deflated => deflated
-                            .entry((key.format, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key))
+                        Share::Lines(_) if key.wire == Wire::WebSocket => plain,
+                        Share::Lines(runs) => framed
+                            .entry((key.format, key.wire, runs.to_vec()))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, Some(&entry.offset)))
                             .clone(),
-                        Share::Lines(_) => plain,
                     };
-                    view.push(frame(bytes, own), first);
+                    view.note_received(received_ns);
+                    view.push(frame(bytes, own, None), first);
                 }
             }
         }
+        self.ring.evict();
     }
 }
 

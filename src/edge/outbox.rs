@@ -9,7 +9,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-use crate::proto::frame;
+use crate::edge::wire;
 
 /// Control frames a session may have waiting. A client that makes more (by pinging without reading) is not served.
 pub(crate) const CONTROL_FRAMES_MAX: usize = 64;
@@ -23,7 +23,7 @@ pub(crate) struct Outbox(VecDeque<Piece>);
 
 struct Piece {
     bytes: Bytes,
-    /// The end of it is the end of a message, and not of a ping, pong or close frame.
+    /// The end of it is the end of a message: see [`wire::is_message`].
     message: bool,
 }
 
@@ -51,7 +51,7 @@ impl Outbox {
 
     /// Adds a frame with which the session ends, however many are waiting.
     pub(crate) fn put_last(&mut self, frame: Bytes) {
-        let message = frame.first().is_some_and(|first| !frame::is_control(*first));
+        let message = frame.first().is_some_and(|first| wire::is_message(*first));
         self.0.push_back(Piece { bytes: frame, message });
     }
 
@@ -112,7 +112,7 @@ mod tests {
     fn pings_pongs_and_closes_are_no_messages() {
         let mut outbox = Outbox::default();
         for opcode in [Opcode::Ping, Opcode::Text, Opcode::Pong, Opcode::Close] {
-            outbox.put_last(Bytes::copy_from_slice(&frame::header(opcode, 0)));
+            outbox.put_last(Bytes::copy_from_slice(&crate::proto::frame::header(opcode, 0)));
         }
         assert_eq!(outbox.advance(8), 1);
     }

@@ -110,7 +110,8 @@ async fn last_before(broker: &dyn Broker, shard: Shard, stored_ns: i64) -> Resul
     Ok(low - 1)
 }
 
-fn now_ns() -> i64 {
+/// The time since 1970, by this machine's clock.
+pub(crate) fn now_ns() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -1,8 +1,9 @@
 //! The replay ring: the newest part of the log, in this edge's order, bounded in bytes. Pure.
 //!
 //! Shards are merged in the order they arrive, so each entry has an index (a plain counter of this process) and the whole
-//! log's offset after it. Frames are encoded at most once per format, compressed at most once, and kept with their entry,
-//! shared by every view and every replay.
+//! log's offset after it. Frames that live views want are encoded at most once per format, compressed at most once, and kept
+//! with their entry, shared by all of them. A replay takes what is there and adds nothing: old entries would else grow while
+//! nothing comes that makes old ones go.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 pub(crate) type Index = u64;
 
 /// What an entry costs besides its lines: the entry, its names and its place in the ring.
-const ENTRY_OVERHEAD_BYTES: usize = 400;
+const ENTRY_OVERHEAD_BYTES: usize = 480;
 
 /// One step of the log.
 pub(crate) struct Entry {
@@ -32,9 +33,10 @@ pub(crate) struct Entry {
     pub(crate) item: Item,
     /// The latest time at which the log stored this entry or one before it: unlike the times themselves, it only grows.
     stored_max_ns: i64,
+    /// For WebSockets, by format.
     frames: [OnceLock<Option<Bytes>>; 2],
-    /// The compressed ones; `None` where the plain one serves as well.
-    deflated_frames: [OnceLock<Option<Bytes>>; 2],
+    /// The other forms, by format; `None` where the plain one serves as well.
+    other_frames: [[OnceLock<Option<Bytes>>; 2]; 2],
     charge: Charge,
 }
 
@@ -49,6 +51,15 @@ pub(crate) enum Item {
         /// Why.
         reason: GapReason,
     },
+}
+
+/// A form of frames besides that for WebSockets as they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Other {
+    /// Compressed.
+    Deflated,
+    /// A server-sent event.
+    Event,
 }
 
 /// Bytes an entry adds to its ring's account, for as long as it is in the ring.
@@ -90,8 +101,19 @@ impl Entry {
         }
     }
 
+    /// The whole entry as a ready frame of `format`, if live views have wanted it; `Some(None)` when there is nothing in it
+    /// to show.
+    pub(crate) fn ready_frame(&self, format: Format) -> Option<Option<Bytes>> {
+        self.frames[format as usize].get().cloned()
+    }
+
+    /// Another form of its frame of `format`, if live views have wanted it; `Some(None)` where the plain frame serves as well.
+    pub(crate) fn ready_other_frame(&self, form: Other, format: Format) -> Option<Option<Bytes>> {
+        self.other_frames[form as usize][format as usize].get().cloned()
+    }
+
     /// The whole entry as a ready frame of `format`, made by `encode` the first time it is asked for. `None` when there
-    /// is nothing in it to show.
+    /// is nothing in it to show. Adds to the ring: see [`Ring::evict`].
     pub(crate) fn frame(&self, format: Format, encode: impl FnOnce(&Self) -> Option<Bytes>) -> Option<Bytes> {
         let slot = &self.frames[format as usize];
         slot.get_or_init(|| {
@@ -102,21 +124,22 @@ impl Entry {
         .clone()
     }
 
-    /// The compressed form of `plain`, which is the entry's own frame of `format`, made by `compress` the first time it is
-    /// asked for. It is `plain` itself where `compress` says that nothing is gained.
-    pub(crate) fn deflated_frame(
+    /// Another form of `plain`, which is the entry's own frame of `format`, made by `make` the first time it is asked for. It
+    /// is `plain` itself where `make` says that nothing is gained. Adds to the ring: see [`Ring::evict`].
+    pub(crate) fn other_frame(
         &self,
+        form: Other,
         format: Format,
         plain: Bytes,
-        compress: impl FnOnce(&Bytes) -> Option<Bytes>,
+        make: impl FnOnce(&Bytes) -> Option<Bytes>,
     ) -> Bytes {
-        let slot = &self.deflated_frames[format as usize];
-        let deflated = slot.get_or_init(|| {
-            let deflated = compress(&plain);
-            self.charge.add(deflated.as_ref().map_or(0, Bytes::len));
-            deflated
+        let slot = &self.other_frames[form as usize][format as usize];
+        let other = slot.get_or_init(|| {
+            let other = make(&plain);
+            self.charge.add(other.as_ref().map_or(0, Bytes::len));
+            other
         });
-        deflated.clone().unwrap_or(plain)
+        other.clone().unwrap_or(plain)
     }
 }
 
@@ -194,7 +217,7 @@ impl Ring {
             item,
             stored_max_ns: self.stored_max_ns,
             frames: Default::default(),
-            deflated_frames: Default::default(),
+            other_frames: Default::default(),
             charge,
         });
         self.entries.push_back(entry.clone());
@@ -202,14 +225,20 @@ impl Ring {
         entry
     }
 
-    /// Lets the oldest entries go until the bound holds; the newest always stays.
-    fn evict(&mut self) {
+    /// Lets the oldest entries go until the bound holds; the newest always stays. To be called after frames were added to
+    /// entries, before the ring's lock is let go.
+    pub(crate) fn evict(&mut self) {
         while self.bytes.load(Ordering::Relaxed) > self.bytes_max && self.entries.len() > 1 {
             if let Some(oldest) = self.entries.pop_front() {
                 oldest.charge.settle();
                 self.base = oldest.offset.clone();
             }
         }
+    }
+
+    /// When the log stored the newest entry, in nanoseconds since 1970; 0 if there was none.
+    pub(crate) fn stored_ns(&self) -> i64 {
+        self.stored_max_ns.max(0)
     }
 
     /// Bytes of the entries and their frames.
@@ -357,7 +386,7 @@ mod tests {
 
     #[test]
     fn frames_count_while_their_entry_is_here_and_not_after() {
-        let mut ring = ring_of(&[(0, 1)], 1200);
+        let mut ring = ring_of(&[(0, 1)], 3 * ENTRY_OVERHEAD_BYTES);
         let entry = ring.shard_entries(Shard(0), 0, 1, usize::MAX).unwrap().remove(0);
         let before = ring.bytes();
         let frame = || Some(Bytes::from_static(&[0; 100]));
@@ -365,11 +394,13 @@ mod tests {
         assert_eq!(ring.bytes(), before + 100);
         entry.frame(Format::Json, |_| panic!("encoded once"));
         let plain = frame().unwrap();
-        let deflated = entry.deflated_frame(Format::Json, plain.clone(), |plain| Some(plain.slice(..40)));
+        let deflated =
+            entry.other_frame(Other::Deflated, Format::Json, plain.clone(), |plain| Some(plain.slice(..40)));
         assert_eq!((deflated.len(), ring.bytes()), (40, before + 140));
-        let again = entry.deflated_frame(Format::Json, plain.clone(), |_| panic!("compressed once"));
+        let again =
+            entry.other_frame(Other::Deflated, Format::Json, plain.clone(), |_| panic!("compressed once"));
         assert_eq!(again, deflated);
-        let shared = entry.deflated_frame(Format::Influx, plain.clone(), |_| None);
+        let shared = entry.other_frame(Other::Deflated, Format::Influx, plain.clone(), |_| None);
         assert_eq!(
             (shared.as_ptr(), ring.bytes()),
             (plain.as_ptr(), before + 140),

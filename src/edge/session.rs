@@ -2,32 +2,34 @@
 //!
 //! An idle session is this struct and its socket: buffers exist while bytes are in them.
 
-use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::edge::batch::{Batch, Progress};
+use crate::edge::books::{Books, Passage};
 use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::hub::Head;
 use crate::edge::inbound::Inbound;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::ring::Index;
+use crate::edge::socket::Socket;
 use crate::edge::view::{Cursor, Seat};
+use crate::edge::wire::Wire;
+use crate::ops::meters::Transport;
 use crate::ops::node::Admission;
 use crate::proto::offset::Offset;
 
 /// One connected client.
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
+    pub(crate) transport: Transport,
     pub(crate) seat: Seat,
     pub(crate) mode: Mode,
     /// Its view's group and its position there, while it is live.
@@ -36,8 +38,10 @@ pub(crate) struct Session {
     /// Everything up to here was written to the socket or will be before anything else, was filtered out, or announced
     /// as a gap.
     pub(crate) at: Arc<Offset>,
-    /// The ring's index of that place, for live sessions.
+    /// The ring's index of that place for live sessions; for others, the steps of the log they were fed.
     pub(crate) index: Index,
+    /// What became of everything before that place.
+    pub(crate) books: Books,
     /// It asked for whatever there is and has got nothing of it yet: what the log no longer holds is no loss.
     pub(crate) quiet: bool,
     /// Since when the socket takes nothing.
@@ -55,12 +59,14 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
-    /// Its place on the node, free again when the session is dropped.
-    pub(crate) _admission: Admission,
+    /// A poll wants to know its place as soon as it has everything, and does not know it yet.
+    pub(crate) untold: bool,
+    /// Its place on the node, free again when the session is dropped, if nobody else has it.
+    pub(crate) _admission: Option<Admission>,
 }
 
 // One per client: with its socket, which costs about as much, well below a kilobyte.
-const _: () = assert!(size_of::<Session>() <= 320);
+const _: () = assert!(size_of::<Session>() <= 376);
 
 /// Where a session's frames come from.
 pub(crate) enum Mode {
@@ -118,35 +124,41 @@ impl Session {
         self.outbox.is_empty() && matches!(self.mode, Mode::Live(cursor) if self.seat.view().end() == cursor)
     }
 
+    /// Whether it is a poll that has everything there is and was not told so.
+    pub(crate) fn wants_place(&self) -> bool {
+        self.transport == Transport::Poll && self.untold && self.has_everything()
+    }
+
     /// Whether it only waits for its end.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.mode, Mode::Closing { .. })
     }
 
-    /// Whether its view has let frames go that it has not written.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        matches!(self.mode, Mode::Live(cursor) if self.seat.view().has_overtaken(cursor))
+    /// Whether its view has let frames go that it has not written. With an interval, none of them is missed: what has
+    /// changed meanwhile takes their place.
+    pub(crate) fn misses_frames(&self) -> bool {
+        let view = self.seat.view();
+        matches!(self.mode, Mode::Live(cursor) if view.key().interval_ms.is_none() && view.has_overtaken(cursor))
     }
 
     /// Writes what is in the outbox.
     pub(crate) fn write_outbox(&mut self) -> Wrote {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = self.outbox.fill(&mut slices);
-        let result = self.socket.try_write_vectored(&slices[..filled]);
+        let result = self.socket.write(&self.waker, &slices[..filled]);
         Wrote::of(result, |bytes| self.outbox.advance(bytes))
     }
 
     /// Writes frames of its view, from its cursor on.
     pub(crate) fn write_live(&mut self, batch: &Batch, now: Instant) -> Wrote {
-        let result = self.socket.try_write(batch.wire());
+        let result = self.socket.write(&self.waker, &[IoSlice::new(batch.wire())]);
         Wrote::of(result, |bytes| {
             let progress = batch.progress(bytes);
             let begun = progress.begun as u64;
             if let Mode::Live(cursor) = &mut self.mode {
                 *cursor += begun;
             }
-            self.index = progress.index;
-            self.take_progress(progress, now);
+            self.take_progress(batch, 0, progress, now);
             begun - u64::from(!self.outbox.is_empty())
         })
     }
@@ -155,7 +167,7 @@ impl Session {
     pub(crate) fn write_feed(&mut self, now: Instant) -> Option<Wrote> {
         let Mode::CatchingUp(_, slot) = &mut self.mode else { return None };
         let Feed { batch, written } = slot.take()?;
-        let result = self.socket.try_write(&batch.wire()[written..]);
+        let result = self.socket.write(&self.waker, &[IoSlice::new(&batch.wire()[written..])]);
         let bytes = *result.as_ref().unwrap_or(&0);
         if bytes == 0 {
             *slot = Some(Feed { batch, written });
@@ -165,17 +177,23 @@ impl Session {
         let progress = batch.progress(written + bytes);
         let begun = (progress.begun - begun_before) as u64;
         let written = written + bytes + progress.rest.as_ref().map_or(0, Bytes::len);
+        self.take_progress(&batch, begun_before, progress, now);
         if written < batch.wire().len() {
-            *slot = Some(Feed { batch, written });
+            self.put_feed_at(batch, written);
         }
-        self.take_progress(progress, now);
         Some(Wrote::of(result, |_| begun - u64::from(!self.outbox.is_empty())))
     }
 
-    fn take_progress(&mut self, progress: Progress, now: Instant) {
+    /// Moves behind the frames of `batch` that were begun; `skip` of them were before.
+    fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) {
+        self.pass_to(progress.index, &batch.passage(skip, progress.begun));
+        if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
+            self.books.pass_reset(from, &progress.offset);
+        }
         self.at = progress.offset;
         self.quiet = false;
         self.offset_sent = now;
+        self.untold = true;
         if let Some(rest) = progress.rest {
             self.outbox.put_rest(rest);
         }
@@ -183,42 +201,50 @@ impl Session {
 
     /// The next frames that were fetched for it.
     pub(crate) fn put_feed(&mut self, batch: Box<Batch>) {
+        self.put_feed_at(batch, 0);
+    }
+
+    fn put_feed_at(&mut self, batch: Box<Batch>, written: usize) {
         if let Mode::CatchingUp(_, feed) = &mut self.mode {
-            *feed = Some(Feed { batch, written: 0 });
+            *feed = Some(Feed { batch, written });
         }
+    }
+
+    /// Goes on to another step, of the ring or of what it is fed.
+    pub(crate) fn pass_to(&mut self, index: Index, passage: &Passage) {
+        self.books.pass(index.saturating_sub(self.index), passage);
+        self.index = index;
     }
 
     /// Asks to be put on the writer's list when the socket takes bytes again. True when it does already.
     pub(crate) fn watch_writable(&self) -> bool {
-        self.watch(|context| self.socket.poll_write_ready(context))
+        self.socket.watch_writable(&self.waker)
     }
 
     /// Asks to be put on the writer's list when the client says something. True when it has already.
     pub(crate) fn watch_readable(&self) -> bool {
-        self.watch(|context| self.socket.poll_read_ready(context))
-    }
-
-    fn watch(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>) -> bool {
-        // Outside of tokio's budget per turn: beyond it, a socket would be called ready instead of being watched.
-        let watched = tokio::task::unconstrained(poll_fn(|context| poll(context)));
-        pin!(watched).poll(&mut Context::from_waker(&self.waker)).is_ready()
+        self.socket.watch_readable(&self.waker)
     }
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
     /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
-    /// and a session that was put back to the head would get those frames twice.
+    /// and a session that was put back to the head would get those frames twice. With an interval it has seen everything
+    /// up to its view's last flush.
     pub(crate) fn note_idle(&mut self, head: &Head) {
-        if let Mode::Live(cursor) = self.mode
-            && self.seat.view().end() == cursor
-            && head.index > self.index
-        {
-            self.at = head.offset.clone();
-            self.index = head.index;
+        let Mode::Live(cursor) = self.mode else { return };
+        let view = self.seat.view();
+        let (end, index, offset) = match view.key().interval_ms {
+            None => (view.end(), head.index, head.offset.clone()),
+            Some(_) => view.place(),
+        };
+        if end == cursor && index > self.index {
+            self.pass_to(index, &Passage::default());
+            self.at = offset;
         }
     }
 
-    /// Nothing more will be written; what the client still says is read until it hangs up too.
-    pub(crate) fn finish_writing(&self) {
-        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
+    /// How its messages are framed.
+    pub(crate) fn wire(&self) -> Wire {
+        self.seat.view().key().wire
     }
 }

@@ -1,150 +1,165 @@
-//! `/ws` and `/ws/clients`: from a request to a session.
+//! What a session writes to: the raw socket of a WebSocket, or a pipe into the body of an HTTP response.
+//!
+//! Both are written and watched in the same way, by a writer that never waits for either. A pipe is short: what its
+//! connection does not take stays with the session, as with a socket whose buffer is full.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
-use axum::Router;
-use axum::extract::{OriginalUri, Query, Request, State};
-use axum::http::{Method, StatusCode};
-use axum::response::Response;
-use axum::routing::any;
-use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::edge::resolve::{Place, resolve};
-use crate::edge::view::ViewKey;
-use crate::edge::writer::{Command, Joining};
-use crate::edge::{Edge, handshake};
-use crate::ops::meters::ConnectFailure;
-use crate::ops::node::Admission;
-use crate::ops::reply::ApiError;
-use crate::proto::deflate::Agreement;
-use crate::proto::message::Subscription;
+/// Bytes that a pipe holds: a few messages, so that a connection that is being written to does not wait for each.
+const PIPE_BYTES: usize = 16 * 1024;
 
-/// Bytes that may wait in the kernel unsent before a socket takes no more: what is not sent yet can still be replaced by
-/// something newer here, but not there.
-const UNSENT_BYTES_MAX: u32 = 32 * 1024;
+/// See the module.
+pub(crate) enum Socket {
+    /// The connection itself.
+    Tcp(TcpStream),
+    /// One end of a pipe; whoever has the other one writes an HTTP response.
+    Pipe(DuplexStream),
+}
 
-impl Edge {
-    /// The routes of clients.
-    pub fn router(self: &Arc<Self>) -> Router {
-        Router::new().route("/ws", any(connect)).route("/ws/clients", any(connect)).with_state(self.clone())
+impl Socket {
+    /// A pipe, and the end for its reader: it reads to the end of the file when the session ends, and dropping it ends the
+    /// session.
+    pub(crate) fn pipe() -> (Self, DuplexStream) {
+        let (socket, reader) = tokio::io::duplex(PIPE_BYTES);
+        (Self::Pipe(socket), reader)
     }
-}
 
-/// What a request must be to become a session.
-struct Accepted {
-    key: handshake::Key,
-    view: ViewKey,
-    compression: Option<Agreement>,
-    place: Place,
-    admission: Admission,
-    upgrade: OnUpgrade,
-}
+    /// Whether the peer reads and writes frames: it can be asked for a sign of life, and answers when it is told goodbye.
+    pub(crate) fn converses(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
 
-async fn connect(
-    State(edge): State<Arc<Edge>>,
-    OriginalUri(uri): OriginalUri,
-    method: Method,
-    request: Request,
-) -> Response {
-    match accept(&edge, uri.path(), &method, request).await {
-        Ok(request) => {
-            let response = request.key.accept(request.compression);
-            let tasks = edge.shared.tasks.clone();
-            tasks.spawn(async move {
-                let shutdown = edge.shutdown.clone();
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = join(&edge, request) => {}
-                }
-            });
-            response
-        }
-        Err((reason, error)) => {
-            edge.shared.node.meters.connections_failed.of(reason).increment(1);
-            handshake::refuse(error)
+    /// Writes what fits. When nothing does, that is [`ErrorKind::WouldBlock`].
+    pub(crate) fn write(&mut self, waker: &Waker, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(slices),
+            Self::Pipe(pipe) => {
+                at_once(waker, |context| Pin::new(&mut *pipe).poll_write_vectored(context, slices))
+            }
         }
     }
-}
 
-/// Hands a client over to a writer, once the answer to its handshake is on its way.
-async fn join(edge: &Edge, Accepted { view, place, admission, upgrade, .. }: Accepted) {
-    let meters = &edge.shared.node.meters;
-    let Some((socket, early)) = take_socket(upgrade).await else {
-        meters.connections_failed.of(ConnectFailure::Handshake).increment(1);
-        return;
-    };
-    bound_kernel_memory(&socket, edge.shared.settings.send_buffer_bytes);
-    meters.connections_total.increment(1);
-    let writer = &edge.writers[fastrand::usize(..edge.writers.len())];
-    // A writer that is gone takes no clients: the node has stopped.
-    let _ = writer.send(Command::Join(Box::new(Joining { socket, early, view, place, admission }))).await;
-}
-
-/// Keeps a slow client from having megabytes in the kernel, which would grow its send buffer as far as `tcp_wmem` allows.
-fn bound_kernel_memory(socket: &TcpStream, bytes: usize) {
-    let socket = socket2::SockRef::from(socket);
-    // A kernel that refuses serves the client all the same, with its own bounds.
-    let _ = socket.set_send_buffer_size(bytes);
-    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-}
-
-/// The bare socket under an upgraded connection, and what was read from it already.
-async fn take_socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
-    let upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
-}
-
-async fn accept(
-    edge: &Arc<Edge>,
-    path: &str,
-    method: &Method,
-    mut request: Request,
-) -> Result<Accepted, (ConnectFailure, ApiError)> {
-    let key = handshake::check(method, request.headers(), path).map_err(|error| {
-        let not_websocket = error.status == StatusCode::UPGRADE_REQUIRED;
-        (if not_websocket { ConnectFailure::NotWebSocket } else { ConnectFailure::BadRequest }, error)
-    })?;
-    let bad_request =
-        |code: &'static str, message| (ConnectFailure::BadRequest, ApiError::bad_request(code, message));
-    let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
-        .map_err(|error| (ConnectFailure::BadRequest, error))?;
-    let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
-        .map_err(|error| bad_request("bad_parameter", error.body_text()))?;
-    let subscription = Subscription::from_query(&parameters.0)
-        .map_err(|error| bad_request(error.code.as_str(), error.message))?;
-    let node = &edge.shared.node;
-    if edge.draining.load(Ordering::Relaxed) {
-        let message = "this node is draining: connect again, another node will answer";
-        return Err((ConnectFailure::Draining, ApiError::unavailable("draining", message, 1)));
+    /// Reads what is there. When nothing is, that is [`ErrorKind::WouldBlock`]; at the end, it is 0.
+    pub(crate) fn read(&mut self, waker: &Waker, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Pipe(pipe) => {
+                let mut buffer = ReadBuf::new(buffer);
+                at_once(waker, |context| Pin::new(&mut *pipe).poll_read(context, &mut buffer))?;
+                Ok(buffer.filled().len())
+            }
+        }
     }
-    let away = |why: String| {
-        let message =
-            format!("the log cannot be reached, so there is nothing to show yet: try again ({why})");
-        (ConnectFailure::NotReady, ApiError::unavailable("log_unavailable", message, 2))
-    };
-    let hub = edge.hub.get().ok_or_else(|| away("never since this node started".to_owned()))?;
-    if edge.gates.iter().any(|gate| !gate.is_open()) {
-        // What is still being read from the log is old: a client that wants what comes next must not get it.
-        let message = "this node is still reading what the log holds: try again, or another node";
-        return Err((ConnectFailure::NotReady, ApiError::unavailable("not_ready", message, 1)));
+
+    /// Has `waker` woken when bytes can be written again, after an attempt that would have blocked. True when they can
+    /// already.
+    pub(crate) fn watch_writable(&self, waker: &Waker) -> bool {
+        match self {
+            Self::Tcp(stream) => is_ready(waker, |context| stream.poll_write_ready(context)),
+            // The attempt has done it.
+            Self::Pipe(_) => false,
+        }
     }
-    let admission = node.admit().ok_or_else(|| {
-        let message =
-            format!("this node has its maximum of {} clients: try again, or another node", node.clients_max);
-        (ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 5))
-    })?;
-    // Only for clients that have their place: finding an old one costs reads of the log.
-    let place =
-        resolve(&edge.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
-        let message = "this connection cannot become a WebSocket: use HTTP/1.1";
-        (ConnectFailure::NotWebSocket, ApiError::bad_request("bad_handshake", message))
-    })?;
-    let view = ViewKey::of(&subscription, compression.is_some());
-    Ok(Accepted { key, view, compression, place, admission, upgrade })
+
+    /// The same for reading.
+    pub(crate) fn watch_readable(&self, waker: &Waker) -> bool {
+        match self {
+            Self::Tcp(stream) => is_ready(waker, |context| stream.poll_read_ready(context)),
+            Self::Pipe(_) => false,
+        }
+    }
+
+    /// Nothing more will be written; what the client still says is read until it hangs up too.
+    pub(crate) fn finish_writing(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+        }
+    }
+}
+
+fn at_once<T>(waker: &Waker, poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<T>>) -> io::Result<T> {
+    match poll_unbudgeted(waker, poll) {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+    }
+}
+
+fn is_ready(waker: &Waker, poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>) -> bool {
+    poll_unbudgeted(waker, poll).is_ready()
+}
+
+/// Outside of tokio's budget per turn: beyond it, a socket that has nothing would be called ready instead of being watched,
+/// and a pipe that has room would be called full.
+fn poll_unbudgeted<T>(waker: &Waker, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let polled = tokio::task::unconstrained(std::future::poll_fn(poll));
+    pin!(polled).poll(&mut Context::from_waker(waker))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_pipe_blocks_and_wakes_its_session_when_there_is_room() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let (mut socket, mut reader) = Socket::pipe();
+        let bytes = vec![7; PIPE_BYTES + 1];
+        assert_eq!(socket.write(&waker, &[IoSlice::new(&bytes)]).unwrap(), PIPE_BYTES);
+        let blocked = socket.write(&waker, &[IoSlice::new(&bytes)]).unwrap_err();
+        assert_eq!((blocked.kind(), socket.watch_writable(&waker)), (ErrorKind::WouldBlock, false));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        reader.read_exact(&mut [0; 100]).await.unwrap();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert_eq!(socket.write(&waker, &[IoSlice::new(&bytes)]).unwrap(), 100);
+    }
+
+    /// Many pipes are written in one turn of a writer; tokio would have most of them wait for the next.
+    #[tokio::test]
+    async fn no_budget_makes_an_empty_pipe_look_full() {
+        let waker = Waker::from(Arc::new(Woken::default()));
+        let mut pipes: Vec<_> = (0..1_000).map(|_| Socket::pipe()).collect();
+        for (socket, _) in &mut pipes {
+            assert_eq!(socket.write(&waker, &[IoSlice::new(b"x")]).unwrap(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pipe_tells_when_its_reader_has_left_and_ends_with_its_session() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let (mut socket, reader) = Socket::pipe();
+        let nothing = socket.read(&waker, &mut [0; 8]).unwrap_err();
+        assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        drop(reader);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert_eq!(socket.read(&waker, &mut [0; 8]).unwrap(), 0);
+
+        let (mut socket, mut reader) = Socket::pipe();
+        assert_eq!(socket.write(&waker, &[IoSlice::new(b"the "), IoSlice::new(b"last")]).unwrap(), 8);
+        drop(socket);
+        let mut all = String::new();
+        reader.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "the last");
+    }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::edge::Edge;
 use crate::edge::sequencer::Ordered;
+use crate::ops::log::{Followed, Follows};
 use crate::ops::node::StatusSection;
 use crate::proto::channel::CollectorId;
 
@@ -73,6 +74,13 @@ impl Collectors {
             })
         };
         (present, rows.into_iter().map(row).collect())
+    }
+}
+
+impl Follows for Edge {
+    fn followed(&self) -> Option<Followed> {
+        let hub = self.hub.get()?;
+        Some(Followed { sequences: hub.head().offset.sequences.to_vec(), stored_ns: hub.stored_ns() })
     }
 }
 

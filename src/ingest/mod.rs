@@ -66,6 +66,7 @@ impl Ingest {
     pub fn new(node: Arc<Node>, broker: Arc<dyn Broker>, settings: CollectorSettings) -> Arc<Self> {
         let registry = Registry::new(node.id.clone(), settings.on_conflict, COLLECTORS_MAX);
         node.add_status(registry.clone());
+        node.meters.collector_buffer_bytes_max.set(settings.buffer_bytes_max as f64);
         Arc::new(Self {
             registry,
             writers: Writers::new(node.clone(), broker),

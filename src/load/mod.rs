@@ -33,6 +33,7 @@ mod report;
 mod scan;
 mod shared;
 mod signals;
+mod table;
 mod tally;
 pub mod target;
 mod upgrade;

@@ -245,6 +245,25 @@ impl FromStr for Churn {
 }
 
 #[cfg(test)]
+impl Plan {
+    /// So many clients that read, and nothing else.
+    pub(super) fn of_clients(clients: usize) -> Self {
+        Self {
+            targets: Vec::new(),
+            filters: FilterSet::default(),
+            clients,
+            slow: 0,
+            connects_per_s: 1.0,
+            duration: Duration::from_secs(1),
+            churn: None,
+            publishing: None,
+            threads: 1,
+            output: Output::Table,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -282,18 +301,7 @@ mod tests {
     }
 
     fn plan(clients: usize, slow: usize) -> Plan {
-        Plan {
-            targets: Vec::new(),
-            filters: FilterSet::default(),
-            clients,
-            slow,
-            connects_per_s: 1.0,
-            duration: Duration::from_secs(1),
-            churn: None,
-            publishing: None,
-            threads: 1,
-            output: Output::Table,
-        }
+        Plan { slow, ..Plan::of_clients(clients) }
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! The result of a run: one object for programs, one table for people. Pure.
+//! The result of a run: the numbers, and what is wrong with them. Pure. `table` writes them for people.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,90 +17,90 @@ const SATURATED_SHARE: f64 = 0.85;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// Everybody was connected at the end, and nothing is wrong.
-    ok: bool,
+    pub(super) ok: bool,
     /// What is wrong, in words.
-    problems: Vec<String>,
+    pub(super) problems: Vec<String>,
     /// What may make the figures worse than the server is, in words.
-    notes: Vec<String>,
-    interrupted: bool,
+    pub(super) notes: Vec<String>,
+    pub(super) interrupted: bool,
     /// How long the load lasted.
-    seconds: f64,
-    clients: Clients,
-    deliveries: Deliveries,
+    pub(super) seconds: f64,
+    pub(super) clients: Clients,
+    pub(super) deliveries: Deliveries,
     /// From the line's writing to its reading, of lines that were not replayed.
-    latency_ms: Option<Times>,
+    pub(super) latency_ms: Option<Times>,
     /// From connecting to the welcome.
-    connect_ms: Option<Times>,
-    gaps: BTreeMap<String, Gap>,
-    accuracy: Accuracy,
-    published: Option<Sent>,
+    pub(super) connect_ms: Option<Times>,
+    pub(super) gaps: BTreeMap<String, Gap>,
+    pub(super) accuracy: Accuracy,
+    pub(super) published: Option<Sent>,
     /// CPU time of this program per message it received, while the load lasted.
-    own_cpu_us_per_message: Option<f64>,
-    own_cpu_cores: f64,
+    pub(super) own_cpu_us_per_message: Option<f64>,
+    pub(super) own_cpu_cores: f64,
 }
 
 #[derive(Debug, Serialize)]
-struct Clients {
-    wanted: usize,
-    connected: u64,
-    slow_wanted: usize,
-    slow_connected: u64,
+pub(super) struct Clients {
+    pub(super) wanted: usize,
+    pub(super) connected: u64,
+    pub(super) slow_wanted: usize,
+    pub(super) slow_connected: u64,
     /// Never let in, by reason.
-    refused: BTreeMap<String, u64>,
+    pub(super) refused: BTreeMap<String, u64>,
     /// Let in, and not there at the end, by reason.
-    gone: BTreeMap<String, u64>,
+    pub(super) gone: BTreeMap<String, u64>,
     /// Ends of connections, and of attempts to come back, by reason.
-    ends: BTreeMap<String, u64>,
-    resumed: u64,
+    pub(super) ends: BTreeMap<String, u64>,
+    pub(super) resumed: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Deliveries {
-    messages: u64,
-    bytes: u64,
-    per_second: f64,
-    bytes_per_second: f64,
+pub(super) struct Deliveries {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    pub(super) per_second: f64,
+    pub(super) bytes_per_second: f64,
     /// Of others' collectors: checked by their offsets alone.
-    foreign: u64,
+    pub(super) foreign: u64,
     /// Lines that were sent while their client was away.
-    replayed: u64,
+    pub(super) replayed: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Gap {
-    count: u64,
-    envelopes: u64,
+pub(super) struct Gap {
+    pub(super) count: u64,
+    pub(super) envelopes: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Accuracy {
-    duplicates: u64,
-    order_errors: u64,
+pub(super) struct Accuracy {
+    pub(super) duplicates: u64,
+    pub(super) order_errors: u64,
     /// Not delivered, and not announced.
-    missing: u64,
+    pub(super) missing: u64,
     /// Not delivered, and announced by gaps.
-    missing_announced: u64,
+    pub(super) missing_announced: u64,
     /// Not delivered to anybody, by collectors whose connection had just ended.
-    missing_uncertain: u64,
+    pub(super) missing_uncertain: u64,
     /// Not delivered to clients that were away at the end.
-    missing_away: u64,
+    pub(super) missing_away: u64,
     /// Delivered against the filters.
-    unasked: u64,
-    unreadable: u64,
-    stale: u64,
+    pub(super) unasked: u64,
+    pub(super) unreadable: u64,
+    pub(super) stale: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Sent {
-    collectors: usize,
-    connected: usize,
+pub(super) struct Sent {
+    pub(super) collectors: usize,
+    pub(super) connected: usize,
     /// Connected, and with messages that ingest had not taken at the end.
-    blocked: usize,
-    messages: u64,
-    per_second: f64,
-    wanted_per_second: f64,
-    held_back: u64,
-    ends: BTreeMap<String, u64>,
+    pub(super) blocked: usize,
+    pub(super) messages: u64,
+    pub(super) per_second: f64,
+    pub(super) wanted_per_second: f64,
+    pub(super) held_back: u64,
+    pub(super) ends: BTreeMap<String, u64>,
 }
 
 /// What a run leaves behind.
@@ -252,152 +251,15 @@ impl From<super::tally::Gaps> for Gap {
     }
 }
 
-impl fmt::Display for Report {
-    /// The table.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { clients, deliveries, accuracy, .. } = self;
-        let mut row = |name: &str, value: String| writeln!(f, "{name:<19}{value}");
-        row("clients", clients_row(clients.connected, clients.wanted))?;
-        if clients.slow_wanted > 0 {
-            row("slow clients", clients_row(clients.slow_connected, clients.slow_wanted))?;
-        }
-        for (name, counts) in
-            [("  refused", &clients.refused), ("  gone", &clients.gone), ("  ended", &clients.ends)]
-        {
-            for (reason, count) in counts {
-                row(name, format!("{} {reason}", grouped(*count)))?;
-            }
-        }
-        if clients.resumed > 0 {
-            row("  resumed", grouped(clients.resumed))?;
-        }
-        if let Some(times) = &self.connect_ms {
-            row("connecting", times_row(times))?;
-        }
-        if let Some(sent) = &self.published {
-            let ends: String = sent.ends.iter().fold(String::new(), |mut text, (reason, count)| {
-                // Writing into memory cannot fail.
-                let _ = write!(text, ", {count} {reason}");
-                text
-            });
-            let Sent { messages, connected, collectors, per_second, .. } = sent;
-            let rate = grouped(per_second.round() as u64);
-            row("published", format!("{} messages, {rate}/s", grouped(*messages)))?;
-            row("  collectors", format!("{connected} of {collectors}{ends}"))?;
-        }
-        let rate = grouped(deliveries.per_second.round() as u64);
-        let seconds = format!("{:.1} s", self.seconds);
-        row(
-            "delivered",
-            format!("{rate} messages/s, {}/s, over {seconds}", bytes(deliveries.bytes_per_second)),
-        )?;
-        row(
-            "  in all",
-            format!("{} messages, {}", grouped(deliveries.messages), bytes(deliveries.bytes as f64)),
-        )?;
-        for (name, count) in [("  of others", deliveries.foreign), ("  replayed", deliveries.replayed)] {
-            if count > 0 {
-                row(name, grouped(count))?;
-            }
-        }
-        row(
-            "latency",
-            self.latency_ms
-                .as_ref()
-                .map_or_else(|| "unknown: only what --publish sends carries its time".to_owned(), times_row),
-        )?;
-        for (reason, gap) in &self.gaps {
-            row("gaps", format!("{} {reason}, {} envelopes", grouped(gap.count), grouped(gap.envelopes)))?;
-        }
-        row("duplicates", grouped(accuracy.duplicates))?;
-        row("order errors", grouped(accuracy.order_errors))?;
-        row("missing", missing_row(accuracy, self.published.is_some()))?;
-        for (name, count) in [
-            ("unasked", accuracy.unasked),
-            ("unreadable", accuracy.unreadable),
-            ("told stale", accuracy.stale),
-        ] {
-            if count > 0 {
-                row(name, grouped(count))?;
-            }
-        }
-        let each =
-            self.own_cpu_us_per_message.map_or_else(String::new, |us| format!(", {us:.2} µs per message"));
-        row("this program's CPU", format!("{:.2} cores{each}", self.own_cpu_cores))?;
-        for note in &self.notes {
-            row("note", note.clone())?;
-        }
-        let result = if self.ok { "ok".to_owned() } else { self.problems.join("; ") };
-        row("result", if self.interrupted { format!("{result} (interrupted)") } else { result })
-    }
-}
-
-fn clients_row(connected: u64, wanted: usize) -> String {
-    format!("{} of {} connected", grouped(connected), grouped(wanted as u64))
-}
-
-fn times_row(times: &Times) -> String {
-    let Times { p50, p90, p99, max, .. } = times;
-    format!("p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  max {max:.2} ms")
-}
-
-fn missing_row(accuracy: &Accuracy, published: bool) -> String {
-    if !published {
-        return "unknown: only what --publish sends is counted".to_owned();
-    }
-    let mut text = grouped(accuracy.missing);
-    for (count, words) in [
-        (accuracy.missing_announced, "announced by gaps"),
-        (accuracy.missing_away, "of clients that were away at the end"),
-        (accuracy.missing_uncertain, "perhaps never stored: their collector's connection ended"),
-    ] {
-        if count > 0 {
-            // Writing into memory cannot fail.
-            let _ = write!(text, ", and {} {words}", grouped(count));
-        }
-    }
-    text
-}
-
-/// Thousands apart: 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn bytes(bytes: f64) -> String {
-    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    let unit = units.into_iter().find(|(size, _)| bytes >= *size);
-    unit.map_or_else(|| format!("{bytes:.0} B"), |(size, name)| format!("{:.1} {name}", bytes / size))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::load::account::Verdict;
-    use crate::load::plan::{Output, Publishing};
+    use crate::load::plan::Publishing;
     use crate::load::target::Target;
 
     fn plan() -> Plan {
-        Plan {
-            targets: vec![Target::of_clients("edge:1").unwrap()],
-            filters: Default::default(),
-            clients: 2,
-            slow: 1,
-            connects_per_s: 1.0,
-            duration: Duration::from_secs(1),
-            churn: None,
-            publishing: None,
-            threads: 1,
-            output: Output::Table,
-        }
+        Plan { slow: 1, ..Plan::of_clients(2) }
     }
 
     fn measured(change: impl FnOnce(&mut Tally)) -> Measured {
@@ -461,11 +323,5 @@ mod tests {
         assert!(with(0).is_ok() && !with(1).is_ok());
         assert!(with(1).to_string().contains("1 of 2 own collectors still held messages"), "{}", with(1));
         assert!(with(0).to_string().contains("0, and 7 of clients that were away"), "{}", with(0));
-    }
-
-    #[test]
-    fn numbers_are_written_for_people() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([12.0, 1_500.0, 2.5e9].map(bytes), ["12 B", "1.5 kB", "2.5 GB"]);
     }
 }

@@ -5,6 +5,9 @@
 
 use metrics::{Counter, Gauge, Unit};
 
+use crate::proto::message::CloseCode;
+use crate::proto::offset::Shard;
+
 /// A closed set of values of one label.
 pub trait Label: Copy + 'static {
     /// The label's name.
@@ -17,6 +20,9 @@ pub trait Label: Copy + 'static {
     fn index(self) -> usize;
 }
 
+/// A label's name and every value of it.
+pub type LabelValues = (&'static str, Vec<&'static str>);
+
 /// One counter per value of a label; all of them exist from the start, so rates are right from the first increment.
 pub struct CounterBy<L: Label> {
     counters: Box<[Counter]>,
@@ -27,6 +33,11 @@ impl<L: Label> CounterBy<L> {
     fn register(name: &'static str) -> Self {
         let counters = L::ALL.iter().map(|value| metrics::counter!(name, L::NAME => value.value())).collect();
         Self { counters, label: std::marker::PhantomData }
+    }
+
+    /// The label and its values.
+    fn label() -> LabelValues {
+        (L::NAME, L::ALL.iter().map(|value| value.value()).collect())
     }
 
     /// The counter of one value.
@@ -143,6 +154,86 @@ label! {
 }
 
 label! {
+    /// Why the last value of a series is no longer kept for snapshots.
+    SeriesDrop = "reason" {
+        /// There are more series than may be kept: those updated least lately go.
+        Count = "count",
+        /// They take more bytes than they may: those updated least lately go.
+        Bytes = "bytes",
+        /// It was not written for longer than it is kept.
+        Age = "age",
+        /// The log that held it is another one now.
+        Reset = "reset",
+    }
+}
+
+label! {
+    /// How a client is connected.
+    Transport = "transport" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// Server-sent events.
+        Sse = "sse",
+        /// One request of a long poll.
+        Poll = "poll",
+    }
+}
+
+label! {
+    /// How a client's connection ended: its close code (RFC 6455 section 7.4 and docs/protocol.md).
+    ConnectionEnd = "code" {
+        /// Closed as asked.
+        Normal = "1000",
+        /// The page was left.
+        GoingAway = "1001",
+        /// Frames against the rules.
+        Protocol = "1002",
+        /// A kind of message that is not read here.
+        UnsupportedData = "1003",
+        /// Without a close frame: the network, a proxy, or a client that just went.
+        Abnormal = "1006",
+        /// Text that is not UTF-8, or compressed data that cannot be inflated.
+        InvalidData = "1007",
+        /// Not allowed.
+        Policy = "1008",
+        /// A message too large.
+        TooLarge = "1009",
+        /// A fault of the server.
+        Internal = "1011",
+        /// The node is draining.
+        Draining = "1012",
+        /// The node is full or not ready.
+        TryLater = "1013",
+        /// Too slow for too long.
+        SlowClient = "4008",
+        /// The collector id has another writer.
+        CollectorConflict = "4009",
+        /// No answer to pings.
+        Idle = "4010",
+    }
+}
+
+impl From<CloseCode> for ConnectionEnd {
+    fn from(code: CloseCode) -> Self {
+        match code {
+            CloseCode::Normal => Self::Normal,
+            CloseCode::GoingAway => Self::GoingAway,
+            CloseCode::Protocol => Self::Protocol,
+            CloseCode::UnsupportedData => Self::UnsupportedData,
+            CloseCode::InvalidData => Self::InvalidData,
+            CloseCode::Policy => Self::Policy,
+            CloseCode::TooLarge => Self::TooLarge,
+            CloseCode::Internal => Self::Internal,
+            CloseCode::Draining => Self::Draining,
+            CloseCode::TryLater => Self::TryLater,
+            CloseCode::SlowClient => Self::SlowClient,
+            CloseCode::CollectorConflict => Self::CollectorConflict,
+            CloseCode::Idle => Self::Idle,
+        }
+    }
+}
+
+label! {
     /// How a resume ended.
     ReplayOutcome = "outcome" {
         /// Everything missed was sent.
@@ -151,6 +242,20 @@ label! {
         Gap = "gap",
         /// The offset belongs to another incarnation of the log.
         Reset = "reset",
+    }
+}
+
+label! {
+    /// What became of a position of the log that a session has passed.
+    Fate = "fate" {
+        /// Sent.
+        Delivered = "delivered",
+        /// Not asked for.
+        Filtered = "filtered",
+        /// Stood for by newer values.
+        Conflated = "conflated",
+        /// Part of an announced gap.
+        Gap = "gap",
     }
 }
 
@@ -166,6 +271,42 @@ impl From<crate::proto::message::GapReason> for GapReason {
     }
 }
 
+/// One gauge per shard of the log.
+pub struct GaugeByShard(&'static str);
+
+impl GaugeByShard {
+    /// There is always a first shard.
+    fn register(name: &'static str) -> Self {
+        let gauges = Self(name);
+        gauges.of(Shard(0)).set(0.0);
+        gauges
+    }
+
+    /// The gauge of one shard.
+    pub fn of(&self, shard: Shard) -> Gauge {
+        metrics::gauge!(self.0, "shard" => shard.0.to_string())
+    }
+
+    fn label() -> LabelValues {
+        ("shard", vec!["0", "1", "…"])
+    }
+}
+
+/// What a metric is, for its documentation.
+#[derive(Debug)]
+pub struct Described {
+    /// As exported.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What it counts or measures in.
+    pub unit: Unit,
+    /// Tells its label, if it has one.
+    pub label: Option<fn() -> LabelValues>,
+    /// As exported.
+    pub help: &'static str,
+}
+
 macro_rules! meters {
     ($($(#[$doc:meta])* $field:ident: $kind:ident $name:literal, $unit:ident, $help:literal;)+) => {
         /// Handles of every metric.
@@ -179,20 +320,54 @@ macro_rules! meters {
             }
         }
 
-        /// `(name, kind, unit, help)` of every metric, for the documentation.
-        pub const CATALOGUE: &[(&str, &str, Unit, &str)] =
-            &[$(($name, stringify!($kind), Unit::$unit, $help),)+];
+        /// Every metric of the table.
+        pub const CATALOGUE: &[Described] = &[$(meters!(@described $kind $name, $unit, $help),)+];
+    };
+    (@described counter $name:literal, $unit:ident, $help:literal) => {
+        Described { name: $name, kind: "counter", unit: Unit::$unit, label: None, help: $help }
+    };
+    (@described gauge $name:literal, $unit:ident, $help:literal) => {
+        Described { name: $name, kind: "gauge", unit: Unit::$unit, label: None, help: $help }
+    };
+    (@described shards $name:literal, $unit:ident, $help:literal) => {
+        Described {
+            name: $name,
+            kind: "gauge",
+            unit: Unit::$unit,
+            label: Some(GaugeByShard::label),
+            help: $help,
+        }
+    };
+    (@described histogram $name:literal, $unit:ident, $help:literal) => {
+        Described { name: $name, kind: "histogram", unit: Unit::$unit, label: None, help: $help }
+    };
+    (@described $labelled:ident $name:literal, $unit:ident, $help:literal) => {
+        Described {
+            name: $name,
+            kind: "counter",
+            unit: Unit::$unit,
+            label: Some(<meters!(@type $labelled)>::label),
+            help: $help,
+        }
     };
     (@type counter) => { Counter };
     (@type gauge) => { Gauge };
     (@type histogram) => { metrics::Histogram };
+    (@type shards) => { GaugeByShard };
     (@type failures) => { CounterBy<ConnectFailure> };
     (@type rejections) => { CounterBy<LineRejection> };
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
+    (@type ends) => { CounterBy<ConnectionEnd> };
     (@type gaps) => { CounterBy<GapReason> };
+    (@type series_drops) => { CounterBy<SeriesDrop> };
+    (@type fates) => { CounterBy<Fate> };
+    (@type sessions) => { CounterBy<Transport> };
     (@type replays) => { CounterBy<ReplayOutcome> };
     (@describe gauge $name:literal, $unit:ident, $help:literal) => {
+        metrics::describe_gauge!($name, Unit::$unit, $help)
+    };
+    (@describe shards $name:literal, $unit:ident, $help:literal) => {
         metrics::describe_gauge!($name, Unit::$unit, $help)
     };
     (@describe histogram $name:literal, $unit:ident, $help:literal) => {
@@ -204,12 +379,15 @@ macro_rules! meters {
     (@register counter $name:literal) => { metrics::counter!($name) };
     (@register gauge $name:literal) => { metrics::gauge!($name) };
     (@register histogram $name:literal) => { metrics::histogram!($name) };
+    (@register shards $name:literal) => { GaugeByShard::register($name) };
     (@register $labelled:ident $name:literal) => { CounterBy::register($name) };
 }
 
 meters! {
     connections_total: counter "ws_connections_total", Count, "Client connections accepted since the start.";
     connections_failed: failures "ws_connections_failed_total", Count, "Connections that did not come to be, by reason.";
+    sessions: sessions "ws_sessions_total", Count, "Sessions begun since the start, by transport; of a long poll, each request is one.";
+    connections_closed: ends "ws_connections_closed_total", Count, "Client connections that have ended, by close code; 1006 is none.";
     connections_active: gauge "ws_connections_active", Count, "Client connections open now.";
     connections_max: gauge "ws_connections_max", Count, "Client connections this node accepts at most.";
     messages_sent: counter "ws_messages_sent_total", Count, "Messages written to clients.";
@@ -225,7 +403,16 @@ meters! {
     log_messages_received: counter "ws_nats_messages_received_total", Count, "Envelopes received from the log, repairs included.";
     log_messages_repaired: counter "ws_log_repaired_messages_total", Count, "Envelopes that were missing in the live flow and were read from the log.";
     log_connected: gauge "ws_nats_connected", Count, "1 while the log can be reached (always 1 with the embedded log).";
+    log_reconnects: counter "ws_nats_reconnects_total", Count, "Times the log was reached again after it had been lost.";
+    log_request_duration: histogram "ws_log_request_duration_seconds", Seconds, "How long the log takes to say how far it reaches, asked every five seconds: the round trip to NATS.";
+    log_first_sequence: shards "ws_log_first_sequence", Count, "The oldest sequence the log holds, by shard.";
+    log_last_sequence: shards "ws_log_last_sequence", Count, "The newest sequence the log holds, by shard.";
+    log_lag_messages: gauge "ws_log_lag_messages", Count, "Envelopes in the log that this edge has not got yet.";
+    log_lag_seconds: gauge "ws_log_lag_seconds", Seconds, "Age of the newest envelope this edge has got, while it lags; else 0.";
     gaps: gaps "ws_gaps_total", Count, "Gaps announced to clients, by reason.";
+    session_envelopes: fates "ws_session_envelopes_total", Count, "Envelopes that sessions have passed, by what became of them; settled once a second and at a session's end.";
+    session_envelopes_published: counter "ws_session_envelopes_published_total", Count, "The same by the places sessions have been at: what is more or less than the sum of all fates is lost in silence, or counted wrongly.";
+    delivery_latency: histogram "ws_delivery_latency_seconds", Seconds, "From ingest receiving a line until it was written to a view's clients, sampled per sweep; clocks of ingest and edge must agree.";
     message_queue_size: gauge "ws_message_queue_size", Count, "Envelopes between the log's head and the slowest live session.";
     cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use.";
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";
@@ -233,6 +420,7 @@ meters! {
     tasks_active: gauge "ws_tasks_active", Count, "Live tasks of the runtime.";
     collectors_connected: gauge "ws_collectors_connected", Count, "Collector sockets open now.";
     collector_buffered_bytes: gauge "ws_collector_buffered_bytes", Bytes, "Accepted bytes that the log has not acknowledged yet.";
+    collector_buffer_bytes_max: gauge "ws_collector_buffer_bytes_max", Bytes, "Accepted bytes this node holds at most while the log does not acknowledge them.";
     lines_accepted: counter "ws_lines_accepted_total", Count, "Metrics stored in the log.";
     lines_rejected: rejections "ws_lines_rejected_total", Count, "Lines that were not accepted, by kind.";
     envelopes_published: counter "ws_envelopes_published_total", Count, "Envelopes the log acknowledged.";
@@ -241,6 +429,12 @@ meters! {
     writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
-    views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
-    ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and frames kept for replay.";
+    views: gauge "ws_views", Count, "Distinct views (filter, format, wire form and interval) with at least one session.";
+    ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
+    view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
+    conflated_metrics: counter "ws_conflated_metrics_total", Count, "Metrics that clients with an interval did not get because a newer value of their series took their place, summed over these clients.";
+    snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";
+    snapshot_series: gauge "ws_snapshot_series", Count, "Series whose last value is kept.";
+    snapshot_bytes: gauge "ws_snapshot_bytes", Bytes, "What these values take.";
+    snapshot_series_dropped: series_drops "ws_snapshot_series_dropped_total", Count, "Series whose last value is no longer kept, by reason.";
 }

@@ -2,7 +2,9 @@
 //!
 //! Roles hand in what they know (meters); nothing here knows a role.
 
+pub mod cors;
 pub mod health;
+pub mod log;
 pub mod meters;
 pub mod node;
 pub mod paths;

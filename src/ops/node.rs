@@ -10,6 +10,7 @@ use crate::broker::Connection;
 use crate::config::Role;
 use crate::ops::meters::Meters;
 use crate::ops::process::Usage;
+use crate::proto::channel::CollectorId;
 
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,12 @@ impl Gate {
 pub trait StatusSection: Send + Sync {
     /// Adds members to the status object.
     fn describe(&self, status: &mut serde_json::Map<String, serde_json::Value>);
+
+    /// Up to `most` collectors with the most metrics per second, if it knows any.
+    fn busiest(&self, most: usize) -> Vec<(CollectorId, f64)> {
+        let _ = most;
+        Vec::new()
+    }
 }
 
 impl Node {
@@ -156,6 +163,12 @@ impl Node {
         let mut status = serde_json::Map::new();
         sections.iter().for_each(|section| section.describe(&mut status));
         status
+    }
+
+    /// Up to `most` collectors with the most metrics per second, busiest first.
+    pub fn busiest(&self, most: usize) -> Vec<(CollectorId, f64)> {
+        let sections = self.sections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        sections.iter().flat_map(|section| section.busiest(most)).take(most).collect()
     }
 
     /// Clients connected now.

@@ -1,5 +1,6 @@
 //! `/metrics`: the recorder behind [`crate::ops::meters`], and its text.
 
+use std::fmt::Write as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use metrics_process::Collector;
 use crate::config::Role;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::{process, version};
+use crate::proto::channel::CollectorId;
 
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -17,6 +19,14 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 /// nodes. Delivery takes 1 to 50 ms when all is well; the upper end is the time-outs.
 const SECONDS_BUCKETS: &[f64] =
     &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Collectors that are named in the metrics: the only ids that ever become a label, and so few that they are bounded.
+const BUSIEST_MAX: usize = 10;
+/// The metric that names them. Not one of the recorder's: that would keep collectors that are among the busiest no more.
+pub const BUSIEST: &str = "ws_collector_lines_per_second";
+/// Its help.
+pub const BUSIEST_HELP: &str =
+    "Metrics per second of this node's ten busiest collectors, averaged over about ten seconds.";
 
 /// Histograms keep every sample until they are drained; without scrapes nobody would.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -63,7 +73,9 @@ impl Exporter {
             gauge.set(f64::from(u8::from(state == current)));
         }
         self.process.collect();
-        self.handle.render()
+        let mut text = self.handle.render();
+        write_busiest(&mut text, &node.busiest(BUSIEST_MAX));
+        text
     }
 
     /// Drains histograms now and then. Never ends; the owner drops or cancels it.
@@ -76,9 +88,31 @@ impl Exporter {
     }
 }
 
+fn write_busiest(text: &mut String, busiest: &[(CollectorId, f64)]) {
+    // Writing into memory cannot fail.
+    let _ = writeln!(text, "# HELP {BUSIEST} {BUSIEST_HELP}\n# TYPE {BUSIEST} gauge");
+    for (collector, rate) in busiest {
+        let id = collector.as_str().replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+        let _ = writeln!(text, "{BUSIEST}{{collector=\"{id}\"}} {rate:.1}");
+    }
+}
+
 fn describe_identity(role: Role) {
     metrics::describe_gauge!("ws_server_state", "1 for the state this process is in, 0 for the others.");
     metrics::describe_gauge!("ws_build_info", "Always 1; version, commit and role are labels.");
     let labels = [("version", version::NUMBER), ("commit", version::COMMIT), ("role", role.as_str())];
     metrics::gauge!("ws_build_info", &labels).set(1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_collectors_are_named_whatever_their_names() {
+        let mut text = String::new();
+        write_busiest(&mut text, &[(CollectorId::new(r#"a"b\c"#).unwrap(), 12.34)]);
+        assert!(text.ends_with("ws_collector_lines_per_second{collector=\"a\\\"b\\\\c\"} 12.3\n"), "{text}");
+        assert!(text.starts_with("# HELP ws_collector_lines_per_second "), "{text}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{OriginalUri, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -11,11 +11,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Role;
+use crate::ops::cors::Cors;
 use crate::ops::health::{self, Health, Status};
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
-use crate::ops::reply::ApiError;
+use crate::ops::reply::{ApiError, wrong_method};
 use crate::ops::status::{self, ReadinessInputs};
 use crate::ops::version;
 
@@ -26,22 +27,22 @@ struct Operations {
 }
 
 /// Everything for operators. Merged with the roles' routers; [`with_fallbacks`] comes last.
-pub fn router(node: Arc<Node>, exporter: Exporter) -> Router {
+pub fn router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router {
     let metrics = Router::new().route("/metrics", get(metrics));
-    public_router(node.clone(), exporter.clone()).merge(metrics.with_state(Operations { node, exporter }))
+    let public = public_router(node.clone(), exporter.clone(), cors);
+    public.merge(metrics.with_state(Operations { node, exporter }))
 }
 
 /// The same without what has its own listener when `server.metrics_listen` is set.
-pub fn public_router(node: Arc<Node>, exporter: Exporter) -> Router {
-    Router::new()
-        .route("/", get(index))
+pub fn public_router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router {
+    let probes =
+        Router::new().route("/", get(index)).route("/livez", get(alive)).route("/readyz", get(ready));
+    let reads = Router::new()
         .route("/health", get(health))
         .route("/health/detailed", get(health_detailed))
         .route("/api/health", get(health_summary))
-        .route("/livez", get(alive))
-        .route("/readyz", get(ready))
-        .route("/api/metrics/status", get(metrics_status))
-        .with_state(Operations { node, exporter })
+        .route("/api/metrics/status", get(metrics_status));
+    probes.merge(cors.apply(reads)).with_state(Operations { node, exporter })
 }
 
 /// Answers for paths and methods that nothing serves. Comes after every merge: a method fallback only reaches routes that are
@@ -125,13 +126,6 @@ fn wrong_path(path: &str, role: Role) -> ApiError {
     )
 }
 
-/// The router adds `Allow` to the answer.
-async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
-    let message =
-        format!("{} does not take {method}: the header Allow names the methods it takes", uri.path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
@@ -142,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Connection;
-    use crate::ops::meters::{CATALOGUE, Meters};
+    use crate::ops::meters::{CATALOGUE, Described, Meters};
     use crate::ops::node::{Lifecycle, StatusSection};
     use crate::ops::prometheus;
 
@@ -151,7 +145,7 @@ mod tests {
         let exporter = prometheus::install(Role::Standalone).unwrap();
         let (switch, log) = watch::channel(Connection::Connected);
         let node = Node::new("node-1".to_owned(), Role::Standalone, Meters::register(), log, 2);
-        let router = with_fallbacks(router(node.clone(), exporter), Role::Standalone);
+        let router = with_fallbacks(router(node.clone(), exporter, &Cors::default()), Role::Standalone);
         (node, switch, router)
     }
 
@@ -185,8 +179,7 @@ mod tests {
         let (status, headers, body) = ask(&router, "GET", "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(headers[header::CONTENT_TYPE], "text/plain; version=0.0.4");
-        for (name, kind, _, _) in CATALOGUE {
-            let kind = if ["gauge", "histogram"].contains(kind) { kind } else { "counter" };
+        for Described { name, kind, .. } in CATALOGUE {
             assert!(body.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind} in:\n{body}");
             assert!(body.contains(&format!("# HELP {name} ")), "{name} has no help");
         }

@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod deflate;
 pub mod envelope;
+pub mod event_stream;
 pub mod filter;
 pub mod frame;
 pub mod json;

@@ -46,15 +46,20 @@ pub struct Offset {
 /// Why a token is no offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OffsetError {
-    /// Not written by any Telecast, or damaged on its way.
+    /// Not written by any Telecast.
     #[error("this is not an offset token: pass one exactly as a message gave it")]
     Malformed,
+    /// Written by a Telecast, it seems, and cut off or changed on its way.
+    #[error("this offset token was damaged on its way: pass it exactly as a message gave it")]
+    Damaged,
     /// Written by a later version.
     #[error("this offset token has version {0}, which this node does not know")]
     Version(u8),
 }
 
 const VERSION: u8 = 1;
+/// Characters of a token that no other text of `from` has so many of: those of the version and the epoch.
+const LIKE_OURS_CHARACTERS_MIN: usize = 12;
 
 impl Offset {
     /// The place before everything in `epoch`.
@@ -81,6 +86,33 @@ impl Offset {
         self.epoch == other.epoch
             && self.sequences.len() == other.sequences.len()
             && self.sequences.iter().zip(&other.sequences).all(|(mine, theirs)| mine <= theirs)
+    }
+
+    /// The place that has everything this place and `other`, of the same epoch, have.
+    pub fn latest_of(&self, other: &Self) -> Self {
+        self.combined(other, Ord::max)
+    }
+
+    /// The place that has only what both this place and `other`, of the same epoch, have.
+    pub fn earliest_of(&self, other: &Self) -> Self {
+        self.combined(other, Ord::min)
+    }
+
+    fn combined(&self, other: &Self, choose: impl Fn(Sequence, Sequence) -> Sequence) -> Self {
+        let sequences = self.sequences.iter().zip(&other.sequences);
+        let sequences = sequences.map(|(mine, theirs)| choose(*mine, *theirs)).collect();
+        Self { epoch: self.epoch, sequences }
+    }
+
+    /// How many positions lie behind this place, up to and including `other`; none where `other` is not ahead, or belongs to
+    /// another log.
+    pub fn positions_to(&self, other: &Self) -> u64 {
+        if self.epoch != other.epoch {
+            return 0;
+        }
+        let ahead =
+            self.sequences.iter().zip(&other.sequences).map(|(mine, theirs)| theirs.saturating_sub(*mine));
+        ahead.fold(0, u64::saturating_add)
     }
 
     /// The opaque, URL-safe token: version, epoch, shard count, sequences (LEB128), and a checksum so that a damaged
@@ -113,11 +145,11 @@ impl FromStr for Offset {
         if token.len() > 1024 {
             return Err(OffsetError::Malformed);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| OffsetError::Malformed)?;
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| unreadable(token))?;
         let version = *bytes.first().ok_or(OffsetError::Malformed)?;
         let (body, sum) = bytes.split_last_chunk::<4>().ok_or(OffsetError::Malformed)?;
         if checksum(body) != *sum {
-            return Err(OffsetError::Malformed);
+            return Err(unreadable(token));
         }
         if version != VERSION {
             return Err(OffsetError::Version(version));
@@ -133,6 +165,14 @@ impl FromStr for Offset {
         }
         Ok(Self { epoch: Epoch(u64::from_be_bytes(*epoch)), sequences })
     }
+}
+
+/// What is wrong with a text that is no token: whoever cut a token off is told something else than whoever wrote a date.
+fn unreadable(token: &str) -> OffsetError {
+    let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let version = token.get(..4).and_then(|start| URL_SAFE_NO_PAD.decode(start).ok()?.first().copied());
+    let ours = version == Some(VERSION) && token.len() >= LIKE_OURS_CHARACTERS_MIN;
+    if ours && token.bytes().all(alphabet) { OffsetError::Damaged } else { OffsetError::Malformed }
 }
 
 fn checksum(bytes: &[u8]) -> [u8; 4] {
@@ -188,6 +228,27 @@ mod tests {
         }
 
         #[test]
+        fn a_token_that_was_cut_off_is_refused(sequences in prop::collection::vec(any::<u64>(), 1..=64), keep in 0.0..1.0) {
+            let token = Offset { epoch: Epoch(7), sequences: sequences.into_iter().collect() }.token();
+            let cut = &token[..(token.len() as f64 * keep) as usize];
+            prop_assert!(cut.parse::<Offset>().is_err(), "{cut} of {token}");
+        }
+
+        /// Whoever can compute the checksum can write any inside: it is read within its bounds, or refused.
+        #[test]
+        fn any_inside_with_a_good_checksum_is_refused_or_a_place(mut bytes in prop::collection::vec(any::<u8>(), 0..700), like_ours: bool) {
+            if like_ours && let Some(version) = bytes.first_mut() {
+                *version = VERSION;
+            }
+            let sum = checksum(&bytes);
+            bytes.extend_from_slice(&sum);
+            if let Ok(offset) = URL_SAFE_NO_PAD.encode(&bytes).parse::<Offset>() {
+                prop_assert!((1..=usize::from(SHARDS_MAX)).contains(&offset.sequences.len()));
+                prop_assert_eq!(offset.token().parse(), Ok(offset));
+            }
+        }
+
+        #[test]
         fn a_flipped_bit_never_resumes_elsewhere(sequence in 0u64..1 << 40, bit in 0usize..150) {
             let offset = Offset { epoch: Epoch(7), sequences: [sequence].into_iter().collect() };
             let mut bytes = offset.token().into_bytes();
@@ -199,6 +260,23 @@ mod tests {
                 // The last character holds bits that base64 does not use.
                 prop_assert_eq!(parsed, offset);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_is_said() {
+        let token = Offset::start(Epoch(7), 1).with(Shard(0), 5).token();
+        let swapped = token.replace(token.chars().last().unwrap(), "-");
+        let newer = |body: &[u8]| URL_SAFE_NO_PAD.encode([body, &checksum(body)].concat());
+        for (token, error) in [
+            (swapped.as_str(), OffsetError::Damaged),
+            (&token[..token.len() - 2], OffsetError::Damaged),
+            ("", OffsetError::Malformed),
+            ("yesterday", OffsetError::Malformed),
+            (newer(&[2, 1, 2, 3]).as_str(), OffsetError::Version(2)),
+            ("A".repeat(100_000).as_str(), OffsetError::Malformed),
+        ] {
+            assert_eq!(token.parse::<Offset>(), Err(error), "{token:.40}");
         }
     }
 }

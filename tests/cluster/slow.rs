@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::stage::Stage;
 use crate::support::client::Client;
 use crate::support::ledger;
+use crate::support::telecast::{self, Telecast};
 
 /// Its socket's buffers take some hundred kilobytes, then its cursor stands still until the ring overtakes it.
 #[tokio::test]
@@ -46,4 +47,44 @@ async fn a_client_that_does_not_read_gets_exactly_what_its_gaps_leave_out_and_co
         missed += 1;
     }
     assert!(missed > 0 && delivered.next().is_none());
+}
+
+/// Posts the next hundred lines of a kilobyte each, and waits until `quick` has them: at the pace of the edge, whatever that is.
+async fn post_in_step(node: &Telecast, quick: &mut Client, next: &mut i64) {
+    let pad = "x".repeat(960);
+    let line =
+        |number: i64| format!("cpu,host=web-01 n={number}i,pad=\"{pad}\" {}\n", 1_767_225_600_000 + number);
+    let lines: String = (*next..*next + 100).map(line).collect();
+    *next += 100;
+    assert_eq!(node.post("/api/v1/write", lines).await.status, 204);
+    let last = *next - 1;
+    quick.until("what was posted", |ledger| ledger.numbers("web-01", "cpu").last() == Some(&last)).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_sent_away_for_being_slow_is_told_so_with_an_offset_that_resumes() {
+    let launch =
+        telecast::standalone().set("edge.heartbeat_ms", 1_000).set("edge.slow_client.timeout_ms", 1_000);
+    let node = launch.set("collector.envelope_bytes_max", 1 << 14).start().await;
+    let mut slow = Client::connect(node.address(), "").await;
+    let mut quick = Client::connect(node.address(), "").await;
+    let mut next = 0;
+    while node.metric("ws_slow_clients_disconnected_total").await == 0.0 {
+        post_in_step(&node, &mut quick, &mut next).await;
+    }
+    let (code, reason) = slow.closed().await;
+    assert_eq!((code, reason.as_str()), (4008, "nothing was read for too long"));
+    let goodbye = slow.ledger.last("goodbye").clone();
+    assert_eq!(slow.ledger.others.last(), Some(&goodbye), "the last message");
+    assert_eq!(goodbye["reason"], "slow");
+    let last: Value = serde_json::from_str(slow.ledger.data.last().expect("data")).expect("JSON");
+    assert_eq!(goodbye["offset"], last["offset"]);
+    let missed = slow.ledger.numbers("web-01", "cpu").len() as i64;
+    assert!(missed < next, "it has read everything: nothing to resume");
+
+    slow.resume(node.address()).await;
+    post_in_step(&node, &mut quick, &mut next).await;
+    slow.until("everything", |ledger| ledger.metrics() as i64 >= next).await;
+    slow.channel_is("web-01", "cpu", &(0..next).collect::<Vec<_>>());
+    assert!(slow.ledger.gaps.is_empty() && quick.ledger.gaps.is_empty());
 }

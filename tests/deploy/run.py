@@ -13,7 +13,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PYTHON = HERE.parents[1] / ".tools/python/bin/python"
+PYTHON = HERE.parents[1] / ".tools/operations/bin/python"
 OUTPUT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 

@@ -10,19 +10,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use futures_util::{SinkExt as _, StreamExt as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
-use telecast::app::listen::Listener;
+use telecast::app::listen::{Listener, Patience};
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
+use telecast::ops::cors::Cors;
 use telecast::ops::meters::Meters;
 use telecast::ops::node::Node;
 use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::envelope::Envelope;
-use telecast::proto::offset::{Offset, Sequence, Shard};
+use telecast::proto::offset::{Epoch, Offset, Sequence, Shard};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -66,7 +68,12 @@ pub struct Log {
     pub broker: Arc<MemoryBroker>,
     counters: std::sync::Mutex<HashMap<String, u64>>,
     published: AtomicU64,
+    /// Everything that was ever stored, by its place.
+    stored: std::sync::Mutex<HashMap<Position, Row>>,
 }
+
+/// A place of one shard: the shard's epoch and number, and the sequence there.
+pub type Position = (Epoch, Shard, Sequence);
 
 /// One metric: collector, measurement, and the collector's count.
 pub type Row = (String, String, u64);
@@ -74,7 +81,17 @@ pub type Row = (String, String, u64);
 impl Log {
     pub fn new(settings: &Settings) -> Self {
         let broker = MemoryBroker::new(&settings.log);
-        Self { broker, counters: Default::default(), published: AtomicU64::new(0) }
+        Self {
+            broker,
+            counters: Default::default(),
+            published: AtomicU64::new(0),
+            stored: Default::default(),
+        }
+    }
+
+    /// What was stored there, even if the log has let it go since.
+    pub fn stored(&self, position: &Position) -> Option<Row> {
+        self.stored.lock().unwrap().get(position).cloned()
     }
 
     /// Publishes the next metric of a collector.
@@ -102,8 +119,11 @@ impl Log {
             message_id: format!("test-{id}"),
         };
         let shard = channel.collector.shard(self.broker.shards());
-        self.broker.publish(shard, &[outgoing]).await.unwrap();
-        (collector.to_owned(), measurement.to_owned(), count)
+        let sequence = self.broker.publish(shard, &[outgoing]).await.unwrap()[0].sequence;
+        let epoch = self.broker.bounds(shard).await.unwrap().epoch;
+        let row = (collector.to_owned(), measurement.to_owned(), count);
+        self.stored.lock().unwrap().insert((epoch, shard, sequence), row.clone());
+        row
     }
 
     /// Publishes `count` metrics of a collector, all `cpu`.
@@ -179,6 +199,19 @@ impl Broker for Unruly {
         self.inner.read(shard, from, limits).await
     }
 
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
+    }
+
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
         self.inner.bounds(shard).await
     }
@@ -197,6 +230,7 @@ pub struct RunningEdge {
     pub node: Arc<Node>,
     pub edge: Arc<Edge>,
     pub address: SocketAddr,
+    metrics: PrometheusHandle,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -206,23 +240,34 @@ impl RunningEdge {
     pub async fn start(broker: Arc<dyn Broker>, settings: &Settings) -> Self {
         let connection = broker.connection();
         let clients_max = settings.edge.max_connections;
-        let node =
-            Node::new("edge-under-test".to_owned(), Role::Edge, Meters::register(), connection, clients_max);
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let meters = metrics::with_local_recorder(&recorder, Meters::register);
+        let node = Node::new("edge-under-test".to_owned(), Role::Edge, meters, connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
+        let patience = Patience {
+            header_timeout: Duration::from_secs(5),
+            unacknowledged_max: settings.edge.slow_client_timeout * 2,
+        };
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), patience).unwrap();
         let address = listener.address().unwrap();
-        let router: Router = edge.router();
+        let router: Router = edge.router(&Cors::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(router, stop.clone()));
-        let running = Self { node, edge, address, stop, tasks };
+        let metrics = recorder.handle();
+        let running = Self { node, edge, address, metrics, stop, tasks };
         until(|| running.node.closed_gates().is_empty()).await;
         running
     }
 
     pub async fn connect(&self, query: &str) -> Client {
         Client::connect(self.address, query).await
+    }
+
+    /// Renders its metrics, also when it is gone.
+    pub fn metrics(&self) -> PrometheusHandle {
+        self.metrics.clone()
     }
 
     pub async fn stop(mut self) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use telecast::config::Settings;
-use telecast::proto::offset::Shard;
+use telecast::proto::offset::{Epoch, Offset, Shard};
 
 use crate::bench::{Log, RunningEdge, settings, tiny_ring};
 
@@ -146,5 +146,39 @@ async fn whoever_asks_for_what_there_is_has_lost_nothing_on_any_shard() {
     let mut earliest = edge.connect("?from=earliest").await;
     earliest.read_rows(300).await;
     assert!(earliest.gaps.is_empty(), "{:?}", earliest.gaps);
+    edge.stop().await;
+}
+
+/// Tokens are opaque, not secret: whoever computes the checksum can claim to have been anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_the_log_never_had_is_a_reset_and_then_live() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut witness = edge.connect("").await;
+    let mut published = log.publish_many("web-01", 5).await.len();
+    witness.read_rows(published).await;
+    let now: Offset = witness.offset.parse().unwrap();
+    let beyond = |epoch, sequences: &[u64]| Offset { epoch, sequences: sequences.iter().copied().collect() };
+    let places = [
+        // (where it claims to be, how much of the log is new to it)
+        (beyond(now.epoch, &[u64::MAX]), 0),
+        (beyond(now.epoch, &[1_000_000]), 0),
+        (beyond(Epoch(u64::MAX), &[u64::MAX]), usize::MAX),
+        (beyond(now.epoch, &[u64::MAX; 64]), usize::MAX),
+        (beyond(now.epoch, &[0, u64::MAX]), usize::MAX),
+    ];
+    for (place, old_max) in places {
+        let mut client = edge.connect(&format!("?from={place}")).await;
+        let old = published.min(old_max);
+        published += log.publish_many("web-01", 1).await.len();
+        client.read_rows(old + 1).await;
+        assert_eq!(client.rows.last().unwrap().2 as usize, published);
+        let gap = (place.token(), "reset".to_owned());
+        assert_eq!(
+            client.gaps.iter().map(|(from, _, why)| (from.clone(), why.clone())).collect::<Vec<_>>(),
+            [gap]
+        );
+    }
     edge.stop().await;
 }

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 #![allow(unreachable_pub, reason = "nobody imports a test")]
 
+mod accounting;
 mod bench;
 mod delivery;
 mod loss;
 mod sessions;
+mod walk;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::broker::Stored;
-use crate::config::CompressionSettings;
+use crate::config::{CompressionSettings, SnapshotSettings};
 use crate::edge::view::Pending;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
@@ -13,16 +13,24 @@ use crate::proto::filter::{FilterSet, Match};
 use crate::proto::message::Format;
 
 const RING_BYTES: usize = 8 << 20;
+const SNAPSHOT: SnapshotSettings =
+    SnapshotSettings { series_max: 1_000_000, bytes_max: 1 << 30, age_max: Duration::from_secs(3_600) };
 
 fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
     let doorbells = vec![Doorbell::new(0), Doorbell::new(1)];
     let settings = CompressionSettings { enabled: true, level: 1, message_bytes_min: 256 };
     let compressor = Compressor::new(settings, &Meters::register());
-    (Hub::new(&[(Epoch(1), 0)], RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
+    let series = SeriesStore::new(Offset::start(Epoch(1), 1), SNAPSHOT);
+    (Hub::new(vec![Epoch(1)], series, RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, deflated: false }
+    ViewKey {
+        filters: FilterSet::parse(filter.split(' ')).unwrap(),
+        format,
+        wire: Wire::WebSocket,
+        interval_ms: None,
+    }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {
@@ -78,7 +86,7 @@ fn each_view_gets_its_lines_and_no_other_view_is_touched() {
 fn a_part_is_compressed_once_for_all_views_that_take_it() {
     let (hub, _) = hub();
     let seats = ["*.cpu{host=a}", "*.cpu{host=a*}"].map(|filter| {
-        let key = ViewKey { deflated: true, ..key(filter, Format::Json) };
+        let key = ViewKey { wire: Wire::Deflated, ..key(filter, Format::Json) };
         hub.attach(&key, None).view
     });
     let line = |at: usize| format!("cpu,host={} usage_idle={at}.5,usage_user=1.5 {at}\n", ["a", "b"][at % 2]);
@@ -105,6 +113,59 @@ fn a_view_without_sessions_is_forgotten_and_gets_nothing_more() {
     let again = hub.attach(&key("*.cpu{host=a}", Format::Json), None).view;
     append(&hub, stored(2, channel("web", "cpu"), "cpu,host=a v=1 1"));
     assert_eq!((again.view().end(), view.end()), (1, 0));
+}
+
+/// Telegraf's `cpu`, about as many bytes of it as asked for.
+fn lines_of(bytes: usize) -> String {
+    let line = |at: usize| format!("cpu,host=h{} usage_idle={at}.5,usage_user=1.5 {at}\n", at % 7);
+    (0..bytes / 40).map(line).collect()
+}
+
+#[test]
+fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
+    let (hub, _) = hub();
+    let keys =
+        [Format::Json, Format::Influx].map(|format| ViewKey { wire: Wire::Deflated, ..key(">", format) });
+    let seats = keys.each_ref().map(|key| hub.attach(key, None).view);
+    for sequence in 1..200 {
+        append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
+        assert!(hub.lock().ring.bytes() <= RING_BYTES);
+    }
+    drop(seats);
+    hub.tidy(&Meters::register());
+    // Nobody watches any more, so the frames of what comes now are not made, and the ring fills with lines alone.
+    for sequence in 200..500 {
+        append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
+    }
+    let full = hub.lock().ring.bytes();
+    let first = hub.lock().ring.first_index();
+    assert!(full > RING_BYTES - 50_000);
+    let limits = ReadLimits { envelopes_max: 1_000, bytes_max: usize::MAX };
+    let entries = hub.entries(Epoch(1), Shard(0), first, limits).unwrap();
+    let compressor = hub.lock().compressor.clone();
+    let made = entries.iter().flat_map(|entry| keys.iter().map(|key| compressor.replayed(entry, key)));
+    assert_eq!(made.flatten().count(), entries.len() * 2);
+    assert_eq!(hub.lock().ring.bytes(), full, "an idle ring that is replayed does not grow");
+}
+
+/// With a lock that whoever is awake takes first, a session waited for its place until the whole backlog was in.
+#[test]
+fn who_looks_for_a_place_has_a_turn_between_the_steps_of_a_follower() {
+    const ENVELOPES: u64 = 100;
+    let (hub, _) = hub();
+    let _seat = hub.attach(&key(">", Format::Json), None).view;
+    let text = lines_of(BYTES_PER_LOCK + 100);
+    let backlog: Vec<_> =
+        (1..=ENVELOPES).map(|at| Ordered::Envelope(stored(at, channel("web", "cpu"), &text))).collect();
+    let visits = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| hub.append(Shard(0), backlog, &Meters::register()));
+        let mut heads = std::collections::BTreeSet::new();
+        while !follower.is_finished() {
+            heads.insert(hub.lock().ring.head_index());
+        }
+        heads.len() as u64
+    });
+    assert!(visits >= ENVELOPES / 4, "{visits} visits between {ENVELOPES} steps");
 }
 
 fn cpu_time() -> Duration {
@@ -183,8 +244,8 @@ fn what_views_cost_per_envelope() {
                         false => encode::part(&entry, &view.key().filters, Format::Json),
                     };
                     if let Some(bytes) = black_box(bytes) {
-                        let frame =
-                            Frame { index: entry.index, offset: entry.offset.clone(), bytes, own: !whole };
+                        let (index, offset) = (entry.index, entry.offset.clone());
+                        let frame = Frame { index, offset, bytes, own: !whole, passage: None };
                         view.push(frame, ring.first_index());
                     }
                 }
@@ -231,4 +292,79 @@ fn what_views_that_come_and_go_cost_among_many_channels() {
     let begin = cpu_time();
     hub.tidy(&meters);
     println!("tidying as all of them are gone: {:.1} µs", each(begin, 1));
+}
+
+/// An entry that was applied before its predecessor, or not at all because two threads left it to each other, would show
+/// here as a value that does not belong to the place.
+#[test]
+fn the_last_values_are_those_of_a_place_whoever_appends_and_looks() {
+    const ENVELOPES: Sequence = 2_000;
+    const SHARDS: u16 = 3;
+    let series = SeriesStore::new(Offset::start(Epoch(1), SHARDS), SNAPSHOT);
+    let (_, doorbells) = hub();
+    let settings = CompressionSettings { enabled: false, level: 1, message_bytes_min: 256 };
+    let compressor = Compressor::new(settings, &Meters::register());
+    let epochs = vec![Epoch(1); usize::from(SHARDS)];
+    let hub = Hub::new(epochs, series, RING_BYTES, RING_BYTES, doorbells, compressor);
+    let check = || {
+        let extract = hub.with_series(|series| series.matching(&FilterSet::default()));
+        for group in &extract.groups {
+            let shard = Shard(group.collector.as_str().parse().unwrap());
+            let sequence = extract.at.offset.sequence(shard);
+            assert_eq!(group.lines, format!("cpu v={sequence}i {sequence}\n").into_bytes());
+        }
+        (extract.at.index, extract.series)
+    };
+    std::thread::scope(|scope| {
+        for shard in 0..SHARDS {
+            let hub = &hub;
+            scope.spawn(move || {
+                let meters = Meters::register();
+                for sequence in 1..=ENVELOPES {
+                    let line = format!("cpu v={sequence}i {sequence}");
+                    let stored = stored(sequence, channel(&shard.to_string(), "cpu"), &line);
+                    hub.append(Shard(shard), vec![Ordered::Envelope(stored)], &meters);
+                }
+            });
+        }
+        while check().0 < ENVELOPES * u64::from(SHARDS) {}
+    });
+    assert_eq!(check(), (hub.head().index, usize::from(SHARDS)));
+    assert!(hub.lock().unapplied.is_empty());
+}
+
+/// Like the measurements above.
+#[test]
+#[ignore = "a measurement"]
+fn what_the_last_values_cost_per_envelope() {
+    println!("µs of CPU per envelope of ten lines (JSON)\n");
+    println!(
+        "| series | everything for views | of that: last values | ratio to the rest |\n|---|---|---|---|"
+    );
+    for hosts in [10, 1_000, 100_000] {
+        let (hub, _) = hub();
+        let seat = hub.attach(&key(">", Format::Json), None).view;
+        let meters = Meters::register();
+        for sequence in 1..=hosts / 10 {
+            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(sequence, hosts))], &meters);
+        }
+        let first = hosts / 10 + 1;
+        let all = microseconds(|run| {
+            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(first + run, hosts))], &meters);
+        });
+        let make = microseconds(|run| {
+            black_box(ten_hosts(first + run, hosts));
+        });
+        let mut store = SeriesStore::new(Offset::start(Epoch(1), 1), SNAPSHOT);
+        let mut ring = Ring::new(Offset::start(Epoch(1), 1), RING_BYTES);
+        for sequence in 1..=hosts / 10 {
+            store.apply(&ring.push(Shard(0), ten_hosts(sequence, hosts)));
+        }
+        let entries: Vec<_> =
+            (0..1_400).map(|run| ring.push(Shard(0), ten_hosts(first + run, hosts))).collect();
+        let apply = microseconds(|run| store.apply(&entries[run as usize]));
+        let all = all - make;
+        println!("| {} | {all:.2} | {apply:.2} | {:.2} |", store.len(), apply / (all - apply));
+        drop(seat);
+    }
 }

@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::doorbell::SessionKey;
-use crate::edge::encode;
+use crate::edge::encode::{self, Said};
 use crate::edge::hub::Head;
 use crate::edge::session::{Mode, Session};
-use crate::proto::frame::Opcode;
+use crate::ops::meters::Transport;
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 
 /// Between two ticks. Each looks at one part of the sessions, so that thousands of heartbeats are spread over a second
 /// instead of holding up the data once in a second.
 pub(super) const TICK: Duration = Duration::from_millis(50);
+/// A poll that waits hears its place so often: what its client comes back with at its end is this old at most.
+const POLL_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Parts: every session is looked at once in a second.
 const PARTS: usize = 20;
 
@@ -22,7 +26,21 @@ const PARTS: usize = 20;
 pub(super) struct Clock {
     part: usize,
     /// The newest heartbeat: idle sessions at one place share it.
-    heartbeat: Option<(String, bytes::Bytes)>,
+    heartbeat: Option<(String, Said)>,
+}
+
+impl Clock {
+    /// A heartbeat; false when too much is waiting.
+    fn tell_place(&mut self, session: &mut Session, now: Instant) -> bool {
+        (session.offset_sent, session.untold) = (now, false);
+        let token = session.at.token();
+        if self.heartbeat.as_ref().is_none_or(|(same, _)| *same != token) {
+            let said = Said::of(&ServerMessage::Heartbeat { offset: &token });
+            self.heartbeat = Some((token, said));
+        }
+        let frame = self.heartbeat.as_ref().map(|(_, said)| said.on(session.wire()));
+        frame.is_none_or(|frame| session.outbox.put_control(frame))
+    }
 }
 
 impl Writer {
@@ -41,19 +59,22 @@ impl Writer {
                 session.inbound.iter_mut().for_each(|inbound| inbound.paused = false);
                 self.receive(key);
             }
+            self.settle(key);
             let Some(session) = self.table.get(key) else { continue };
             if let Mode::Closing { until, .. } = session.mode {
                 if now >= until {
-                    self.table.remove(key);
+                    self.end(key);
                 }
             } else if let Some(since) = session.blocked_since {
                 // It is not asked for a sign of life that would come behind everything it has not read.
                 if now.saturating_duration_since(since) >= blocked_max {
                     self.drop_slow(key, "nothing was read for too long");
-                } else if disconnects && session.is_overtaken() && !self.hub.holds(&session.at) {
+                } else if disconnects && session.misses_frames() && !self.hub.holds(&session.at) {
                     self.drop_slow(key, "overtaken by the stream");
                 }
-            } else if now.saturating_duration_since(session.heard) >= silence_max {
+            } else if session.socket.converses()
+                && now.saturating_duration_since(session.heard) >= silence_max
+            {
                 self.close(key, CloseCode::Idle, "", None);
             } else {
                 self.keep_alive(key, &head, heartbeat);
@@ -69,25 +90,29 @@ impl Writer {
         let now = self.turn.now;
         let Some(session) = self.table.get(key) else { return };
         session.note_idle(head);
+        let place_due = if session.transport == Transport::Poll { POLL_HEARTBEAT } else { heartbeat };
         let mut fits = true;
-        if now.saturating_duration_since(session.offset_sent) >= heartbeat {
-            session.offset_sent = now;
-            let token = session.at.token();
-            let frame = match &self.clock.heartbeat {
-                Some((same, frame)) if *same == token => frame.clone(),
-                _ => encode::server(&ServerMessage::Heartbeat { offset: &token }),
-            };
-            fits &= session.outbox.put_control(frame.clone());
-            self.clock.heartbeat = Some((token, frame));
+        if now.saturating_duration_since(session.offset_sent) >= place_due {
+            fits &= self.clock.tell_place(session, now);
         }
         if now.saturating_duration_since(session.ping_sent) >= heartbeat {
             session.ping_sent = now;
-            fits &= session.outbox.put_control(encode::control(Opcode::Ping, &[]));
+            fits &= session.outbox.put_control(encode::ping(session.wire()));
         }
         match (fits, session.outbox.is_empty()) {
             (true, true) => {}
             (true, false) => self.pump(key),
             (false, _) => self.drop_slow(key, TOO_MANY_CONTROL_FRAMES),
+        }
+    }
+
+    /// Tells a session its place at once, to be written with the next step.
+    pub(super) fn tell_place(&mut self, key: SessionKey) {
+        let (head, now) = (self.hub.head(), self.turn.now);
+        let Some(session) = self.table.get(key) else { return };
+        session.note_idle(&head);
+        if !self.clock.tell_place(session, now) {
+            self.drop_slow(key, TOO_MANY_CONTROL_FRAMES);
         }
     }
 

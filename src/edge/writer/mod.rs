@@ -9,26 +9,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Shared;
+use crate::edge::books::{Books, Fates, Total};
 use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
-use crate::edge::encode;
+use crate::edge::encode::{self, Said};
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
 use crate::edge::resolve::Place;
 use crate::edge::session::{Mode, Session};
+use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
+use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
 use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
-use crate::ops::meters::ReplayOutcome;
+use crate::ops::meters::{ConnectionEnd, ReplayOutcome, Transport};
 use crate::ops::node::Admission;
-use crate::proto::frame::{self, Opcode};
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
 
@@ -37,7 +39,7 @@ mod receive;
 mod sweep;
 mod table;
 
-/// A client has so long to take its close frame and answer it.
+/// A client has so long to take its last and, on a WebSocket, to answer it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why a client is sent away that makes answers and does not read them.
 const TOO_MANY_CONTROL_FRAMES: &str = "control frames pile up";
@@ -51,19 +53,21 @@ pub(crate) enum Command {
     /// A new client.
     Join(Box<Joining>),
     /// A message to everybody.
-    Broadcast(Bytes),
+    Broadcast(Arc<Said>),
     /// Sends everybody away, spread over this time.
     Drain(Duration),
 }
 
-/// A client that has shaken hands.
+/// A client that has been let in.
 pub(crate) struct Joining {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Socket,
+    pub(crate) transport: Transport,
     /// What the client sent right behind its handshake.
     pub(crate) early: Bytes,
     pub(crate) view: ViewKey,
     pub(crate) place: Place,
-    pub(crate) admission: Admission,
+    /// Unless somebody else holds the client's place.
+    pub(crate) admission: Option<Admission>,
 }
 
 /// Owns a share of the sessions.
@@ -138,14 +142,17 @@ impl Writer {
             // A writer whose bell never stops must not keep the other tasks of its thread from their work.
             tokio::task::yield_now().await;
         }
+        self.table.keys().into_iter().for_each(|key| self.end(key));
+        self.turn.end(&self.shared);
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Join(joining) => self.join(*joining),
-            Command::Broadcast(frame) => {
+            Command::Broadcast(said) => {
                 for key in self.table.keys() {
-                    self.control(key, frame.clone());
+                    let wire = self.table.get(key).map(|session| session.wire());
+                    wire.into_iter().for_each(|wire| self.control(key, said.on(wire)));
                 }
             }
             Command::Drain(over) => {
@@ -156,17 +163,20 @@ impl Writer {
     }
 
     fn join(&mut self, joining: Joining) {
-        let Joining { socket, early, view, place, admission } = joining;
+        let Joining { socket, transport, early, view, place, admission } = joining;
         let key = self.table.next_key();
         let Attachment { view: seat, at, start } = self.hub.attach(&view, place.at.clone());
         let now = self.turn.now;
+        let name = fastrand::u64(..);
         self.table.insert(Session {
             key,
             socket,
+            transport,
             seat,
             mode: Mode::Starting,
             member: None,
             outbox: Default::default(),
+            books: Books::open(name, at.clone()),
             at,
             index: 0,
             quiet: false,
@@ -178,10 +188,11 @@ impl Writer {
             heard: now,
             inbound: None,
             deaf: false,
+            untold: true,
             _admission: admission,
         });
-        let name = format!("{:016x}", fastrand::u64(..));
-        let stale = self.shared.stale();
+        let name = format!("{name:016x}");
+        let (stale, wire) = (self.shared.stale(), view.wire);
         self.begin(key, start, place, |shared, offset, outbox| {
             let welcome = ServerMessage::Welcome {
                 node: &shared.node.id,
@@ -189,9 +200,14 @@ impl Writer {
                 offset: &offset.token(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
             };
-            let mut fits = outbox.put_control(encode::server(&welcome));
+            let mut fits = true;
+            if wire == Wire::Events {
+                fits &= outbox.put_control(encode::retry(fastrand::u64(RECONNECT_SPREAD_MS)));
+            }
+            fits &= outbox.put_control(encode::server(wire, &welcome));
             if let Some(silence) = stale {
-                fits &= outbox.put_control(encode::server(&ServerMessage::Stale { since_ms: silence }));
+                let stale = ServerMessage::Stale { since_ms: silence };
+                fits &= outbox.put_control(encode::server(wire, &stale));
             }
             fits
         });
@@ -211,6 +227,7 @@ impl Writer {
         let (at, quiet) = (&session.at, session.quiet);
         let place = place.unwrap_or_else(|| Place { quiet, ..Place::at((**at).clone()) });
         let Attachment { view: seat, at, start } = self.hub.attach(view, place.at.clone());
+        session.books.go_on_at(&session.at, at.clone());
         (session.seat, session.at) = (seat, at);
         self.begin(key, start, place, |_, _, outbox| outbox.put_control(ack));
     }
@@ -230,7 +247,8 @@ impl Writer {
         let known = gap.as_ref().map_or(&*session.at, |(from, _)| from);
         let mut fits = first(&shared, known, &mut session.outbox);
         if let Some((from, reason)) = &gap {
-            fits &= session.outbox.put_control(encode::gap(from, &session.at, *reason));
+            session.books.begin_with_gap(from, &session.at);
+            fits &= session.outbox.put_control(encode::gap(session.wire(), from, &session.at, *reason));
             shared.node.meters.gaps.of((*reason).into()).increment(1);
         }
         session.offset_sent = self.turn.now;
@@ -255,9 +273,29 @@ impl Writer {
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
+        session.index = 0;
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        CatchUp { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }.spawn();
+        let (quiet, resets) = (session.quiet, hub.head().resets);
+        if view.key().interval_ms.is_some() {
+            return Resume { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }
+                .spawn();
+        }
+        let (quiet, steps, unheld) = (Quiet::all(quiet), 0, 0);
+        CatchUp {
+            shared,
+            hub,
+            view,
+            at,
+            quiet,
+            steps,
+            unheld,
+            resets,
+            outcome,
+            feed,
+            doorbell,
+            session: key,
+        }
+        .spawn();
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -281,17 +319,21 @@ impl Writer {
             return;
         }
         session.note_idle(&head);
-        session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered: false };
+        self.shared.node.meters.connections_closed.of(code.into()).increment(1);
+        // Who does not answer frames has nothing to be waited for once everything is written.
+        let answered = !session.socket.converses();
+        session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered };
+        let wire = session.wire();
         if let Some(reason) = goodbye {
-            session.outbox.put_last(encode::server(&ServerMessage::Goodbye {
-                reason,
-                offset: &session.at.token(),
-                reconnect_after_ms: fastrand::u64(RECONNECT_SPREAD_MS),
-            }));
+            let reconnect_after_ms = fastrand::u64(RECONNECT_SPREAD_MS);
+            if wire == Wire::Events {
+                session.outbox.put_last(encode::retry(reconnect_after_ms));
+            }
+            let offset = session.at.token();
+            let goodbye = ServerMessage::Goodbye { reason, offset: &offset, reconnect_after_ms };
+            session.outbox.put_last(encode::server(wire, &goodbye));
         }
-        let reason = if reason.is_empty() { code.meaning() } else { reason };
-        let payload = frame::close_payload(code.number(), reason);
-        session.outbox.put_last(encode::control(Opcode::Close, &payload));
+        session.outbox.put_last(encode::close(wire, code, reason));
         self.pump(key);
     }
 
@@ -301,6 +343,45 @@ impl Writer {
         self.shared.node.meters.slow_clients_disconnected.increment(1);
         tracing::debug!(event = "client_too_slow", why, "slow client disconnected");
         self.close(key, CloseCode::SlowClient, why, Some(GoodbyeReason::Slow));
+    }
+
+    /// Ends a session, if it is still here, with its account settled.
+    fn end(&mut self, key: SessionKey) {
+        self.settle(key);
+        let Some(session) = self.table.remove(key) else { return };
+        if !session.is_closing() {
+            self.shared.node.meters.connections_closed.of(ConnectionEnd::Abnormal).increment(1);
+        }
+        let Total { session: name, began, settled } = session.books.total();
+        let Fates { delivered, filtered, conflated, gap } = settled.fates;
+        tracing::debug!(
+            event = "session_ended",
+            session = %format_args!("{name:016x}"),
+            began = %began,
+            at = %session.at,
+            published = settled.published,
+            delivered,
+            filtered,
+            conflated,
+            gap,
+            "a client is gone"
+        );
+    }
+
+    /// Counts what became of everything a session has passed since this was last done.
+    fn settle(&mut self, key: SessionKey) {
+        let Some(session) = self.table.get(key) else { return };
+        let settled = session.books.settle(&session.at);
+        if !settled.is_balanced() {
+            let session = session.books.total().session;
+            tracing::error!(
+                event = "session_unbalanced",
+                session = %format_args!("{session:016x}"),
+                ?settled,
+                "what a client was sent, was not, and was told it would not get is not what it has passed"
+            );
+        }
+        self.turn.settled += settled;
     }
 
     fn resume_ready(&mut self) {

@@ -15,6 +15,7 @@ use crate::edge::inbound::{Inbound, MESSAGES_PER_SECOND, Request};
 use crate::edge::resolve::resolve;
 use crate::edge::session::{Mode, Session};
 use crate::edge::view::ViewKey;
+use crate::edge::wire::Wire;
 use crate::proto::frame::{Decoder, Event, Opcode, Peer};
 use crate::proto::message::{
     ClientMessage, CloseCode, ErrorCode, From, Id, MessageError, ServerMessage, Subscription,
@@ -38,8 +39,8 @@ impl Writer {
                 self.hear(key, &rest);
                 continue;
             }
-            match session.socket.try_read(&mut self.buffer) {
-                Ok(0) => return self.table.remove(key),
+            match session.socket.read(&session.waker, &mut self.buffer) {
+                Ok(0) => return self.end(key),
                 Ok(count) => {
                     session.heard = self.turn.now;
                     self.shared.node.meters.bytes_received.increment(count as u64);
@@ -52,7 +53,7 @@ impl Writer {
                         return;
                     }
                 }
-                Err(_) => return self.table.remove(key),
+                Err(_) => return self.end(key),
             }
         }
         // Others first; this one goes on at the next turn.
@@ -151,12 +152,12 @@ impl Writer {
         }
         match message {
             Ok(ClientMessage::Ping { id }) => {
-                self.control(key, encode::server(&ServerMessage::Pong { id: id.as_ref() }));
+                self.control(key, encode::server(Wire::WebSocket, &ServerMessage::Pong { id: id.as_ref() }));
             }
             Ok(ClientMessage::Subscribe { id, change }) => {
                 let Some(session) = self.table.get(key) else { return };
                 let subscription = change.apply(&session.subscription());
-                let view = ViewKey::of(&subscription, session.seat.view().key().deflated);
+                let view = ViewKey::of(&subscription, session.wire());
                 match subscription.from {
                     Some(from) => self.find_place(key, id, view, from),
                     None => self.attach(key, &view, None, ack(id.as_ref())),
@@ -211,7 +212,8 @@ impl Writer {
     }
 
     fn refuse(&mut self, key: SessionKey, id: Option<Id>, code: ErrorCode, message: &str) {
-        self.control(key, encode::server(&ServerMessage::Error { id: id.as_ref(), code, message }));
+        let error = ServerMessage::Error { id: id.as_ref(), code, message };
+        self.control(key, encode::server(Wire::WebSocket, &error));
     }
 }
 
@@ -225,7 +227,7 @@ impl Session {
         let begun = self.inbound.as_mut().and_then(|inbound| inbound.decoder.take());
         begun.unwrap_or_else(|| {
             let decoder = Decoder::new(Peer::Client, message_bytes_max);
-            if self.seat.view().key().deflated { decoder.inflating() } else { decoder }
+            if self.wire() == Wire::Deflated { decoder.inflating() } else { decoder }
         })
     }
 
@@ -242,11 +244,11 @@ impl Session {
 
     /// What the client has asked for so far.
     fn subscription(&self) -> Subscription {
-        let ViewKey { filters, format, .. } = self.seat.view().key().clone();
-        Subscription { filters, format, ..Subscription::default() }
+        let ViewKey { filters, format, interval_ms, .. } = self.seat.view().key().clone();
+        Subscription { filters, format, interval_ms, ..Subscription::default() }
     }
 }
 
 fn ack(id: Option<&Id>) -> bytes::Bytes {
-    encode::server(&ServerMessage::Ack { id })
+    encode::server(Wire::WebSocket, &ServerMessage::Ack { id })
 }

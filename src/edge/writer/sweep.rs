@@ -1,20 +1,25 @@
 //! The sweep: from cursors to sockets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
+use super::table::GroupIndex;
 use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
 use crate::edge::batch::Batch;
-use crate::edge::catch_up::Fed;
+use crate::edge::books::{Fates, Passage, Settled};
+use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
+use crate::edge::resolve::now_ns;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
+use crate::ops::meters::Fate;
 use crate::proto::message::{CloseCode, GapReason};
 use crate::proto::offset::Offset;
 
@@ -27,6 +32,9 @@ const WRITES_PER_TURN: usize = 4;
 /// at a few others.
 const COLLECTED_MAX: usize = 8;
 
+/// Views of a sweep whose latency is recorded: few against a thousand clients, enough for a histogram.
+const LATENCY_SAMPLES_MAX: usize = 8;
+
 /// Why a client is sent away whose replay ended before it was complete, which is a fault of this program.
 const FEED_BROKE_OFF: &str = "the replay broke off: connect again";
 
@@ -35,6 +43,8 @@ pub(super) struct Turn {
     /// When the turn began: the time of everything in it, so that no clock is read per session.
     pub(super) now: Instant,
     sent: Sent,
+    /// What sessions have settled.
+    pub(super) settled: Settled,
     /// Frames collected for cursors of views.
     collected: Vec<Collected>,
 }
@@ -67,14 +77,19 @@ enum Next {
     /// To be told what it will not get, and to go on behind it.
     Overtaken { cursor: Cursor, offset: Arc<Offset>, index: Index },
     /// To join its view.
-    Join { cursor: Cursor, index: Index, at: Arc<Offset> },
+    Join(Joined),
     /// To be closed: it could not be fed.
     Fail(String),
 }
 
 impl Turn {
     pub(super) fn new() -> Self {
-        Self { now: Instant::now(), sent: Sent::default(), collected: Vec::with_capacity(COLLECTED_MAX) }
+        Self {
+            now: Instant::now(),
+            sent: Sent::default(),
+            settled: Settled::default(),
+            collected: Vec::with_capacity(COLLECTED_MAX),
+        }
     }
 
     /// Makes known what was sent, and forgets what was collected.
@@ -84,6 +99,20 @@ impl Turn {
         if bytes > 0 {
             shared.node.meters.messages_sent.increment(messages);
             shared.node.meters.bytes_sent.increment(bytes);
+        }
+        let settled = std::mem::take(&mut self.settled);
+        if !settled.is_empty() {
+            shared.node.meters.session_envelopes_published.increment(settled.published);
+            let Fates { delivered, filtered, conflated, gap } = settled.fates;
+            let all = [
+                (Fate::Delivered, delivered),
+                (Fate::Filtered, filtered),
+                (Fate::Conflated, conflated),
+                (Fate::Gap, gap),
+            ];
+            for (fate, positions) in all {
+                shared.node.meters.session_envelopes.of(fate).increment(positions);
+            }
         }
     }
 
@@ -139,7 +168,7 @@ impl Turn {
                 if feed.is_none() {
                     match fed.try_recv() {
                         Ok(Fed::Frames(batch)) => session.put_feed(batch),
-                        Ok(Fed::Joined { cursor, index, at }) => return Next::Join { cursor, index, at },
+                        Ok(Fed::Joined(joined)) => return Next::Join(joined),
                         Ok(Fed::Failed(why)) => return Next::Fail(why),
                         Err(TryRecvError::Empty) => return Next::Rest,
                         Err(TryRecvError::Disconnected) => return Next::Fail(FEED_BROKE_OFF.to_owned()),
@@ -177,9 +206,8 @@ impl Writer {
     /// Gives each view's sessions what is new in it. False when there was nothing.
     pub(super) fn sweep(&mut self) -> bool {
         let due = self.table.due_groups();
-        let any = !due.is_empty();
-        for group in due {
-            let mut at = 0;
+        for group in &due {
+            let (group, mut at) = (*group, 0);
             // A session that leaves while it is served makes room for the last one, which is served at its place.
             while let Some(key) = self.table.member(group, at) {
                 if self.table.get(key).is_some_and(|session| session.blocked_since.is_none()) {
@@ -190,7 +218,25 @@ impl Writer {
                 }
             }
         }
-        any
+        self.measure(&due);
+        !due.is_empty()
+    }
+
+    /// Samples how old the newest frames are, now that they have been written to whoever takes them.
+    fn measure(&self, due: &[GroupIndex]) {
+        // Not always the same ones, where many views have grown.
+        let first = if due.len() > LATENCY_SAMPLES_MAX { fastrand::usize(..due.len()) } else { 0 };
+        let sampled = due.iter().cycle().skip(first).take(LATENCY_SAMPLES_MAX.min(due.len()));
+        let mut received = sampled.filter_map(|group| self.table.view(*group)?.received_ns()).peekable();
+        if received.peek().is_none() {
+            return;
+        }
+        let now_ns = now_ns();
+        for received_ns in received {
+            // Clocks of other machines may be ahead.
+            let latency = u64::try_from(now_ns.saturating_sub(received_ns)).unwrap_or(0);
+            self.shared.node.meters.delivery_latency.record(Duration::from_nanos(latency));
+        }
     }
 
     /// Writes what is pending for one session, for as long as its socket takes it.
@@ -198,7 +244,8 @@ impl Writer {
         for _ in 0..WRITES_PER_TURN {
             let Some(session) = self.table.get(key) else { return };
             match self.turn.step(session) {
-                Next::Rest => return,
+                Next::Rest if !session.wants_place() => return,
+                Next::Rest => self.tell_place(key),
                 Next::Step => {}
                 Next::Park => {
                     session.blocked_since.get_or_insert(self.turn.now);
@@ -207,16 +254,18 @@ impl Writer {
                         return;
                     }
                 }
-                Next::Remove => return self.table.remove(key),
-                Next::FinishWriting => return session.finish_writing(),
+                Next::Remove => return self.end(key),
+                Next::FinishWriting => return session.socket.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
-                Next::Join { cursor, index, at } => {
+                Next::Join(Joined { cursor, index, at, steps, unheld }) => {
+                    session.pass_to(steps, &Passage::default().behind_unheld(unheld));
                     session.mode = Mode::Live(cursor);
                     session.index = index;
                     session.at = at;
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
                     session.quiet = false;
+                    session.untold = true;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
@@ -229,6 +278,11 @@ impl Writer {
     /// The frames at a session's cursor are gone.
     fn overtaken(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
         let Some(session) = self.table.get(key) else { return };
+        // Newest values are no loss to be overtaken by: what has changed meanwhile is what it gets.
+        if session.seat.view().key().interval_ms.is_some() {
+            self.table.leave_group(key);
+            return self.feed(key, None);
+        }
         // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
@@ -238,8 +292,9 @@ impl Writer {
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
         }
-        let gap = encode::gap(&session.at, &offset, GapReason::Slow);
+        let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);
+        session.books.pass_gap(&session.at, &offset);
         session.at = offset;
         session.index = index;
         let fits = session.outbox.put_control(gap);

@@ -18,6 +18,15 @@ impl StatusSection for Registry {
         status.insert("collector_connected".into(), Value::Bool(state.open > 0));
         status.insert("collectors".into(), Value::Array(listed));
     }
+
+    fn busiest(&self, most: usize) -> Vec<(CollectorId, f64)> {
+        let now = Instant::now();
+        let state = self.state();
+        let mut rates: Vec<_> =
+            state.collectors.iter().map(|(id, collector)| (id, collector.rate.at(now))).collect();
+        rates.sort_unstable_by(|(_, a), (_, b)| b.total_cmp(a));
+        rates.into_iter().take(most).map(|(id, rate)| (id.clone(), rate)).collect()
+    }
 }
 
 fn listing(id: &CollectorId, collector: &Collector, now: Instant) -> Value {

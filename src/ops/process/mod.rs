@@ -61,6 +61,7 @@ pub async fn sampler(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut log = node.log.clone();
+    let mut reached = log.borrow_and_update().is_connected();
     let mut lifecycle = node.watch_lifecycle();
     let mut before = (Instant::now(), cpu_time());
     loop {
@@ -71,7 +72,13 @@ pub async fn sampler(node: Arc<Node>) {
                 sample(&node.usage, limits.cpus, before, now);
                 before = now;
             }
-            Ok(()) = log.changed() => {}
+            Ok(()) = log.changed() => {
+                let connected = log.borrow_and_update().is_connected();
+                if connected && reached {
+                    node.meters.log_reconnects.increment(1);
+                }
+                reached |= connected;
+            }
             Ok(()) = lifecycle.changed() => {}
         }
         export(&node);

@@ -9,6 +9,7 @@
 mod error;
 mod precision;
 mod scan;
+mod series;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -19,6 +20,7 @@ use std::borrow::Cow;
 pub use error::{LineError, LineErrorKind, LineFault};
 pub use precision::{Precision, PrecisionError};
 pub(in crate::proto) use scan::closing_quote;
+pub use series::{merge_fields, series_tags};
 pub use value::{Fields, Tags};
 pub(in crate::proto) use value::{
     RawFields, RawTags, RawValue, unescape_key, unescape_name, unescape_string,
@@ -118,7 +120,7 @@ impl<'a> Line<'a> {
     }
 
     pub(in crate::proto) fn raw_fields(&self) -> RawFields<'a> {
-        RawFields::new(self.text[self.series_end..self.body_end].trim_start_matches(' '))
+        RawFields::new(self.fields_text())
     }
 }
 

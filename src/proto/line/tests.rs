@@ -290,3 +290,38 @@ fn walk(bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+#[test]
+fn a_series_is_the_same_text_in_whatever_order_its_tags_come() {
+    for (written, canonical) in [
+        ("cpu v=1", "cpu"),
+        ("cpu,a=1,b=2 v=1", "cpu,a=1,b=2"),
+        ("cpu,b=2,a=1 v=1", "cpu,a=1,b=2"),
+        (r"c\,pu,b=2\ 3,a\==1 v=1", r"c\,pu,a\==1,b=2\ 3"),
+        ("cpu,b=2,a=x,a=y v=1", "cpu,a=x,a=y,b=2"),
+    ] {
+        let canonical_ = line(written).canonical_series().into_owned();
+        assert_eq!(canonical_, canonical);
+        let tags: Vec<_> = series_tags(&canonical_).collect();
+        let again = format!("{canonical_} v=1");
+        assert_eq!(tags, line(&again).tags().collect::<Vec<_>>());
+    }
+    assert!(matches!(line("cpu,a=1,b=2 v=1").canonical_series(), std::borrow::Cow::Borrowed(_)));
+}
+
+#[test]
+fn fields_of_several_lines_become_those_of_one() {
+    for (older, newer, merged) in [
+        ("a=1,b=2i", "a=3,b=4i", "a=3,b=4i"),
+        ("a=1,b=2i", "b=4i,a=3", "a=3,b=4i"),
+        ("load1=1,load5=2", "uptime=7i", "load1=1,load5=2,uptime=7i"),
+        ("a=1", "b=\"x,y=z\",a=\"\"", "a=\"\",b=\"x,y=z\""),
+        ("a=1", "a=2,a=3,b=4", "a=3,b=4"),
+        ("a=1,b=2", "b=3", "a=1,b=3"),
+    ] {
+        let mut fields = older.to_owned();
+        merge_fields(&mut fields, newer);
+        assert_eq!(fields, merged);
+    }
+    assert_eq!(line("cpu,a=1   x=1,y=2  7").fields_text(), "x=1,y=2");
+}

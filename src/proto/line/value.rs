@@ -115,6 +115,11 @@ impl<'a> RawFields<'a> {
     pub(super) fn new(rest: &'a str) -> Self {
         Self { rest }
     }
+
+    /// What has not been read yet.
+    pub(super) fn rest(&self) -> &'a str {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for RawFields<'a> {

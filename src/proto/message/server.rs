@@ -5,7 +5,8 @@ use std::io::Write as _;
 use super::client::Id;
 use super::{ErrorCode, PROTOCOL_VERSION};
 
-/// One message to a client, except those that carry metrics: see [`write_metrics_open`].
+/// One message to a client, except those that carry metrics: see [`write_metrics_open`]
+/// and [`write_conflated_open`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerMessage<'a> {
     /// The first message of a session.
@@ -151,6 +152,19 @@ impl ServerMessage<'_> {
         }
     }
 
+    /// Where a client would resume that has read up to here, if the message tells.
+    pub fn place(&self) -> Option<&str> {
+        match self {
+            Self::Welcome { offset, .. } | Self::Heartbeat { offset } | Self::Goodbye { offset, .. } => {
+                Some(offset)
+            }
+            Self::Gap { to, .. } => Some(to),
+            Self::Stale { .. } | Self::Live | Self::Error { .. } | Self::Ack { .. } | Self::Pong { .. } => {
+                None
+            }
+        }
+    }
+
     /// The message as one JSON object.
     pub fn to_json(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
@@ -159,9 +173,47 @@ impl ServerMessage<'_> {
     }
 }
 
+/// The `type` of a message as it was written here; line protocol has none.
+pub fn kind(message: &[u8]) -> Option<&str> {
+    let rest = message.strip_prefix(b"{\"type\":\"")?;
+    let end = memchr::memchr(b'"', rest)?;
+    std::str::from_utf8(&rest[..end]).ok()
+}
+
 /// Appends a `metrics` message up to its array; the array and `}` have to follow.
 pub fn write_metrics_open(out: &mut Vec<u8>, offset: &str, collector: &str) {
     Object::open(out, "metrics").text("offset", offset).text("collector", collector).name("metrics");
+}
+
+/// What metrics with an `interval` stand for: each series' newest value of a range of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflated<'a> {
+    /// The place behind which the range begins.
+    pub from: &'a str,
+    /// Metrics of the range that matched and are not sent, because a newer one of their series is; where they were counted.
+    pub conflated: Option<u64>,
+}
+
+/// Appends a `metrics` message with newest values up to its array; the array and `}` have to follow.
+pub fn write_conflated_open(out: &mut Vec<u8>, offset: &str, of: Conflated<'_>, collector: &str) {
+    let object = Object::open(out, "metrics").text("offset", offset).text("from", of.from);
+    let object = match of.conflated {
+        Some(conflated) => object.number("conflated", conflated),
+        None => object,
+    };
+    object.text("collector", collector).name("metrics");
+}
+
+/// Appends the comment lines before newest values in line protocol.
+pub fn write_influx_conflated_head(out: &mut Vec<u8>, offset: &str, of: Conflated<'_>) {
+    write_influx_head(out, offset);
+    out.extend_from_slice(b"# from ");
+    out.extend_from_slice(of.from.as_bytes());
+    if let Some(conflated) = of.conflated {
+        out.extend_from_slice(b" conflated ");
+        out.extend_from_slice(itoa::Buffer::new().format(conflated).as_bytes());
+    }
+    out.push(b'\n');
 }
 
 /// Appends the comment line before the lines of a data frame in line protocol.

@@ -7,6 +7,9 @@ use super::{ErrorCode, MessageError, listed, quoted};
 use crate::proto::filter::{FilterSet, FilterSetError};
 use crate::proto::offset::{Offset, OffsetError};
 
+/// Shortest `interval`, in milliseconds: ten times a second is as fast as people read. Below it, every value is hardly more
+/// than the newest one, and costs less to send.
+pub const INTERVAL_MS_MIN: u32 = 100;
 /// Longest `interval`, in milliseconds: one hour.
 pub const INTERVAL_MS_MAX: u32 = 3_600_000;
 
@@ -45,7 +48,7 @@ pub struct Subscription {
     pub from: Option<From>,
     /// Whether the last value of every matching series comes first.
     pub snapshot: bool,
-    /// At most one value per series in so many milliseconds.
+    /// At most one value per series in so many milliseconds: the newest. Every value, if nothing is said.
     pub interval_ms: Option<u32>,
     /// How they are written.
     pub format: Format,
@@ -122,9 +125,6 @@ impl SubscriptionChange {
         if self.snapshot == Some(true) {
             return unserved("`snapshot`");
         }
-        if self.interval_ms.is_some_and(|interval| interval > 0) {
-            return unserved("`interval`");
-        }
         Ok(())
     }
 }
@@ -152,7 +152,7 @@ impl FromStr for From {
             OffsetError::Malformed => {
                 bad(format!("{} is no offset: `from` takes {FROM_EXPECTED}", quoted(text)))
             }
-            OffsetError::Version(_) => bad(error.to_string()),
+            OffsetError::Damaged | OffsetError::Version(_) => bad(format!("{}: {error}", quoted(text))),
         })
     }
 }
@@ -215,9 +215,14 @@ pub(super) fn snapshot_text(text: &str) -> Result<bool, MessageError> {
 }
 
 pub(super) fn interval_text(text: &str) -> Result<u32, MessageError> {
-    text.parse().ok().filter(|interval| *interval <= INTERVAL_MS_MAX).ok_or_else(|| {
+    let interval = text.parse().ok().filter(|interval| match interval {
+        0 => true,
+        some => (INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(some),
+    });
+    interval.ok_or_else(|| {
         let message = format!(
-            "`interval` is a whole number of milliseconds up to {INTERVAL_MS_MAX}, not {}",
+            "`interval` is a whole number of milliseconds from {INTERVAL_MS_MIN} to {INTERVAL_MS_MAX}, or 0 for every value, \
+             not {}",
             quoted(text)
         );
         MessageError::new(ErrorCode::BadInterval, message)

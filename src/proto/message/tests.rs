@@ -81,6 +81,32 @@ fn data_frames_begin_with_their_offset() {
 }
 
 #[test]
+fn data_frames_of_newest_values_say_what_they_stand_for() {
+    let json = |of| {
+        let mut out = Vec::new();
+        write_conflated_open(&mut out, "AR", of, "web-01");
+        String::from_utf8(out).unwrap()
+    };
+    let influx = |of| {
+        let mut out = Vec::new();
+        write_influx_conflated_head(&mut out, "AR", of);
+        String::from_utf8(out).unwrap()
+    };
+    let counted = Conflated { from: "AQ", conflated: Some(7) };
+    assert_eq!(
+        json(counted),
+        r#"{"type":"metrics","offset":"AR","from":"AQ","conflated":7,"collector":"web-01","metrics":"#
+    );
+    assert_eq!(influx(counted), "# offset AR\n# from AQ conflated 7\n");
+    let uncounted = Conflated { from: "AQ", conflated: None };
+    assert_eq!(
+        json(uncounted),
+        r#"{"type":"metrics","offset":"AR","from":"AQ","collector":"web-01","metrics":"#
+    );
+    assert_eq!(influx(uncounted), "# offset AR\n# from AQ\n");
+}
+
+#[test]
 fn subscribe_says_what_is_to_change() {
     let filters = FilterSet::parse(["*.cpu", "web-01.>"]).unwrap();
     assert_eq!(
@@ -169,12 +195,13 @@ fn a_bad_message_is_told_what_is_known() {
         (
             r#"{"type":"subscribe","interval":-1}"#,
             BadInterval,
-            "whole number of milliseconds up to 3600000, not `-1`",
+            "whole number of milliseconds from 100 to 3600000, or 0 for every value, not `-1`",
         ),
         (r#"{"type":"subscribe","interval":1.5}"#, BadInterval, "not `1.5`"),
         (r#"{"type":"subscribe","snapshot":"yes"}"#, BadSnapshot, "true or false, not `yes`"),
         (r#"{"type":"subscribe","snapshot":true}"#, Unsupported, "does not serve `snapshot`"),
-        (r#"{"type":"subscribe","interval":1000}"#, Unsupported, "does not serve `interval`"),
+        (r#"{"type":"subscribe","interval":99}"#, BadInterval, "from 100 to 3600000"),
+        (r#"{"type":"subscribe","interval":3600001}"#, BadInterval, "from 100 to 3600000"),
     ] {
         check_refused(text, code, said);
     }
@@ -240,7 +267,7 @@ fn a_request_may_say_it_all_in_its_parameters() {
         ("from", &token),
         ("format", "influx"),
         ("snapshot", "false"),
-        ("interval", "0"),
+        ("interval", "1000"),
     ]);
     assert_eq!(
         asked,
@@ -248,10 +275,11 @@ fn a_request_may_say_it_all_in_its_parameters() {
             filters: FilterSet::parse(["web-01.>", "*.cpu"]).unwrap(),
             from: Some(From::Offset(offset())),
             snapshot: false,
-            interval_ms: None,
+            interval_ms: Some(1000),
             format: Format::Influx,
         })
     );
+    assert_eq!(query(&[("interval", "0")]).unwrap().interval_ms, None, "every value");
 }
 
 #[test]
@@ -268,7 +296,7 @@ fn a_bad_parameter_is_named() {
         (&[("from", "yesterday")], BadFrom, "`yesterday` is no offset"),
         (&[("format", "")], BadFormat, "there are `json` and `influx`"),
         (&[("interval", "1s")], BadInterval, "not `1s`"),
-        (&[("interval", "1000")], Unsupported, "`interval`"),
+        (&[("interval", "10")], BadInterval, "from 100 to 3600000, or 0 for every value, not `10`"),
         (&[("snapshot", "1")], BadSnapshot, "true or false"),
         (&[("snapshot", "true")], Unsupported, "`snapshot`"),
         (&[("a\u{1b}[31m", "")], BadParameter, r"`a\u{1b}[31m` is unknown"),

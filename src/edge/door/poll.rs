@@ -1,0 +1,338 @@
+//! `/api/metrics/poll`: a session that is as long as one request.
+//!
+//! The session writes the same events as for `/sse`; here they are read until there is something to answer with. A session
+//! of a poll says where it is whenever it has written everything, so an answer ends exactly there, or where it is large
+//! enough.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, SizeHint};
+use tokio::time::{Instant, timeout_at};
+
+use super::sse::Events;
+use super::{Admitted, Refusal, bad_request, parameters, subscription};
+use crate::edge::Edge;
+use crate::edge::socket::Socket;
+use crate::edge::view::ViewKey;
+use crate::edge::wire::Wire;
+use crate::edge::writer::Joining;
+use crate::ops::meters::{ConnectFailure, Transport};
+use crate::ops::node::Admission;
+use crate::ops::reply::ApiError;
+use crate::proto::event_stream::{Event, Reader};
+use crate::proto::message::{Format, kind};
+
+/// How long a request waits for something new, unless it says so itself: below the half minute after which the first
+/// proxies give up.
+const TIMEOUT_DEFAULT_S: u64 = 25;
+/// Longer silence is more than most proxies suffer: nginx's default is as long.
+const TIMEOUT_MAX_S: u64 = 60;
+/// A client that asks for an old place waits so long for the log at least: answers that come before it are empty, however
+/// often it asks.
+const CATCH_UP_MIN: Duration = Duration::from_secs(10);
+/// What comes so soon after the first news goes along, where more always comes.
+const LINGER: Duration = Duration::from_millis(50);
+/// An answer ends with the message that makes it this long, in bytes; what is whole only together may make it longer.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Bytes given to the connection at a time.
+const PIECE_BYTES: usize = 16 * 1024;
+
+const NEXT_OFFSET: HeaderName = HeaderName::from_static("x-next-offset");
+
+/// Answers as soon as there is something, or at the end of the client's time.
+pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: Uri) -> Response {
+    let result = poll(&edge, &method, &uri).await;
+    edge.answer(result)
+}
+
+async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
+    let began = Instant::now();
+    let mut parameters = parameters(uri)?;
+    let timeout = take_timeout(&mut parameters)?;
+    let subscription = subscription(&parameters)?;
+    let Admitted { place, admission } = edge.admit(&subscription).await?;
+    let (socket, reader) = Socket::pipe();
+    if method == Method::HEAD {
+        // The body is left out, and its length is not known without a session.
+        return Ok((head(subscription.format, None), Body::new(Events(reader))).into_response());
+    }
+    let view = ViewKey::of(&subscription, Wire::Events);
+    let joining =
+        Joining { socket, transport: Transport::Poll, early: Bytes::new(), view, place, admission: None };
+    edge.hand_over(joining).await;
+    let found = collect(Events(reader), subscription.format, began, timeout).await;
+    let Some(next) = &found.next else {
+        let message = "the session ended before it had a place: try again";
+        return Err((ConnectFailure::NotReady, ApiError::unavailable("unavailable", message, 1)));
+    };
+    let headers = head(subscription.format, Some(next));
+    Ok((StatusCode::OK, headers, Body::new(Answer { rest: found.into_body(), _admission: admission }))
+        .into_response())
+}
+
+/// `timeout`, which is a parameter of the request and not of the session.
+fn take_timeout(parameters: &mut Vec<(String, String)>) -> Result<Duration, Refusal> {
+    let mut given = parameters.extract_if(.., |(name, _)| name == "timeout").map(|(_, value)| value);
+    let Some(value) = given.next() else { return Ok(Duration::from_secs(TIMEOUT_DEFAULT_S)) };
+    if given.next().is_some() {
+        return Err(bad_request("bad_parameter", "the parameter `timeout` is given twice"));
+    }
+    match value.parse() {
+        Ok(seconds @ 0..=TIMEOUT_MAX_S) => Ok(Duration::from_secs(seconds)),
+        _ => {
+            let message = format!("`timeout` is a whole number of seconds from 0 to {TIMEOUT_MAX_S}");
+            Err(bad_request("bad_parameter", message))
+        }
+    }
+}
+
+fn head(format: Format, next: Option<&str>) -> axum::http::HeaderMap {
+    let content_type = match format {
+        Format::Json => "application/json",
+        Format::Influx => "text/plain; charset=utf-8",
+    };
+    let mut headers = axum::http::HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(next) = next.and_then(|next| HeaderValue::from_str(next).ok()) {
+        headers.insert(NEXT_OFFSET, next);
+    }
+    headers
+}
+
+/// Reads a session's events until they make an answer.
+async fn collect(mut events: Events, format: Format, began: Instant, timeout: Duration) -> Found {
+    let mut found = Found::new(format);
+    let mut reader = Reader::default();
+    // The end of the time and the end of the session are both an end.
+    while let Ok(Some(Ok(piece))) = timeout_at(found.until(began, timeout), events.frame()).await {
+        reader.feed(piece.data_ref().map_or(&[][..], |bytes| bytes));
+        let now = Instant::now();
+        while let Some(event) = reader.next_event() {
+            found.take(&event, now);
+            if found.is_enough() {
+                return found;
+            }
+        }
+    }
+    found
+}
+
+/// What a poll has got so far.
+struct Found {
+    format: Format,
+    /// The messages in the form of the answer, which is not finished.
+    body: Vec<u8>,
+    /// Up to here they stand for themselves; what follows is part of something whose end has not come.
+    whole_bytes: usize,
+    /// Where the next poll goes on.
+    next: Option<String>,
+    /// Since when there is something to answer with at once.
+    news_since: Option<Instant>,
+    /// The session has had everything there was.
+    is_current: bool,
+    /// The session has just had everything.
+    is_at_end: bool,
+}
+
+impl Found {
+    fn new(format: Format) -> Self {
+        let body = match format {
+            Format::Json => b"{\"messages\":[".to_vec(),
+            Format::Influx => Vec::new(),
+        };
+        let whole_bytes = body.len();
+        Self { format, body, whole_bytes, next: None, news_since: None, is_current: false, is_at_end: false }
+    }
+
+    fn take(&mut self, event: &Event, now: Instant) {
+        let kind = kind(&event.data);
+        match kind {
+            Some("welcome") => {}
+            Some("heartbeat") => (self.is_current, self.is_at_end) = (true, true),
+            _ => {
+                self.add(kind, &event.data);
+                // Told at the beginning that the log is silent, a client that came back at once would come back for ever.
+                if kind != Some("stale") || self.is_current {
+                    self.news_since.get_or_insert(now);
+                }
+                self.is_at_end = false;
+            }
+        }
+        let is_part = matches!(kind, None | Some("metrics" | "snapshot")) && event.id.is_none();
+        if !is_part {
+            self.whole_bytes = self.body.len();
+        }
+        self.next = event.id.clone().or(self.next.take());
+    }
+
+    fn add(&mut self, kind: Option<&str>, message: &[u8]) {
+        match self.format {
+            Format::Json if self.body.ends_with(b"[") => {}
+            Format::Json => self.body.push(b','),
+            // Line protocol has comments, and nothing else that is no metric.
+            Format::Influx if kind.is_some() => self.body.extend_from_slice(b"# "),
+            Format::Influx => {}
+        }
+        self.body.extend_from_slice(message);
+        if self.format == Format::Influx {
+            self.body.push(b'\n');
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.whole_bytes == self.body.len()
+    }
+
+    fn is_enough(&self) -> bool {
+        let is_full = self.is_at_end || self.body.len() >= ANSWER_BYTES_MAX;
+        self.is_whole() && self.news_since.is_some() && is_full
+    }
+
+    /// Until when more is waited for.
+    fn until(&self, began: Instant, timeout: Duration) -> Instant {
+        match self.news_since {
+            Some(since) if self.is_whole() => since + LINGER,
+            None if self.is_current => began + timeout,
+            _ => began + timeout.max(CATCH_UP_MIN),
+        }
+    }
+
+    /// The answer. What lacks its end is left out: it comes again behind `next`.
+    fn into_body(mut self) -> Bytes {
+        self.body.truncate(self.whole_bytes);
+        if self.format == Format::Json {
+            self.body.extend_from_slice(b"],\"next\":\"");
+            // An offset has no character that JSON would escape.
+            self.body.extend_from_slice(self.next.unwrap_or_default().as_bytes());
+            self.body.extend_from_slice(b"\"}");
+        }
+        Bytes::from(self.body)
+    }
+}
+
+/// An answer on its way, in pieces: its client counts as one until the connection has taken nearly all of it.
+struct Answer {
+    rest: Bytes,
+    _admission: Admission,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let bytes = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready((bytes > 0).then(|| Ok(Frame::data(self.rest.split_to(bytes)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: Option<&str>, data: &str) -> Event {
+        Event { id: id.map(str::to_owned), data: data.as_bytes().to_vec() }
+    }
+
+    /// The answer after these events, and whether they are enough for one at once.
+    fn check(format: Format, events: &[(Option<&str>, &str)], enough: bool, body: &str) {
+        let mut found = Found::new(format);
+        events.iter().for_each(|(id, data)| found.take(&event(*id, data), Instant::now()));
+        assert_eq!(found.is_enough(), enough, "{events:?}");
+        assert_eq!(String::from_utf8(found.into_body().to_vec()).unwrap(), body, "{events:?}");
+    }
+
+    const WELCOME: (Option<&str>, &str) = (Some("A"), r#"{"type":"welcome","protocol":1}"#);
+    const HEARTBEAT: (Option<&str>, &str) = (Some("C"), r#"{"type":"heartbeat","offset":"C"}"#);
+    const METRICS: (Option<&str>, &str) = (Some("B"), r#"{"type":"metrics","offset":"B"}"#);
+    const STALE: (Option<&str>, &str) = (None, r#"{"type":"stale","since_ms":7}"#);
+    const PART: (Option<&str>, &str) = (None, r#"{"type":"snapshot","part":1}"#);
+
+    #[test]
+    fn an_answer_ends_where_the_session_has_everything() {
+        check(Format::Json, &[WELCOME], false, r#"{"messages":[],"next":"A"}"#);
+        check(Format::Json, &[WELCOME, HEARTBEAT], false, r#"{"messages":[],"next":"C"}"#);
+        let one = r#"{"messages":[{"type":"metrics","offset":"B"}],"next":"B"}"#;
+        check(Format::Json, &[WELCOME, METRICS], false, one);
+        check(Format::Json, &[WELCOME, HEARTBEAT, METRICS], false, one);
+        let one = r#"{"messages":[{"type":"metrics","offset":"B"}],"next":"C"}"#;
+        check(Format::Json, &[WELCOME, METRICS, HEARTBEAT], true, one);
+        let goodbye = (Some("D"), r#"{"type":"goodbye"}"#);
+        let both = r#"{"messages":[{"type":"metrics","offset":"B"},{"type":"goodbye"}],"next":"D"}"#;
+        check(Format::Json, &[WELCOME, METRICS, goodbye], false, both);
+    }
+
+    /// Or a client that comes back at once would ask without end while the log is away.
+    #[test]
+    fn a_silence_that_lasts_is_told_and_waited_for() {
+        let told = r#"{"messages":[{"type":"stale","since_ms":7}],"next":"C"}"#;
+        check(Format::Json, &[WELCOME, STALE, HEARTBEAT], false, told);
+        check(Format::Json, &[WELCOME, HEARTBEAT, STALE, HEARTBEAT], true, told);
+    }
+
+    #[test]
+    fn what_lacks_its_end_is_left_to_the_next_poll() {
+        check(
+            Format::Json,
+            &[WELCOME, METRICS, PART, PART],
+            false,
+            r#"{"messages":[{"type":"metrics","offset":"B"}],"next":"B"}"#,
+        );
+        let last = (Some("S"), r#"{"type":"snapshot","part":2}"#);
+        let whole = r#"{"messages":[{"type":"snapshot","part":1},{"type":"snapshot","part":2}],"next":"C"}"#;
+        check(Format::Json, &[(None, WELCOME.1), PART, last, HEARTBEAT], true, whole);
+    }
+
+    #[test]
+    fn line_protocol_has_other_messages_as_comments() {
+        let data = (Some("B"), "# offset B\ncpu v=1 1");
+        let gap = (Some("A"), r#"{"type":"gap"}"#);
+        let body = "# {\"type\":\"gap\"}\n# offset B\ncpu v=1 1\n";
+        check(Format::Influx, &[WELCOME, gap, data, HEARTBEAT], true, body);
+    }
+
+    #[test]
+    fn it_is_waited_for_news_then_a_moment_and_for_the_end_of_what_has_begun() {
+        let (began, timeout) = (Instant::now(), Duration::from_secs(1));
+        let mut found = Found::new(Format::Json);
+        let mut after = |(id, data): (Option<&str>, &str), seconds| {
+            found.take(&event(id, data), began + Duration::from_secs(seconds));
+            found.until(began, timeout) - began
+        };
+        assert_eq!(after(WELCOME, 0), CATCH_UP_MIN);
+        assert_eq!(after(HEARTBEAT, 0), timeout);
+        assert_eq!(after(METRICS, 1), timeout + LINGER);
+        assert_eq!(after(PART, 1), CATCH_UP_MIN);
+    }
+
+    #[test]
+    fn an_answer_is_bounded_where_more_always_comes() {
+        let long = format!(r#"{{"type":"metrics","offset":"B","x":"{}"}}"#, "x".repeat(ANSWER_BYTES_MAX));
+        let mut found = Found::new(Format::Json);
+        found.take(&event(None, &long), Instant::now());
+        assert!(!found.is_enough());
+        found.take(&event(Some("B"), &long), Instant::now());
+        assert!(found.is_enough());
+    }
+}

@@ -1,0 +1,83 @@
+//! Which series a line belongs to, and what its fields become when several lines tell of one series.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use smallvec::SmallVec;
+
+use super::Line;
+use super::scan::{PLAIN, token_end};
+use super::value::{RawFields, RawTags, Tags};
+
+impl<'a> Line<'a> {
+    /// The fields, as written.
+    pub fn fields_text(&self) -> &'a str {
+        self.text[self.series_end..self.body_end].trim_start_matches(' ')
+    }
+
+    /// Measurement and tags, as written but in the order of the tags' keys: the same text for the same series, whatever the
+    /// order in which its writers put tags. Nothing is copied where they are in order already, as Telegraf's are.
+    pub fn canonical_series(&self) -> Cow<'a, str> {
+        let mut last = "";
+        if self.raw_tags().all(|(key, _)| std::mem::replace(&mut last, key) <= key) {
+            return Cow::Borrowed(self.series());
+        }
+        let mut tags: SmallVec<[(&str, &str); 16]> = self.raw_tags().collect();
+        // Stable, so that of a repeated key the first value stays the first.
+        tags.sort_by_key(|(key, _)| *key);
+        let mut series = String::with_capacity(self.series_end);
+        series.push_str(self.measurement_escaped());
+        for (key, value) in tags {
+            series.extend([",", key, "=", value]);
+        }
+        Cow::Owned(series)
+    }
+}
+
+/// The tags of a series as [`Line::series`] or [`Line::canonical_series`] give it.
+pub fn series_tags(series: &str) -> Tags<'_> {
+    Tags::new(RawTags::new(&series[token_end(series.as_bytes(), 0, PLAIN)..]))
+}
+
+/// Makes of the fields of two lines those of both: `newer` values where both have one. `fields` holds the older ones and gets
+/// the result; both are as [`Line::fields_text`] gives them.
+pub fn merge_fields(fields: &mut String, newer: &str) {
+    if have_same_keys(fields, newer) {
+        // Nearly always: a collector writes the same fields again and again.
+        fields.clear();
+        fields.push_str(newer);
+        return;
+    }
+    let older = std::mem::take(fields);
+    let mut merged: Vec<&str> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (key, text) in spans(&older).chain(spans(newer)) {
+        match places.entry(key) {
+            // Of a field that a line repeats the last value counts, as in JSON.
+            Entry::Occupied(place) => merged[*place.get()] = text,
+            Entry::Vacant(place) => {
+                place.insert(merged.len());
+                merged.push(text);
+            }
+        }
+    }
+    merged.iter().for_each(|text| fields.extend([if fields.is_empty() { "" } else { "," }, text]));
+}
+
+fn have_same_keys(one: &str, other: &str) -> bool {
+    let mut others = RawFields::new(other);
+    RawFields::new(one).all(|(key, _)| others.next().is_some_and(|(name, _)| name == key))
+        && others.next().is_none()
+}
+
+/// Each field's key, and key and value as written.
+fn spans(fields: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut raw = RawFields::new(fields);
+    std::iter::from_fn(move || {
+        let before = raw.rest();
+        let (key, _) = raw.next()?;
+        let text = &before[..before.len() - raw.rest().len()];
+        Some((key, text.strip_suffix(',').filter(|_| !raw.rest().is_empty()).unwrap_or(text)))
+    })
+}
