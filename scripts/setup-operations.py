@@ -86,8 +86,8 @@ def go():
 
 
 def python():
-    """A Python with the packages, beside the system's."""
-    folder = TOOLS / "python"
+    """A Python with the packages, beside the system's. Programs of theirs are in its bin."""
+    folder = TOOLS / "operations"
     stamp = folder / "installed"
     if stamp.exists() and stamp.read_text() == " ".join(PYTHON_PACKAGES):
         return
