@@ -119,7 +119,8 @@ fn lines_of(bytes: usize) -> String {
 #[test]
 fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
     let (hub, _) = hub();
-    let keys = [Format::Json, Format::Influx].map(|format| ViewKey { wire: Wire::Deflated, ..key(">", format) });
+    let keys =
+        [Format::Json, Format::Influx].map(|format| ViewKey { wire: Wire::Deflated, ..key(">", format) });
     let seats = keys.each_ref().map(|key| hub.attach(key, None).view);
     for sequence in 1..200 {
         append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));

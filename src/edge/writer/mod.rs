@@ -5,6 +5,7 @@
 //! can be written again; nothing is retried in a loop. There is no task per session: none is woken per message and
 //! client, and an idle session costs its struct and its socket.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::edge::books::{Books, Fates, Total};
 use crate::edge::catch_up::{CatchUp, Quiet};
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
+use crate::edge::feed::Feed;
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
 use crate::edge::resolve::Place;
@@ -79,6 +81,8 @@ pub(crate) struct Writer {
     clock: Clock,
     /// Sessions of each wave of a drain.
     wave: Option<usize>,
+    /// Sessions that catch up and have something to write, in the order of their turns.
+    queue: VecDeque<SessionKey>,
     /// Kept to be used again; empty between two uses.
     ready: Vec<SessionKey>,
     buffer: Vec<u8>,
@@ -94,6 +98,7 @@ impl Writer {
             turn: Turn::new(),
             clock: Clock::default(),
             wave: None,
+            queue: VecDeque::new(),
             ready: Vec::new(),
             buffer: vec![0; receive::READ_BYTES],
         }
@@ -137,6 +142,7 @@ impl Writer {
                 // From the end of the flush on: one that takes longer than the throttle would void it otherwise.
                 flushed = Instant::now();
             }
+            self.feed_some();
             self.turn.end(&self.shared);
             // A writer whose bell never stops must not keep the other tasks of its thread from their work.
             tokio::task::yield_now().await;
@@ -188,6 +194,7 @@ impl Writer {
             inbound: None,
             deaf: false,
             untold: true,
+            queued: false,
             _admission: admission,
         });
         let name = format!("{name:016x}");
@@ -271,26 +278,13 @@ impl Writer {
         let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
-        session.mode = Mode::CatchingUp(fed, None);
+        let (asks, asked) = mpsc::channel(1);
+        session.mode = Mode::CatchingUp(Box::new(Feed::new(asks, fed)));
         session.index = 0;
-        let (view, at) = (session.seat.view().clone(), (*session.at).clone());
+        let (view, at) = (session.seat.view().clone(), session.at.clone());
         let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        let (steps, unheld) = (0, 0);
-        CatchUp {
-            shared,
-            hub,
-            view,
-            at,
-            quiet,
-            steps,
-            unheld,
-            resets,
-            outcome,
-            feed,
-            doorbell,
-            session: key,
-        }
-        .spawn();
+        CatchUp { shared, hub, view, at, quiet, resets, outcome, asked, feed, doorbell, session: key }
+            .spawn();
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
