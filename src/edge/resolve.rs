@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::broker::{Broker, BrokerError, ReadLimits};
+use crate::broker::BrokerError;
 use crate::edge::Shared;
 use crate::edge::hub::Hub;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::message::{From, GapReason};
-use crate::proto::offset::{Offset, Sequence, Shard};
+use crate::proto::offset::{Offset, Shard};
 
 /// Where a session begins, and what it has to be told first.
 #[derive(Clone, Debug)]
@@ -94,10 +94,9 @@ async fn find(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, B
             if let Some(offset) = hub.since(since_ns) {
                 return Ok(Place::quietly_at((*offset).clone()));
             }
-            let _permit = shared.replays.acquire().await;
             let mut offset = (*head.offset).clone();
             for (shard, sequence) in offset.sequences.iter_mut().enumerate() {
-                *sequence = last_before(&*shared.broker, Shard(shard as u16), since_ns).await?;
+                *sequence = shared.replays.last_before(Shard(shard as u16), since_ns, head.resets).await?;
             }
             Ok(Place::quietly_at(offset))
         }
@@ -127,27 +126,12 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
             continue;
         }
         // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
-        let bounds = shared.broker.bounds(Shard(shard)).await?;
+        let bounds = shared.replays.bounds(Shard(shard), seen).await?;
         if bounds.last < seen {
             return Ok(reset((*head).clone()));
         }
     }
     Ok(recovered(offset))
-}
-
-/// The last sequence of a shard that was stored before `stored_ns`, by binary search: some twenty reads of one envelope.
-async fn last_before(broker: &dyn Broker, shard: Shard, stored_ns: i64) -> Result<Sequence, BrokerError> {
-    let bounds = broker.bounds(shard).await?;
-    let (mut low, mut high) = (bounds.first, bounds.last + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let one = ReadLimits { envelopes_max: 1, bytes_max: 1 };
-        match broker.read(shard, middle, one).await?.first() {
-            Some(stored) if stored.stored_ns < stored_ns => low = stored.sequence + 1,
-            _ => high = middle,
-        }
-    }
-    Ok(low - 1)
 }
 
 /// The time since 1970, by this machine's clock.

@@ -10,17 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use super::parts::{Encoded, Stretch, messages};
 use crate::edge::Shared;
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::books::{Fates, Passage};
-use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::compress::Compressor;
-use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
+use crate::edge::feed::{Fed, Feeder, Joined, Over};
 use crate::edge::hub::{Head, Hub};
+use crate::edge::replay::portion::Portion;
 use crate::edge::resolve::First;
 use crate::edge::ring::Index;
 use crate::edge::series::{Group, Parts};
@@ -56,9 +55,7 @@ pub(crate) struct Resume {
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
     pub(crate) outcome: Option<ReplayOutcome>,
-    pub(crate) feed: mpsc::Sender<Fed>,
-    pub(crate) doorbell: Arc<Doorbell>,
-    pub(crate) session: SessionKey,
+    pub(crate) feeder: Feeder,
 }
 
 /// Parts that a view has made lately, each once however many sessions ask for it.
@@ -83,14 +80,11 @@ impl Part {
     /// What a session that has the part has been told: a gap may reach further than what is known of it.
     pub(super) fn at_end(&self) -> Offset {
         match &self.batch {
-            Some(batch) => (**batch.end()).clone(),
+            Some(batch) => (*batch.end().1).clone(),
             None => self.at.clone(),
         }
     }
 }
-
-/// The session is gone.
-struct Over;
 
 impl KeptParts {
     /// Forgets them, unless somebody is making one.
@@ -104,15 +98,9 @@ impl KeptParts {
 impl Resume {
     /// Runs until the session has joined its view or is gone.
     pub(crate) fn spawn(self, first: First) {
-        let tracker = self.shared.tasks.clone();
-        tracker.spawn(async move {
-            let feed = self.feed.clone();
-            // A session that leaves ends whatever this waits for.
-            tokio::select! {
-                () = feed.closed() => {}
-                _ = self.run(first) => {}
-            }
-        });
+        let (tracker, wanted) = (self.shared.tasks.clone(), self.feeder.wanted());
+        // A session that leaves ends whatever this waits for.
+        tracker.spawn(Feeder::while_wanted(wanted, self.run(first)));
     }
 
     async fn run(mut self, first: First) -> Result<(), Over> {
@@ -135,7 +123,7 @@ impl Resume {
                 return self.join(cursor, index, place).await;
             } else if since.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
                 // Nothing is made before there is room for it.
-                drop(self.feed.reserve().await.map_err(|_| Over)?);
+                self.feeder.asked().await?;
                 since = self.send_part(since, &place).await?;
             } else if since.is_at_or_before(&head.offset) {
                 // The view comes here with its next flush.
@@ -170,28 +158,20 @@ impl Resume {
     /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
     async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
         lost.into_iter().for_each(|reason| self.count(reason));
-        let delivery = Delivery {
-            shared: &self.shared,
-            hub: &self.hub,
-            view: &self.view,
-            feed: &self.feed,
-            doorbell: &self.doorbell,
-            session: self.session,
-            at: &self.at,
-            step: 0,
-        };
-        self.at = delivery.send(lost).await.map_err(|_| Over)?;
+        let at = Arc::new(self.at.clone());
+        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &at };
+        self.at = (*delivery.send(&mut self.feeder, lost).await?).clone();
         self.quiet = false;
         Ok(())
     }
 
-    async fn join(self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
+    async fn join(mut self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
         if let Some(outcome) = self.outcome {
             self.shared.node.meters.replay_requests.of(outcome).increment(1);
         }
         // What lies between was not for it: there was nothing to send.
         let steps = self.at.positions_to(&at);
-        self.send(Fed::Joined(Joined { cursor, index, at, steps, unheld: 0 })).await
+        self.feeder.give(Fed::Joined(Joined { cursor, index, at, steps })).await
     }
 
     /// Where the session has to begin anew, if the log is another one than that of its place.
@@ -224,7 +204,7 @@ impl Resume {
             self.count(GapReason::Retention);
         }
         if let Some(batch) = &part.batch {
-            self.send(Fed::Frames(Box::new(batch.clone()))).await?;
+            self.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;
         }
         self.quiet = false;
         self.at = part.at_end();
@@ -260,7 +240,7 @@ impl Resume {
         self.count(reason);
         let frame = gap_frame(self.view.key().wire, &from, Arc::new(self.at.clone()), reason);
         match Batch::new(vec![frame]) {
-            Some(batch) => self.send(Fed::Frames(Box::new(batch))).await,
+            Some(batch) => self.feeder.give(Fed::Portion(Portion::of(batch))).await,
             None => Ok(()),
         }
     }
@@ -274,12 +254,6 @@ impl Resume {
                 _ => *outcome,
             };
         }
-    }
-
-    async fn send(&self, fed: Fed) -> Result<(), Over> {
-        self.feed.send(fed).await.map_err(|_| Over)?;
-        self.doorbell.ready(self.session);
-        Ok(())
     }
 }
 

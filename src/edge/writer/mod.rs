@@ -5,6 +5,7 @@
 //! can be written again; nothing is retried in a loop. There is no task per session: none is woken per message and
 //! client, and an idle session costs its struct and its socket.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::edge::catch_up::{CatchUp, Quiet};
 use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
+use crate::edge::feed::Feed;
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
 use crate::edge::resolve::{First, Place};
@@ -80,6 +82,8 @@ pub(crate) struct Writer {
     clock: Clock,
     /// Sessions of each wave of a drain.
     wave: Option<usize>,
+    /// Sessions that catch up and have something to write, in the order of their turns.
+    queue: VecDeque<SessionKey>,
     /// Kept to be used again; empty between two uses.
     ready: Vec<SessionKey>,
     buffer: Vec<u8>,
@@ -95,6 +99,7 @@ impl Writer {
             turn: Turn::new(),
             clock: Clock::default(),
             wave: None,
+            queue: VecDeque::new(),
             ready: Vec::new(),
             buffer: vec![0; receive::READ_BYTES],
         }
@@ -138,6 +143,7 @@ impl Writer {
                 // From the end of the flush on: one that takes longer than the throttle would void it otherwise.
                 flushed = Instant::now();
             }
+            self.feed_some();
             self.turn.end(&self.shared);
             // A writer whose bell never stops must not keep the other tasks of its thread from their work.
             tokio::task::yield_now().await;
@@ -191,6 +197,7 @@ impl Writer {
             snapshots: false,
             placeless: false,
             untold: true,
+            queued: false,
             _admission: admission,
         });
         let name = format!("{name:016x}");
@@ -273,36 +280,20 @@ impl Writer {
 
     /// Has a session fed from its place until it can join its view.
     fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>) {
-        let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
+        let (hub, shared) = (self.hub.clone(), self.shared.clone());
         let Some(session) = self.table.get(key) else { return };
-        let (feed, fed) = mpsc::channel(1);
-        session.mode = Mode::CatchingUp(fed, None);
+        let (feed, feeder) = Feed::new(self.doorbell.clone(), key);
+        session.mode = Mode::CatchingUp(Box::new(feed));
         session.index = 0;
-        let (view, at) = (session.seat.view().clone(), (*session.at).clone());
+        let (view, at) = (session.seat.view().clone(), session.at.clone());
         let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
         if view.key().interval_ms.is_some() {
-            let session = key;
-            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feed, doorbell, session }
-                .spawn(first);
-            return;
+            let at = (*at).clone();
+            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
+        } else {
+            let quiet = Quiet::all(quiet);
+            CatchUp { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
         }
-        let (quiet, steps, unheld, session) = (Quiet::all(quiet), 0, 0, key);
-        CatchUp {
-            shared,
-            hub,
-            view,
-            at,
-            quiet,
-            snapshots,
-            steps,
-            unheld,
-            resets,
-            outcome,
-            feed,
-            doorbell,
-            session,
-        }
-        .spawn(first);
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
