@@ -76,17 +76,26 @@ before(async () => {
 });
 after(() => telecast.kill());
 
-test("the README's first example has ten lines and works as pasted", async () => {
-  const [example = ""] = EXAMPLES;
-  assert.ok(example.split("\n").filter((line) => line !== "").length <= 10);
+/** Runs an example as it is pasted, but for the port, until its output is as wanted. */
+const prints = async (code: string, wanted: RegExp): Promise<void> => {
   // Inside the package its own name leads to what was built.
-  writeFileSync(".build/readme.js", example.replace("http://localhost:9090", telecast.url));
-  const child = spawn(process.execPath, [".build/readme.js"], { stdio: ["ignore", "pipe", "inherit"] });
+  const file = `.build/readme-${EXAMPLES.indexOf(code)}.js`;
+  writeFileSync(file, code.replace("http://localhost:9090", telecast.url));
+  const child = spawn(process.execPath, [file], { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   for await (const text of child.stdout) {
     output += text;
-    if (/ \d+(\.\d+)?\n/.test(output)) break;
+    if (wanted.test(output)) break;
   }
   child.kill();
-  assert.match(output, /^connecting\nopen\n(\S+ \d{4}-\d\d-\d\dT\S+Z \d+(\.\d+)?\n)+/);
+  assert.match(output, wanted);
+};
+
+test("the README's first example has ten lines and works as pasted", async () => {
+  const [example = ""] = EXAMPLES;
+  assert.ok(example.split("\n").filter((line) => line !== "").length <= 10);
+  await prints(example, /^connecting\nopen\n(\S+ \d{4}-\d\d-\d\dT\S+Z \d+(\.\d+)?\n)+/);
 });
+
+test("so does the one that keeps last values", () =>
+  prints(EXAMPLES.find((code) => code.includes("SeriesStore")) as string, /^cpu \{[^]*usage_idle/));
