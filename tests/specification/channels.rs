@@ -114,6 +114,12 @@ async fn from_a_node() -> Vec<Value> {
     let elsewhere = Connection::open(other.address(), "/ws").await.until("welcome").await;
     let path = format!("/ws?from={}", text_of(&elsewhere[0], "offset"));
     came.extend(Connection::open(node.address(), &path).await.until("gap").await);
+    let path = format!("{path}&snapshot=true");
+    came.extend(Connection::open(node.address(), &path).await.until("snapshot").await);
+    for (format, kind) in [("json", "snapshot"), ("influx", "lines")] {
+        let path = format!("/ws?snapshot=true&format={format}");
+        came.extend(Connection::open(node.address(), &path).await.until(kind).await);
+    }
     for (format, kind) in [("json", "metrics"), ("influx", "lines")] {
         came.extend(newest_values(&node, format, kind).await);
     }

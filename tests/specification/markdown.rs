@@ -133,7 +133,8 @@ fn commands(lines: &[String]) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn programs_print_what_they_say() {
-    let programs = Fence::all().into_iter().filter(|fence| ["python"].contains(&fence.language.as_str()));
+    let programs =
+        Fence::all().into_iter().filter(|fence| ["python", "js"].contains(&fence.language.as_str()));
     for Fence { place, language, lines } in programs {
         let stage = Stage::when(None).await;
         let program = lines.join("\n").replace("localhost:9090", &stage.address().to_string());
