@@ -17,7 +17,9 @@ use crate::edge::books::Passage;
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
+use crate::edge::resolve::First;
 use crate::edge::ring::{Entry, Index, Item};
+use crate::edge::snapshot::delivery::Delivery;
 use crate::edge::view::{Cursor, View};
 use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
@@ -41,6 +43,10 @@ pub(crate) enum Fed {
     Joined(Joined),
     /// The log refuses to be read.
     Failed(String),
+    /// The client takes too long for what others wait for.
+    TooSlow(&'static str),
+    /// The session is somewhere else, which is no loss, and there is nothing to tell it.
+    Moved(Arc<Offset>),
 }
 
 /// How a session goes on with its view.
@@ -62,6 +68,8 @@ pub(crate) struct CatchUp {
     /// What the session has got so far.
     pub(crate) at: Offset,
     pub(crate) quiet: Quiet,
+    /// Where a part of the log is lost to the session, it wants the last values instead.
+    pub(crate) snapshots: bool,
     /// Steps of the log it has taken: envelopes and gaps, sent or not.
     pub(crate) steps: Index,
     /// Positions that the log no longer held, and that were no loss, since the last frame.
@@ -101,19 +109,24 @@ struct Over;
 
 impl CatchUp {
     /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self) {
+    pub(crate) fn spawn(self, first: First) {
         let tracker = self.shared.tasks.clone();
         tracker.spawn(async move {
             let feed = self.feed.clone();
             // A session that leaves ends whatever this waits for.
             tokio::select! {
                 () = feed.closed() => {}
-                _ = self.run() => {}
+                _ = self.run(first) => {}
             }
         });
     }
 
-    async fn run(mut self) -> Result<(), Over> {
+    async fn run(mut self, first: First) -> Result<(), Over> {
+        match first {
+            First::Nothing => {}
+            First::Snapshot => self.take_snapshot(None).await?,
+            First::Lost(reason) => self.take_snapshot(Some(reason)).await?,
+        }
         let mut heads = self.hub.watch_head();
         let mut resets = self.resets;
         loop {
@@ -123,13 +136,14 @@ impl CatchUp {
                 && !self.at.is_at_or_before(&head.offset)
             {
                 // The log went backwards, behind this session: what it will hold up to there again is not the same.
-                self.announce((*head.offset).clone(), GapReason::Reset).await?;
+                self.lose((*head.offset).clone(), GapReason::Reset).await?;
                 continue;
             }
             if head.offset.epoch != self.at.epoch || head.offset.sequences.len() != self.at.sequences.len() {
                 let start = Offset::start(head.offset.epoch, head.offset.sequences.len() as u16);
-                self.announce(start, GapReason::Reset).await?;
+                // Of a log that is new to the session, what it holds no more is no loss.
                 self.quiet = Quiet::all(true);
+                self.lose(start, GapReason::Reset).await?;
                 continue;
             }
             let advanced = self.advance_to(&head).await?;
@@ -163,7 +177,7 @@ impl CatchUp {
             let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
             if bounds.last < self.at.sequence(shard) {
                 let head = (*heads.borrow().offset).clone();
-                return self.announce(head, GapReason::Reset).await;
+                return self.lose(head, GapReason::Reset).await;
             }
         }
         Ok(())
@@ -286,7 +300,7 @@ impl CatchUp {
             self.unheld += self.at.positions_to(&to);
             self.at = to;
         } else {
-            self.announce(to, GapReason::Retention).await?;
+            self.lose(to, GapReason::Retention).await?;
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -329,6 +343,32 @@ impl CatchUp {
         self.steps += 1;
         let passage = Passage::gap(&from, &self.at, reason);
         self.frame(encode::gap(self.wire(), &from, &self.at, reason), Some(passage))
+    }
+
+    /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.
+    async fn lose(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
+        if self.snapshots { self.take_snapshot(Some(reason)).await } else { self.announce(to, reason).await }
+    }
+
+    /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
+    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
+        if let Some(reason) = lost {
+            self.count(reason);
+            self.steps += 1;
+        }
+        let delivery = Delivery {
+            shared: &self.shared,
+            hub: &self.hub,
+            view: &self.view,
+            feed: &self.feed,
+            doorbell: &self.doorbell,
+            session: self.session,
+            at: &self.at,
+            step: self.steps,
+        };
+        self.at = delivery.send(lost).await.map_err(|_| Over)?;
+        self.quiet = Quiet::all(false);
+        Ok(())
     }
 
     /// Tells the session what it will not get, and moves it behind that.

@@ -23,6 +23,7 @@ use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
+use crate::edge::snapshot::Snapshots;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
@@ -49,6 +50,7 @@ mod ring;
 mod sequencer;
 mod series;
 mod session;
+mod snapshot;
 mod socket;
 mod status;
 mod view;
@@ -67,6 +69,7 @@ pub(crate) struct Shared {
     broker: Arc<dyn Broker>,
     settings: EdgeSettings,
     compressor: Arc<Compressor>,
+    snapshots: Snapshots,
     /// Reads of old parts of the log that may go on at a time.
     replays: Semaphore,
     tasks: TaskTracker,
@@ -139,6 +142,7 @@ impl Edge {
             heard_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
             stale: AtomicBool::new(false),
             broker,
+            snapshots: Snapshots::new(settings.snapshot.bytes_max),
             replays: Semaphore::new(settings.replay_concurrency_max),
             compressor: Compressor::new(settings.compression.clone(), &node.meters),
             settings,
@@ -216,6 +220,7 @@ impl Edge {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
+                self.shared.snapshots.tidy();
                 hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
             }
             let silence = self.shared.log_silence();

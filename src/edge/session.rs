@@ -59,6 +59,10 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
+    /// Where a part of the log is lost to it, it wants the last values instead.
+    pub(crate) snapshots: bool,
+    /// It began with a snapshot that it has not got yet: its client has no place to resume from.
+    pub(crate) placeless: bool,
     /// A poll wants to know its place as soon as it has everything, and does not know it yet.
     pub(crate) untold: bool,
     /// Its place on the node, free again when the session is dropped, if nobody else has it.
@@ -189,6 +193,11 @@ impl Session {
         self.pass_to(progress.index, &batch.passage(skip, progress.begun));
         if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
             self.books.pass_reset(from, &progress.offset);
+        }
+        if self.placeless && progress.offset != self.at {
+            // With its last part: the others leave the session where it was.
+            self.placeless = false;
+            self.books.go_on_at(&self.at, progress.offset.clone());
         }
         self.at = progress.offset;
         self.quiet = false;

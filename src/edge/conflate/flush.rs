@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::parts::{Encoded, Parts, Stretch};
+use super::parts::{Encoded, Stretch, messages};
 use super::{Matcher, Round, Tally};
 use crate::edge::batch::Frame;
 use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
-use crate::edge::series::Changed;
+use crate::edge::series::{Changed, Parts};
 use crate::edge::view::View;
 use crate::ops::meters::Meters;
 use crate::proto::filter::Share;
@@ -112,7 +112,7 @@ impl Round {
             fates: stretch.fates(sent.envelopes, tally.envelopes),
             ..Passage::default()
         };
-        frames.extend(parts.messages(&stretch).map(|message| {
+        frames.extend(messages(parts, &stretch).map(|message| {
             let at = message.is_last.then_some(&*message.offset);
             let bytes = compressor.own(message.bytes, key.wire, at);
             match message.is_last {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::parts::{Encoded, Parts, Stretch};
+use super::parts::{Encoded, Stretch, messages};
 use crate::edge::Shared;
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::books::{Fates, Passage};
@@ -21,8 +21,10 @@ use crate::edge::compress::Compressor;
 use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
 use crate::edge::hub::{Head, Hub};
+use crate::edge::resolve::First;
 use crate::edge::ring::Index;
-use crate::edge::series::Group;
+use crate::edge::series::{Group, Parts};
+use crate::edge::snapshot::delivery::Delivery;
 use crate::edge::view::{Cursor, View};
 use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
@@ -48,6 +50,8 @@ pub(crate) struct Resume {
     pub(crate) at: Offset,
     /// It asked for whatever there is: what is missing is no loss.
     pub(crate) quiet: bool,
+    /// Where something is lost to the session, it wants the last values instead.
+    pub(crate) snapshots: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
@@ -99,19 +103,20 @@ impl KeptParts {
 
 impl Resume {
     /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self) {
+    pub(crate) fn spawn(self, first: First) {
         let tracker = self.shared.tasks.clone();
         tracker.spawn(async move {
             let feed = self.feed.clone();
             // A session that leaves ends whatever this waits for.
             tokio::select! {
                 () = feed.closed() => {}
-                _ = self.run() => {}
+                _ = self.run(first) => {}
             }
         });
     }
 
-    async fn run(mut self) -> Result<(), Over> {
+    async fn run(mut self, first: First) -> Result<(), Over> {
+        self.begin(first).await?;
         let heads = self.hub.watch_head();
         let mut resets = self.resets;
         // Ahead of what the session was told, where nothing has matched.
@@ -124,7 +129,7 @@ impl Resume {
             let head = heads.borrow().clone();
             let was_reset = std::mem::replace(&mut resets, head.resets) != head.resets;
             if let Some(start) = self.reset_to(&head, was_reset) {
-                self.announce(start, GapReason::Reset).await?;
+                self.lose(start, GapReason::Reset).await?;
                 since = self.at.clone();
             } else if since == *place {
                 return self.join(cursor, index, place).await;
@@ -140,6 +145,44 @@ impl Resume {
                 since = self.at.clone();
             }
         }
+    }
+
+    /// Sends what comes before everything else. What is missing here is lost, whatever the log still holds.
+    async fn begin(&mut self, first: First) -> Result<(), Over> {
+        let is_missing = |at: &Offset| self.hub.with_series(|series| series.incomplete_after(at).is_some());
+        match first {
+            First::Snapshot => self.take_snapshot(None).await,
+            First::Lost(reason) => self.take_snapshot(Some(reason)).await,
+            First::Nothing if self.snapshots && is_missing(&self.at) => {
+                let same_log = self.hub.head().offset.epoch == self.at.epoch;
+                let reason = if same_log { GapReason::Retention } else { GapReason::Reset };
+                self.take_snapshot(Some(reason)).await
+            }
+            First::Nothing => Ok(()),
+        }
+    }
+
+    /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.
+    async fn lose(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
+        if self.snapshots { self.take_snapshot(Some(reason)).await } else { self.announce(to, reason).await }
+    }
+
+    /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
+    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
+        lost.into_iter().for_each(|reason| self.count(reason));
+        let delivery = Delivery {
+            shared: &self.shared,
+            hub: &self.hub,
+            view: &self.view,
+            feed: &self.feed,
+            doorbell: &self.doorbell,
+            session: self.session,
+            at: &self.at,
+            step: 0,
+        };
+        self.at = delivery.send(lost).await.map_err(|_| Over)?;
+        self.quiet = false;
+        Ok(())
     }
 
     async fn join(self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
@@ -168,7 +211,7 @@ impl Resume {
         for shard in (0..self.at.sequences.len() as u16).map(Shard) {
             let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
             if bounds.last < self.at.sequence(shard) {
-                return self.announce((*head.offset).clone(), GapReason::Reset).await;
+                return self.lose((*head.offset).clone(), GapReason::Reset).await;
             }
         }
         Ok(())
@@ -273,7 +316,7 @@ pub(super) fn make(
     let to = Arc::new(from.latest_of(&changes.to));
     let stretch = Stretch { from, to, conflated: None };
     let fates = stretch.fates(changes.envelopes, u64::MAX);
-    frames.extend(parts.messages(&stretch).map(|message| {
+    frames.extend(messages(parts, &stretch).map(|message| {
         let fates = if message.is_last { fates } else { Fates::default() };
         let at = message.is_last.then_some(&*message.offset);
         let bytes = compressor.own(message.bytes, key.wire, at);

@@ -74,8 +74,8 @@ impl Edge {
             (ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 5))
         })?;
         // Only for clients that have their place: finding an old one costs reads of the log.
-        let place =
-            resolve(&self.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
+        let (from, snapshots) = (subscription.from.clone(), subscription.snapshot);
+        let place = resolve(&self.shared, hub, from, snapshots).await.map_err(|e| away(e.to_string()))?;
         Ok(Admitted { place, admission })
     }
 

@@ -32,7 +32,11 @@ pub(super) struct Clock {
 impl Clock {
     /// A heartbeat; false when too much is waiting.
     fn tell_place(&mut self, session: &mut Session, now: Instant) -> bool {
-        (session.offset_sent, session.untold) = (now, false);
+        session.offset_sent = now;
+        if session.placeless {
+            return true;
+        }
+        session.untold = false;
         let token = session.at.token();
         if self.heartbeat.as_ref().is_none_or(|(same, _)| *same != token) {
             let said = Said::of(&ServerMessage::Heartbeat { offset: &token });

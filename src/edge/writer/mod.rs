@@ -21,7 +21,7 @@ use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
-use crate::edge::resolve::Place;
+use crate::edge::resolve::{First, Place};
 use crate::edge::session::{Mode, Session};
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
@@ -188,16 +188,19 @@ impl Writer {
             heard: now,
             inbound: None,
             deaf: false,
+            snapshots: false,
+            placeless: false,
             untold: true,
             _admission: admission,
         });
         let name = format!("{name:016x}");
         let (stale, wire) = (self.shared.stale(), view.wire);
         self.begin(key, start, place, |shared, offset, outbox| {
+            let offset = offset.map(Offset::token);
             let welcome = ServerMessage::Welcome {
                 node: &shared.node.id,
                 session: &name,
-                offset: &offset.token(),
+                offset: offset.as_deref(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
             };
             let mut fits = true;
@@ -237,15 +240,16 @@ impl Writer {
         &mut self,
         key: SessionKey,
         start: Start,
-        Place { gap, quiet, replay, .. }: Place,
-        first: impl FnOnce(&Shared, &Offset, &mut Outbox) -> bool,
+        Place { gap, quiet, replay, snapshots, first, .. }: Place,
+        say: impl FnOnce(&Shared, Option<&Offset>, &mut Outbox) -> bool,
     ) {
         let shared = self.shared.clone();
         let Some(session) = self.table.get(key) else { return };
         // A client that loses its connection before it reads the gap must meet the gap again: what it learns first is
         // the place before it.
         let known = gap.as_ref().map_or(&*session.at, |(from, _)| from);
-        let mut fits = first(&shared, known, &mut session.outbox);
+        (session.snapshots, session.placeless) = (snapshots, first == First::Snapshot);
+        let mut fits = say(&shared, Some(known).filter(|_| !session.placeless), &mut session.outbox);
         if let Some((from, reason)) = &gap {
             session.books.begin_with_gap(from, &session.at);
             fits &= session.outbox.put_control(encode::gap(session.wire(), from, &session.at, *reason));
@@ -254,7 +258,7 @@ impl Writer {
         session.offset_sent = self.turn.now;
         session.quiet = quiet && matches!(start, Start::CatchUp);
         match start {
-            Start::Live(cursor, index) => {
+            Start::Live(cursor, index) if first == First::Nothing => {
                 session.mode = Mode::Live(cursor);
                 session.index = index;
                 self.table.enter_group(key);
@@ -262,40 +266,43 @@ impl Writer {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::CatchUp => self.feed(key, replay),
+            Start::Live(..) | Start::CatchUp => self.feed(key, first, replay),
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
     /// Has a session fed from its place until it can join its view.
-    fn feed(&mut self, key: SessionKey, outcome: Option<ReplayOutcome>) {
+    fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>) {
         let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, fed) = mpsc::channel(1);
         session.mode = Mode::CatchingUp(fed, None);
         session.index = 0;
         let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (session.quiet, hub.head().resets);
+        let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
         if view.key().interval_ms.is_some() {
-            return Resume { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }
-                .spawn();
+            let session = key;
+            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feed, doorbell, session }
+                .spawn(first);
+            return;
         }
-        let (quiet, steps, unheld) = (Quiet::all(quiet), 0, 0);
+        let (quiet, steps, unheld, session) = (Quiet::all(quiet), 0, 0, key);
         CatchUp {
             shared,
             hub,
             view,
             at,
             quiet,
+            snapshots,
             steps,
             unheld,
             resets,
             outcome,
             feed,
             doorbell,
-            session: key,
+            session,
         }
-        .spawn();
+        .spawn(first);
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -329,8 +336,8 @@ impl Writer {
             if wire == Wire::Events {
                 session.outbox.put_last(encode::retry(reconnect_after_ms));
             }
-            let offset = session.at.token();
-            let goodbye = ServerMessage::Goodbye { reason, offset: &offset, reconnect_after_ms };
+            let offset = (!session.placeless).then(|| session.at.token());
+            let goodbye = ServerMessage::Goodbye { reason, offset: offset.as_deref(), reconnect_after_ms };
             session.outbox.put_last(encode::server(wire, &goodbye));
         }
         session.outbox.put_last(encode::close(wire, code, reason));

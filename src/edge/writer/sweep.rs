@@ -15,7 +15,7 @@ use crate::edge::books::{Fates, Passage, Settled};
 use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
-use crate::edge::resolve::now_ns;
+use crate::edge::resolve::{First, now_ns};
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
@@ -80,6 +80,8 @@ enum Next {
     Join(Joined),
     /// To be closed: it could not be fed.
     Fail(String),
+    /// To be sent away: it keeps what others wait for.
+    TooSlow(&'static str),
 }
 
 impl Turn {
@@ -170,6 +172,12 @@ impl Turn {
                         Ok(Fed::Frames(batch)) => session.put_feed(batch),
                         Ok(Fed::Joined(joined)) => return Next::Join(joined),
                         Ok(Fed::Failed(why)) => return Next::Fail(why),
+                        Ok(Fed::TooSlow(why)) => return Next::TooSlow(why),
+                        Ok(Fed::Moved(at)) => {
+                            session.books.go_on_at(&session.at, at.clone());
+                            (session.at, session.placeless) = (at, false);
+                            return Next::Step;
+                        }
                         Err(TryRecvError::Empty) => return Next::Rest,
                         Err(TryRecvError::Disconnected) => return Next::Fail(FEED_BROKE_OFF.to_owned()),
                     }
@@ -265,10 +273,12 @@ impl Writer {
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
                     session.quiet = false;
+                    session.placeless = false;
                     session.untold = true;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
+                Next::TooSlow(why) => return self.drop_slow(key, why),
             }
         }
         // Others first; this one goes on at the next turn.
@@ -281,16 +291,20 @@ impl Writer {
         // Newest values are no loss to be overtaken by: what has changed meanwhile is what it gets.
         if session.seat.view().key().interval_ms.is_some() {
             self.table.leave_group(key);
-            return self.feed(key, None);
+            return self.feed(key, First::Nothing, None);
         }
         // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
-            return self.feed(key, None);
+            return self.feed(key, First::Nothing, None);
         }
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
+        }
+        if session.snapshots {
+            self.table.leave_group(key);
+            return self.feed(key, First::Lost(GapReason::Slow), None);
         }
         let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);

@@ -101,7 +101,7 @@ impl Subscription {
         if !filters.is_empty() {
             change.filters = Some(FilterSet::parse(filters)?);
         }
-        change.refuse_unserved()?;
+        change.check()?;
         Ok(change.apply(&Self::default()))
     }
 }
@@ -118,17 +118,23 @@ impl SubscriptionChange {
         }
     }
 
-    /// The one place that says what the protocol has and this server does not.
-    pub(super) fn refuse_unserved(&self) -> Result<(), MessageError> {
-        let unserved = |what: &str| {
-            let message = format!("this server does not serve {what}: leave it out");
-            Err(MessageError::new(ErrorCode::Unsupported, message))
-        };
-        if self.snapshot == Some(true) {
-            return unserved("`snapshot`");
-        }
-        Ok(())
+    /// Refuses what is possible alone and impossible together.
+    pub(super) fn check(&self) -> Result<(), MessageError> {
+        check_snapshot(self.snapshot, self.from.as_ref())
     }
+}
+
+/// A snapshot is the state of now, or of where the log cannot be followed from an offset on: old places are read from the log.
+pub(super) fn check_snapshot(snapshot: Option<bool>, from: Option<&From>) -> Result<(), MessageError> {
+    let word = match from {
+        Some(From::Earliest) if snapshot == Some(true) => "`earliest`",
+        Some(From::Ago(_)) if snapshot == Some(true) => "a time span",
+        _ => return Ok(()),
+    };
+    let message = format!(
+        "`snapshot` is the state of now, and does not go with `from` = {word}: leave out one of them, or give an offset"
+    );
+    Err(MessageError::new(ErrorCode::BadSnapshot, message))
 }
 
 pub(super) const FROM_EXPECTED: &str =
