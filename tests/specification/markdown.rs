@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::alike::{self, Compare, compare};
 use crate::channels::{Connection, Messages, parse};
-use crate::documents::{self, AWAITED};
+use crate::documents::{self, LATEST, is_awaited};
 use crate::nodes::Stage;
 use crate::support::{self, PATIENCE};
 
@@ -63,10 +63,7 @@ pub fn shows_what_servers_send(messages: &Messages, captured: &[Value]) {
             "" if fence.lines[0].starts_with("# offset") => vec![(fence.lines.join("\n") + "\n").into()],
             _ => continue,
         };
-        for example in examples
-            .into_iter()
-            .filter(|example| !AWAITED.iter().any(|word| example.to_string().contains(word)))
-        {
+        for example in examples {
             let place = &fence.place;
             messages.check(&example).unwrap_or_else(|errors| panic!("{place}: {errors}"));
             let is_alike = |message| compare(Compare::Shape, &example, message).is_ok();
@@ -104,9 +101,10 @@ async fn commands_print_what_is_written_below_them() {
     assert!(!consoles.is_empty());
     for Fence { place, lines, .. } in consoles {
         let stage = Stage::when(None).await;
-        for (command, output) in
-            commands(&lines).into_iter().filter(|(command, _)| !command.contains(AWAITED[0]))
-        {
+        for (command, output) in commands(&lines) {
+            if is_awaited(LATEST) && command.contains(LATEST) {
+                continue;
+            }
             let command = command.replace("localhost:9090", &stage.address().to_string());
             prints(&place, Command::new("sh").args(["-c", &command]), &output).await;
         }
