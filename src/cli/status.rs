@@ -61,7 +61,7 @@ impl StatusArguments {
         let mut refusals = Vec::new();
         for node in &nodes {
             match ask(node).and_then(|answer| read(&answer)) {
-                Ok(health) => return Ok(self.report(&health)),
+                Ok(answer) => return Ok(self.report(answer)),
                 Err(error) => refusals.push(format!("{node}: {error}")),
             }
         }
@@ -75,8 +75,8 @@ impl StatusArguments {
         })
     }
 
-    fn report(&self, health: &Value) -> Report {
-        let text = if self.json { health.to_string() } else { sentence(health) };
+    fn report(&self, Answer { body, health }: Answer) -> Report {
+        let text = if self.json { body } else { sentence(&health) };
         Report { text, healthy: health["healthy"] == true }
     }
 }
@@ -161,12 +161,21 @@ fn ask(node: &str) -> io::Result<String> {
     Err(last)
 }
 
-/// The answer's JSON. 503 is an answer too: it says what is wrong.
-fn read(answer: &str) -> io::Result<Value> {
+/// What a node says about itself.
+struct Answer {
+    /// As it came: its members are in the order in which people read them.
+    body: String,
+    health: Value,
+}
+
+/// 503 is an answer too: it says what is wrong.
+fn read(answer: &str) -> io::Result<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| stranger("it is not HTTP"))?;
     let status = head.lines().next().unwrap_or_default();
     match serde_json::from_str::<Value>(body) {
-        Ok(health) if health["healthy"].is_boolean() => Ok(health),
+        Ok(health) if health["healthy"].is_boolean() => {
+            Ok(Answer { body: body.trim_end().to_owned(), health })
+        }
         _ => Err(stranger(status)),
     }
 }
@@ -236,8 +245,7 @@ mod tests {
         let line = "degraded: edge edge-1 is draining, 9 of 10 clients, memory 12 %, CPU 3 %, up 7 s; \
                     connections at 90 %; not ready: draining";
         assert_eq!(report, Report { text: line.to_owned(), healthy: true });
-        let json: Value = serde_json::from_str(&asked(true, DEGRADED).text).unwrap();
-        assert_eq!((&json["node"], &json["checks"]["capacity"]["max"]), (&json!("edge-1"), &json!(10)));
+        assert_eq!(asked(true, DEGRADED).text, DEGRADED.split_once("\r\n\r\n").unwrap().1);
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(crate) struct Session {
     pub(crate) snapshots: bool,
     /// It began with a snapshot that it has not got yet: its client has no place to resume from.
     pub(crate) placeless: bool,
-    /// A poll wants to know its place as soon as it has everything, and does not know it yet.
+    /// It is at another place than it was last told. A poll wants to know as soon as it has everything.
     pub(crate) untold: bool,
     /// Its place on the node, free again when the session is dropped, if nobody else has it.
     pub(crate) _admission: Option<Admission>,
@@ -249,6 +249,7 @@ impl Session {
         if end == cursor && index > self.index {
             self.pass_to(index, &Passage::default());
             self.at = offset;
+            self.untold = true;
         }
     }
 

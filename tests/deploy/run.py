@@ -13,11 +13,13 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PYTHON = HERE.parents[1] / ".tools/python/bin/python"
+PYTHON = HERE.parents[1] / ".tools/operations/bin/python"
 OUTPUT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
 def main():
+    if sys.version_info < (3, 11):
+        sys.exit("run: Python 3.11 or newer is needed; this is " + sys.version.split()[0])
     if PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
     if not importlib.util.find_spec("yaml"):

@@ -31,7 +31,7 @@ SLOW = os.environ.get("SLOW_TESTS") == "1"
 
 def tool(name):
     """A program that scripts/setup-tools.sh put there, or the machine has; the test is skipped without it."""
-    beside = [TOOLS / "bin" / name, TOOLS / "python/bin" / name]
+    beside = [TOOLS / "bin" / name, TOOLS / "operations/bin" / name]
     found = next((str(path) for path in beside if path.exists()), None) or shutil.which(name)
     if not found:
         raise unittest.SkipTest(f"there is no {name}: scripts/setup-operations.py says why")

@@ -139,13 +139,17 @@ class Files(unittest.TestCase):
                 self.assertEqual(service["expose"], [port])
 
     def test_prometheus_scrapes_services_at_ports_that_they_have(self):
+        answering = {name: [name] for name in services(THREE)}
+        for name, service in services(THREE).items():
+            for alias in ((service.get("networks") or {}).get("default") or {}).get("aliases", []):
+                answering[alias].append(name)
         scraped = set()
         for job in documents(read("prometheus.yml"))[0]["scrape_configs"]:
             for found in job.get("dns_sd_configs", []):
-                for name in found["names"]:
+                for name in [each for asked in found["names"] for each in answering[asked]]:
                     self.assertIn(str(found["port"]), services(THREE)[name]["expose"])
                     scraped.add(name)
-        self.assertLessEqual({*ROLES, "nats-exporter", "nats-exporter-3"}, scraped)
+        self.assertEqual(scraped, {*ROLES, "nats-exporter", "nats-exporter-2", "nats-exporter-3"})
         self.assertIn("/metrics", paths("operator"))
         command = [tool("promtool"), "check", "config", ROOT / "prometheus.yml"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -204,6 +208,14 @@ class Image(unittest.TestCase):
         # It is linked with the C library of the last stage.
         self.assertIn("slim-bookworm", text)
         self.assertIn("debian12", text)
+
+    def test_the_program_needs_no_library_that_the_last_stage_has_not(self):
+        ended = subprocess.run(["ldd", telecast()], capture_output=True, text=True, timeout=60)
+        if ended.returncode or "linux" not in ended.stdout:
+            self.skipTest("another system, another linker")
+        needed = set(re.findall(r"^\s*(?:\S*/)?([\w+-]+)\.so", ended.stdout, re.M))
+        has = {"linux-vdso", "libc", "libm", "libgcc_s", "libdl", "libpthread", "librt", "ld-linux-x86-64", "ld-linux-aarch64"}
+        self.assertLessEqual(needed, has)
 
     def test_its_user_is_a_number_and_its_commands_are_the_programs(self):
         text = read("Dockerfile")

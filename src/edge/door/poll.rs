@@ -38,8 +38,8 @@ const TIMEOUT: &str = "timeout";
 const TIMEOUT_DEFAULT_S: u64 = 25;
 /// Longer silence is more than most proxies suffer: nginx's default is as long.
 const TIMEOUT_MAX_S: u64 = 60;
-/// A client that asks for an old place waits so long for the log at least: answers that come before it are empty, however
-/// often it asks.
+/// A session that is on its way from an old place says within so long how far it has got, even if it has found nothing: an
+/// answer that did not wait for that would lead back to where it began, however often its client asks.
 const CATCH_UP_MIN: Duration = Duration::from_secs(10);
 /// What comes so soon after the first news goes along, where more always comes.
 const LINGER: Duration = Duration::from_millis(50);
@@ -138,9 +138,9 @@ struct Found {
     next: Option<String>,
     /// Since when there is something to answer with at once.
     news_since: Option<Instant>,
-    /// The session has had everything there was.
+    /// The session has had everything there was, or has said how far it is on its way.
     is_current: bool,
-    /// The session has just had everything.
+    /// It has just said so.
     is_at_end: bool,
 }
 
