@@ -1,5 +1,6 @@
 //! Telecast relays live metrics: collectors push line protocol into **ingest**, ingest publishes to a **log**, **edges** follow
-//! the log and push to any number of WebSocket clients. This page is the map; each module's own page is its room.
+//! the log and push to any number of clients, over WebSocket, server-sent events and long polls. This page is the map; each
+//! module's own page is its room.
 //!
 //! # The way of the data
 //!
@@ -26,6 +27,9 @@
 //! * Who wants newest values instead of every one (`interval`) is a cursor on a view too. No envelope is encoded for it: the
 //!   edge keeps the last value of every series, and once per interval such views get what has changed, each line encoded once
 //!   for all of them. A late client gets what has changed since its place, not what was overwritten meanwhile.
+//! * There is one path for all transports. A session writes to the raw socket of a WebSocket, or into a short pipe whose other
+//!   end is the body of an HTTP response: events as long as the client listens, or those of one poll. (HTTP has a task per
+//!   connection, these clients too.)
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
 //!   repairs its own holes from the stream.
 //!
@@ -68,7 +72,8 @@
 //! * [`broker`]: the port to the log, and its two implementations under one contract.
 //! * [`ingest`]: collectors in, batches out. [`edge`]: the log in, frames out. Neither knows the other.
 //! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors.
-//! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line.
+//! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line, and
+//!   `status`, which asks a running node.
 //! * [`demo`]: a collector of this host's metrics; a client of ingest like any other. [`load`]: the load generator, which knows a
 //!   cluster only from outside.
 //! * [`app`]: builds roles from settings, owns their tasks, drains them. Only it sees everything.
@@ -78,7 +83,7 @@
 //! # What is deliberately absent
 //!
 //! * A database. The log is a bounded window for replay; queries belong to what stores metrics for good.
-//! * Per-client queues, per-client encoding, per-client tasks.
+//! * Per-client queues, per-client encoding, per-client tasks beside HTTP's.
 //! * Consumers in JetStream: it falls over at some tens of thousands of them, and resuming must not depend on one.
 //! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
 //! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes

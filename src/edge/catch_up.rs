@@ -218,7 +218,7 @@ impl CatchUp {
                     Match::No => None,
                     Match::Whole => self.shared.compressor.replayed(entry, key),
                     Match::Lines => encode::part(entry, &key.filters, key.format)
-                        .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at)),
+                        .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at))),
                 }
             } else {
                 self.encode(stored)
@@ -309,7 +309,7 @@ impl CatchUp {
     fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
         let key = self.view.key();
         encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
-            .map(|plain| self.shared.compressor.own(plain, key.wire, &self.at))
+            .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at)))
     }
 
     /// A frame at the session's place. It is not part of the view's run: its index counts the steps taken here.

@@ -440,7 +440,7 @@ impl State {
                         Share::Lines(_) if key.wire == Wire::WebSocket => plain,
                         Share::Lines(runs) => framed
                             .entry((key.format, key.wire, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, Some(&entry.offset)))
                             .clone(),
                     };
                     view.note_received(received_ns);

@@ -85,7 +85,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::frame::{self, Opcode};
+    use crate::proto::frame::Opcode;
     use proptest::prelude::*;
 
     fn next_bytes(outbox: &Outbox, max: usize) -> Vec<u8> {

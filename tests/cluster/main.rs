@@ -6,11 +6,13 @@
 mod support;
 
 mod absence;
+mod browser;
 mod compression;
 mod conflation;
 mod cors;
 mod crashes;
 mod drain;
+mod examples;
 mod load;
 mod mixed;
 mod polls;

@@ -162,3 +162,32 @@ async fn a_drain_answers_who_waits_with_a_goodbye() {
     }
     assert_eq!(node.ended().await, Some(0));
 }
+
+/// An answer that ended inside a flush would begin it anew with the next poll, and so on for ever.
+#[tokio::test]
+async fn newest_values_come_whole_however_many_they_are() {
+    let node = telecast::standalone().start().await;
+    let mut next = node.get("/api/metrics/poll?timeout=0&interval=300").await.json["next"].clone();
+    let padding = "x".repeat(300);
+    for round in 1..=2 {
+        let lines: Vec<String> =
+            (0..4_000).map(|n| format!("cpu,host=web-01,core={n} n={round}i,note=\"{padding}\"")).collect();
+        assert_eq!(node.post("/api/v1/write", lines.join("\n")).await.status, 204);
+        let mut values = std::collections::BTreeMap::new();
+        let (mut answers, mut times) = (0, 0);
+        while values.values().filter(|value| **value == round).count() < 4_000 {
+            let path = format!("/api/metrics/poll?interval=300&from={}", next.as_str().expect("a place"));
+            let answer = node.get(&path).await;
+            let metrics =
+                messages(&answer).iter().flat_map(|message| message["metrics"].as_array().expect("metrics"));
+            for metric in metrics {
+                times += 1;
+                values.insert(metric["tags"]["core"].to_string(), metric["fields"]["n"].as_i64().expect("n"));
+            }
+            assert_ne!(answer.json["next"], next, "an answer that leads back to where it began");
+            next = answer.json["next"].clone();
+            answers += 1;
+        }
+        assert!(answers <= 12 && times <= 8_000, "{answers} answers with {times} values");
+    }
+}

@@ -10,6 +10,7 @@ use crate::support::collector::MEASUREMENTS;
 use crate::support::event_source::EventSource;
 use crate::support::nginx::Nginx;
 use crate::support::poller::Poller;
+use crate::support::telecast;
 
 #[tokio::test]
 async fn every_transport_works_behind_nginx_and_nothing_is_held_back() {
@@ -35,6 +36,31 @@ async fn every_transport_works_behind_nginx_and_nothing_is_held_back() {
             assert_eq!(ledger.numbers("web-01", measurement), collector.flushed());
         }
     }
+}
+
+/// `docs/protocol.md`, section "Behind a proxy", word for word but for the addresses.
+fn documented_site() -> String {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md")).expect("the page");
+    let (_, rest) = text.split_once("```nginx\n").expect("an example");
+    let (site, _) = rest.split_once("```").expect("its end");
+    let lines = site.lines().filter(|line| !line.starts_with("upstream "));
+    lines.collect::<Vec<_>>().join("\n").replace("listen 80;", "listen 127.0.0.1:{port};")
+}
+
+/// An `EventSource` would give up for good on a node that says 503, and `least_conn` leads straight to it.
+#[tokio::test]
+async fn who_is_refused_by_a_full_node_behind_the_documented_proxy_gets_another_node() {
+    let full = telecast::standalone().set("edge.max_connections", 1).start().await;
+    let other = telecast::standalone().start().await;
+    let _place = EventSource::connect(full.address(), "").await;
+    let nginx = Nginx::with(&[full.address(), other.address()], &documented_site()).await;
+    for _ in 0..3 {
+        EventSource::connect(nginx.address(), "").await;
+        Client::connect(nginx.address(), "").await;
+        Poller::new(nginx.address(), "timeout=0").poll().await;
+    }
+    assert!(full.metric("ws_connections_failed_total{reason=\"capacity\"}").await >= 1.0);
 }
 
 #[tokio::test]

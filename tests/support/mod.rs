@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
+pub mod chromium;
 pub mod client;
 pub mod collector;
 pub mod deflate;

@@ -16,6 +16,7 @@ const SHOWN_LINES_MAX: usize = 80;
 /// What a process is started with.
 pub struct Launch {
     arguments: Vec<String>,
+    listen: String,
     node: String,
     variables: Vec<(String, String)>,
 }
@@ -64,12 +65,19 @@ pub fn edge(nats: &str) -> Launch {
 impl Launch {
     fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { arguments, node: format!("test-{:08x}", fastrand::u32(..)), variables: Vec::new() }
+        let (listen, node) = ("127.0.0.1:0".to_owned(), format!("test-{:08x}", fastrand::u32(..)));
+        Self { arguments, listen, node, variables: Vec::new() }
     }
 
     /// The node's name.
     pub fn node(mut self, id: &str) -> Self {
         self.node = id.to_owned();
+        self
+    }
+
+    /// Where to listen, instead of on any free port.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address.to_string();
         self
     }
 
@@ -93,7 +101,7 @@ impl Launch {
         // Nothing of the surroundings may decide what is tested: neither variables nor files.
         let mut process = Command::new(env!("CARGO_BIN_EXE_telecast"))
             .args(&self.arguments)
-            .args(["--listen", "127.0.0.1:0", "--node", &self.node])
+            .args(["--listen", &self.listen, "--node", &self.node])
             .env_clear()
             .env("TELECAST_CONFIG_DIR", "/nonexistent")
             .env("LOG_FORMAT", "json")
@@ -138,9 +146,14 @@ impl Telecast {
 
     /// The value of a metric, named with its labels; 0 if it was never touched.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = reqwest::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text");
+        let text = self.metrics().await;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or(0.0)
+    }
+
+    /// All metrics, as Prometheus reads them.
+    pub async fn metrics(&self) -> String {
+        reqwest::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text")
     }
 
     /// Asks it to stop, as an orchestrator does.

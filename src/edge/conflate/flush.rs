@@ -113,7 +113,8 @@ impl Round {
             ..Passage::default()
         };
         frames.extend(parts.messages(&stretch).map(|message| {
-            let bytes = compressor.own(message.bytes, key.wire, &message.offset);
+            let at = message.is_last.then_some(&*message.offset);
+            let bytes = compressor.own(message.bytes, key.wire, at);
             match message.is_last {
                 true => frame(bytes, self.to.index, message.offset, whole.clone()),
                 false => frame(bytes, index, message.offset, Passage::default()),

@@ -275,7 +275,8 @@ pub(super) fn make(
     let fates = stretch.fates(changes.envelopes, u64::MAX);
     frames.extend(parts.messages(&stretch).map(|message| {
         let fates = if message.is_last { fates } else { Fates::default() };
-        let bytes = compressor.own(message.bytes, key.wire, &message.offset);
+        let at = message.is_last.then_some(&*message.offset);
+        let bytes = compressor.own(message.bytes, key.wire, at);
         frame(bytes, message.offset, Passage { fates, ..Passage::default() })
     }));
     Part { since, at, quiet, batch: Batch::new(frames), to: changes.to, gaps: gap_to.is_some() }

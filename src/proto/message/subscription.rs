@@ -70,8 +70,9 @@ pub struct SubscriptionChange {
 }
 
 impl Subscription {
-    /// Reads the parameters of a session's first request. `filter` may be repeated; `token` is left to others.
-    pub fn from_query(parameters: &[(String, String)]) -> Result<Self, MessageError> {
+    /// Reads the parameters of a session's first request. `filter` may be repeated; `token`, and what a transport has of its
+    /// `own`, are left to others.
+    pub fn from_query(parameters: &[(String, String)], own: &[&str]) -> Result<Self, MessageError> {
         let mut filters = Vec::new();
         let mut change = SubscriptionChange::default();
         for (at, (name, value)) in parameters.iter().enumerate() {
@@ -86,11 +87,12 @@ impl Subscription {
                 "interval" => change.interval_ms = Some(interval_text(value)?),
                 "format" => change.format = Some(value.parse()?),
                 "token" => {}
+                name if own.contains(&name) => {}
                 unknown => {
                     let message = format!(
                         "the parameter {} is unknown: there are {}",
                         quoted(unknown),
-                        listed(PARAMETERS)
+                        listed(&[PARAMETERS, own].concat())
                     );
                     return Err(MessageError::new(ErrorCode::BadParameter, message));
                 }

@@ -17,7 +17,7 @@ fn parse(text: &str) -> Result<ClientMessage, MessageError> {
 fn query(parameters: &[(&str, &str)]) -> Result<Subscription, MessageError> {
     let owned: Vec<_> =
         parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    Subscription::from_query(&owned)
+    Subscription::from_query(&owned, &[])
 }
 
 #[track_caller]
