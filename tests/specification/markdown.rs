@@ -6,11 +6,13 @@
 //! | none, with lines `> …` and `< …` | what stands behind `>` is sent to a node, which must answer what stands behind `<` |
 //! | none, beginning with `# offset` | held to the schema of line protocol |
 //! | `console` | each command behind `$` is run against a node, and must print the lines below it |
+//! | `sh` | the same, while metrics come; it must print some. `websocat` is not among what tests need: its lines are not run |
 //! | `python`, `js` | the program is run against a node, and must print what its last line says behind `prints: ` |
 //!
 //! `…` stands for anything, and more lines may come than are shown.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -22,6 +24,9 @@ use crate::channels::{Connection, Messages, parse};
 use crate::documents::{self, LATEST, is_awaited};
 use crate::nodes::Stage;
 use crate::support::{self, PATIENCE};
+
+/// Between two metrics that come while a script runs.
+const BEAT: Duration = Duration::from_millis(100);
 
 const DOCUMENTS: [&str; 2] = ["docs/protocol.md", "docs/clients.md"];
 
@@ -127,6 +132,29 @@ fn commands(lines: &[String]) -> Vec<(String, String)> {
         continues = (continues || line.starts_with("$ ")) && line.ends_with('\\');
     }
     commands
+}
+
+#[tokio::test]
+async fn scripts_print_metrics_that_come() {
+    let is_script = |fence: &Fence| fence.language == "sh" && !fence.lines.concat().contains("websocat");
+    let scripts: Vec<Fence> = Fence::all().into_iter().filter(is_script).collect();
+    assert!(!scripts.is_empty());
+    for Fence { place, lines, .. } in scripts {
+        let stage = Stage::when(None).await;
+        let script = lines.join("\n").replace("localhost:9090", &stage.address().to_string());
+        let mut shell = Command::new("sh");
+        let metrics_come = async {
+            let mut beat = tokio::time::interval(BEAT);
+            loop {
+                beat.tick().await;
+                stage.node.post("/api/v1/write", "mem,host=web-01 used_percent=3.17").await;
+            }
+        };
+        tokio::select! {
+            () = prints(&place, shell.args(["-c", &script]), "…\"metrics\":[{\"name\":\"mem\",…") => {}
+            () = metrics_come => {}
+        }
+    }
 }
 
 #[tokio::test]
