@@ -64,3 +64,5 @@ check-build:
 check-tests:
 	@command -v python3 >/dev/null \
 	    || { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }
+	@command -v curl >/dev/null \
+	    || { echo "make: curl is missing: tests run the lines of the documentation with it (Debian, Ubuntu: apt-get install curl)" >&2; exit 1; }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use telecast::ops::paths::PATHS;
 use telecast::proto::message::{CloseCode, Reconnect};
 
-use crate::documents::{self, ASYNCAPI, AWAITED, OPENAPI, members, text_of, texts};
+use crate::documents::{self, ASYNCAPI, OPENAPI, is_awaited, members, text_of, texts};
 use crate::nodes::Stage;
 
 fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
@@ -54,14 +54,8 @@ fn the_tables_of_the_protocol_have_what_the_program_has_and_nothing_else() {
         ("### Messages of the client", "| type |", set(asked)),
         ("### Messages of the client", "| code |", enumerated("ErrorCode")),
     ] {
-        let mut wanted: BTreeSet<String> = wanted;
-        wanted.extend(
-            AWAITED
-                .iter()
-                .filter(|path| head == "| path |" && path.starts_with('/'))
-                .map(ToString::to_string),
-        );
-        let found: BTreeSet<String> = documents::first_column(heading, head).into_iter().collect();
+        let found: BTreeSet<String> =
+            documents::first_column(heading, head).into_iter().filter(|name| !is_awaited(name)).collect();
         assert_eq!(found, wanted, "{heading}, {head}");
     }
 }
@@ -70,7 +64,7 @@ fn the_tables_of_the_protocol_have_what_the_program_has_and_nothing_else() {
 fn every_path_and_method_is_described_and_every_described_one_is_served() {
     let document = documents::whole(OPENAPI);
     let described: BTreeSet<String> = members(&document["paths"])
-        .filter(|(path, _)| !AWAITED.contains(path))
+        .filter(|(path, _)| !is_awaited(path))
         .flat_map(|(path, item)| {
             members(item).map(move |(method, _)| format!("{} {path}", method.to_uppercase()))
         })
@@ -125,7 +119,6 @@ fn every_type_of_message_is_described() {
     let described = schema(ASYNCAPI, "ServerMessage");
     let types = described["oneOf"].as_array().expect("schemas").iter();
     let types = types.map(|schema| text_of(&schema["properties"]["type"], "const"));
-    let types = types.filter(|kind| !AWAITED.contains(kind));
     let source = documents::text("src/proto/message/server.rs");
     let written = source.split("Object::open(out, ").skip(1).filter_map(literal).collect();
     assert_eq!(set(types), written);

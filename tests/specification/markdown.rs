@@ -6,11 +6,13 @@
 //! | none, with lines `> …` and `< …` | what stands behind `>` is sent to a node, which must answer what stands behind `<` |
 //! | none, beginning with `# offset` | held to the schema of line protocol |
 //! | `console` | each command behind `$` is run against a node, and must print the lines below it |
+//! | `sh` | the same, while metrics come; it must print some. `websocat` is not among what tests need: its lines are not run |
 //! | `python`, `js` | the program is run against a node, and must print what its last line says behind `prints: ` |
 //!
 //! `…` stands for anything, and more lines may come than are shown.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -19,9 +21,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::alike::{self, Compare, compare};
 use crate::channels::{Connection, Messages, parse};
-use crate::documents::{self, AWAITED};
+use crate::documents::{self, LATEST, is_awaited};
 use crate::nodes::Stage;
 use crate::support::{self, PATIENCE};
+
+/// Between two metrics that come while a script runs.
+const BEAT: Duration = Duration::from_millis(100);
 
 const DOCUMENTS: [&str; 2] = ["docs/protocol.md", "docs/clients.md"];
 
@@ -63,10 +68,7 @@ pub fn shows_what_servers_send(messages: &Messages, captured: &[Value]) {
             "" if fence.lines[0].starts_with("# offset") => vec![(fence.lines.join("\n") + "\n").into()],
             _ => continue,
         };
-        for example in examples
-            .into_iter()
-            .filter(|example| !AWAITED.iter().any(|word| example.to_string().contains(word)))
-        {
+        for example in examples {
             let place = &fence.place;
             messages.check(&example).unwrap_or_else(|errors| panic!("{place}: {errors}"));
             let is_alike = |message| compare(Compare::Shape, &example, message).is_ok();
@@ -104,9 +106,10 @@ async fn commands_print_what_is_written_below_them() {
     assert!(!consoles.is_empty());
     for Fence { place, lines, .. } in consoles {
         let stage = Stage::when(None).await;
-        for (command, output) in
-            commands(&lines).into_iter().filter(|(command, _)| !command.contains(AWAITED[0]))
-        {
+        for (command, output) in commands(&lines) {
+            if is_awaited(LATEST) && command.contains(LATEST) {
+                continue;
+            }
             let command = command.replace("localhost:9090", &stage.address().to_string());
             prints(&place, Command::new("sh").args(["-c", &command]), &output).await;
         }
@@ -132,8 +135,32 @@ fn commands(lines: &[String]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
+async fn scripts_print_metrics_that_come() {
+    let is_script = |fence: &Fence| fence.language == "sh" && !fence.lines.concat().contains("websocat");
+    let scripts: Vec<Fence> = Fence::all().into_iter().filter(is_script).collect();
+    assert!(!scripts.is_empty());
+    for Fence { place, lines, .. } in scripts {
+        let stage = Stage::when(None).await;
+        let script = lines.join("\n").replace("localhost:9090", &stage.address().to_string());
+        let mut shell = Command::new("sh");
+        let metrics_come = async {
+            let mut beat = tokio::time::interval(BEAT);
+            loop {
+                beat.tick().await;
+                stage.node.post("/api/v1/write", "mem,host=web-01 used_percent=3.17").await;
+            }
+        };
+        tokio::select! {
+            () = prints(&place, shell.args(["-c", &script]), "…\"metrics\":[{\"name\":\"mem\",…") => {}
+            () = metrics_come => {}
+        }
+    }
+}
+
+#[tokio::test]
 async fn programs_print_what_they_say() {
-    let programs = Fence::all().into_iter().filter(|fence| ["python"].contains(&fence.language.as_str()));
+    let programs =
+        Fence::all().into_iter().filter(|fence| ["python", "js"].contains(&fence.language.as_str()));
     for Fence { place, language, lines } in programs {
         let stage = Stage::when(None).await;
         let program = lines.join("\n").replace("localhost:9090", &stage.address().to_string());

@@ -132,9 +132,10 @@ fn assemble(format: Format, taken: &[Taken], lines: &mut [Lines<'_>], floor: &Fl
     for (number, runs) in taken {
         let Lines { changed, lines, formats } = &mut lines[*number];
         let encoded = formats[format as usize].get_or_insert_with(|| Encoded::new(format, lines.len()));
-        let whole = [0..lines.len() as u32];
+        let whole = 0..lines.len() as u32;
+        let runs = runs.as_deref().unwrap_or(std::slice::from_ref(&whole));
         let mut last = None;
-        for line in runs.as_deref().unwrap_or(&whole).iter().cloned().flatten().map(|line| line as usize) {
+        for line in runs.iter().cloned().flatten().map(|line| line as usize) {
             let place = changed.places[line];
             if floor.has.as_ref().is_some_and(|has| !is_behind(has, place)) {
                 continue;
