@@ -6,5 +6,6 @@ mod accounting;
 mod bench;
 mod delivery;
 mod loss;
+mod replay;
 mod sessions;
 mod walk;
