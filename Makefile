@@ -1,13 +1,13 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
+.PHONY: help run test test-recovery test-deploy tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: check-build ## Build and relay this machine's metrics on port 9090
 	cargo build --release --locked
@@ -16,8 +16,17 @@ run: check-build ## Build and relay this machine's metrics on port 9090
 test: check-build check-tests tools ## Run every test, then a short round of fuzzing, and sum up
 	scripts/test.sh
 
+test-recovery: check-build check-tests tools ## Kill and drain edges under 500 clients, ten minutes long; TELECAST_RECOVERY_… changes that
+	cargo build --release --locked
+	@TELECAST=$${TELECAST:-$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/telecast} \
+	TELECAST_RECOVERY_SECONDS=$${TELECAST_RECOVERY_SECONDS:-600} TELECAST_RECOVERY_CLIENTS=$${TELECAST_RECOVERY_CLIENTS:-500} \
+	TELECAST_RECOVERY_COLLECTORS=$${TELECAST_RECOVERY_COLLECTORS:-8} TELECAST_RECOVERY_EVERY_S=$${TELECAST_RECOVERY_EVERY_S:-20} \
+	TELECAST_RECOVERY_PACE_MS=$${TELECAST_RECOVERY_PACE_MS:-1000} \
+	cargo test --locked --test recovery -- --nocapture
+
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
+	scripts/setup-schemas.sh
 
 fmt: ## Format the code
 	cargo fmt
@@ -55,3 +64,5 @@ check-build:
 check-tests:
 	@command -v python3 >/dev/null \
 	    || { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }
+	@command -v curl >/dev/null \
+	    || { echo "make: curl is missing: tests run the lines of the documentation with it (Debian, Ubuntu: apt-get install curl)" >&2; exit 1; }

@@ -1,50 +1,75 @@
 #!/bin/sh
-# Puts an nginx into .tools/bin for the tests that go through a proxy: this machine's own, or the one of Debian's package, unpacked
-# and not installed, so that nobody has to be root. Fast when it is there already.
+# Puts an nginx into .tools/bin for the tests that go through a proxy: this machine's own, or the one of Debian's package with the
+# libraries that this machine lacks, unpacked and not installed, so that nobody has to be root. Fast when it is there already.
+#
+# NGINX=/path/to/nginx uses one of your own.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 bin="$root/.tools/bin"
 nginx="$bin/nginx"
 
-# The first to take `-e`: an older one insists on a log in /var.
+# 1.19.5 is the first to take `-e`: an older one insists on a log in /var.
 works() {
-    "$1" -v 2>&1 | grep -Eq 'nginx/(1\.(19\.[5-9]|[2-9][0-9]\.)|[2-9]\.)'
+    [ -n "$1" ] && "$1" -v 2>&1 | grep -Eq 'nginx/(1\.(19\.[5-9]|[2-9][0-9]\.)|[2-9]\.)'
 }
-
-if [ -x "$nginx" ] && works "$nginx"; then
-    exit 0
-fi
-mkdir -p "$bin"
-
-for installed in "$(command -v nginx || true)" /usr/sbin/nginx /usr/local/sbin/nginx; do
-    if [ -n "$installed" ] && [ -x "$installed" ] && works "$installed"; then
-        ln -sf "$installed" "$nginx"
-        exit 0
-    fi
-done
 
 give_up() {
     echo "setup-nginx: $1" >&2
     echo "setup-nginx: install nginx 1.20 or newer (Debian, Ubuntu: apt-get install nginx-light; macOS: brew install nginx)," >&2
-    echo "setup-nginx: or point NGINX at one when you run the tests." >&2
+    echo "setup-nginx: or point NGINX at one of your own." >&2
     exit 1
 }
 
-for program in apt-get dpkg-deb; do
-    command -v "$program" >/dev/null 2>&1 || give_up "there is no nginx here, and no $program to fetch Debian's"
+if [ -n "${NGINX:-}" ]; then
+    works "$NGINX" || give_up "NGINX=$NGINX is no nginx 1.20 or newer."
+    exit 0
+fi
+if works "$nginx"; then
+    exit 0
+fi
+mkdir -p "$bin"
+for installed in "$(command -v nginx || true)" /usr/sbin/nginx /usr/local/sbin/nginx; do
+    if works "$installed"; then
+        ln -sf "$installed" "$nginx"
+        exit 0
+    fi
 done
+command -v apt-get >/dev/null 2>&1 && command -v dpkg >/dev/null 2>&1 \
+    || give_up "there is no nginx here, and this is no Debian, so its archive does not fit."
 
 # On the same file system as the target, so that the last step is one rename and two runs at once cannot collide.
 work=$(mktemp -d "$root/.tools/setup.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
-# apt drops its rights to fetch if it has any, and then has to be able to write here.
-chmod 755 "$work"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages" "$work/root"
+# Lists of its own: the machine's are often empty (containers) and writing them needs root. What is installed is still known, so
+# only what is missing is fetched.
+private="-o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User= -o Debug::NoLocking=1"
 
-echo "setup-nginx: fetching nginx from the Debian archive" >&2
-(cd "$work" && apt-get download -qq -o APT::Sandbox::User=root nginx >&2) \
-    || give_up "apt-get could not fetch nginx: has \"apt-get update\" been run, and is the archive reachable?"
-dpkg-deb -x "$work"/nginx_*.deb "$work/unpacked" || give_up "the package cannot be unpacked"
-works "$work/unpacked/usr/sbin/nginx" || give_up "the fetched nginx does not run here: is a library of it missing?"
-mv -f "$work/unpacked/usr/sbin/nginx" "$nginx"
-echo "setup-nginx: $("$nginx" -v 2>&1) in .tools/bin" >&2
+echo "setup-nginx: fetching nginx and the libraries it needs from Debian" >&2
+# shellcheck disable=SC2086 # options, one word each
+apt-get $private -qq update >&2 || give_up "apt-get update failed: is Debian's archive reachable?"
+# shellcheck disable=SC2086
+missing=$(apt-get $private --simulate --no-install-recommends install nginx 2>/dev/null | awk '/^Inst / { print $2 }')
+[ -n "$missing" ] || give_up "Debian's archive has no nginx for this machine."
+# shellcheck disable=SC2086
+(cd "$work/packages" && apt-get $private -qq download $missing >&2) || give_up "apt-get download failed: is Debian's archive reachable?"
+for package in "$work"/packages/*.deb; do
+    dpkg -x "$package" "$work/root"
+done
+cat > "$work/nginx" <<'LAUNCHER'
+#!/bin/sh
+# The libraries that came with it are not where they are looked for.
+here=$(cd "$(dirname "$0")/../nginx" && pwd)
+for libraries in "$here"/lib/*-linux-gnu* "$here"/usr/lib/*-linux-gnu*; do
+    [ -d "$libraries" ] && LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+done
+[ -n "${LD_LIBRARY_PATH:-}" ] && export LD_LIBRARY_PATH
+exec "$here/usr/sbin/nginx" "$@"
+LAUNCHER
+chmod +x "$work/nginx"
+rm -rf "$root/.tools/nginx"
+mv "$work/root" "$root/.tools/nginx"
+mv -f "$work/nginx" "$nginx"
+works "$nginx" || give_up "the fetched nginx does not run here."
+echo "setup-nginx: $("$nginx" -v 2>&1) in .tools" >&2

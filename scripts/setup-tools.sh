@@ -11,6 +11,9 @@ bin="$root/.tools/bin"
 nats="$bin/nats-server"
 
 "$root/scripts/setup-nginx.sh"
+"$root/scripts/setup-chromium.sh" >/dev/null
+"$root/scripts/setup-python.sh"
+"$root/scripts/setup-operations.py"
 
 if [ -x "$nats" ] && "$nats" --version 2>/dev/null | grep -q "v$nats_version\$"; then
     exit 0

@@ -18,6 +18,8 @@ step() {
 
 step "tests" cargo test --locked --all-targets --no-fail-fast
 step "examples in the documentation" cargo test --locked --doc
+step "the JavaScript client" scripts/test-client-js.sh
+step "image, Compose, Kubernetes and proxy files" tests/deploy/run.py
 step "fuzzing, $FUZZ_SECONDS s per target" scripts/fuzz.sh "$FUZZ_SECONDS"
 
 echo "── summary"
@@ -26,8 +28,11 @@ awk '/^test result:/ { for (i = 1; i <= NF; i++) {
         if ($(i + 1) ~ /^passed/) passed += $i
         if ($(i + 1) ~ /^failed/) failed += $i
         if ($(i + 1) ~ /^ignored/) ignored += $i } }
+     /^ℹ pass / { passed += $3 }
+     /^ℹ (fail|cancelled) / { failed += $3 }
+     /^ℹ (skipped|todo) / { ignored += $3 }
      END { printf "tests: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
-sed -n 's/^test \(.*\) \.\.\. FAILED$/  failed: \1/p' "$log" | sort -u
+sed -n -e 's/^test \(.*\) \.\.\. FAILED$/  failed: \1/p' -e 's/^✖ \(.*\) ([0-9.]*ms)$/  failed: \1/p' "$log" | sort -u
 if [ "${#failed_steps[@]}" -gt 0 ]; then
     printf 'failed step: %s\n' "${failed_steps[@]}"
     exit 1

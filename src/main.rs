@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use telecast::app::{self, Options};
-use telecast::cli::{self, Arguments, EXIT_USAGE, LoadArguments, Serving, Verb};
+use telecast::cli::{self, Arguments, EXIT_USAGE, LoadArguments, Serving, StatusArguments, Verb};
 use telecast::config::{self, Loaded, Role};
 use telecast::load;
 use telecast::ops::{process, telemetry};
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Verb::Edge { serving } => serve(Role::Edge, serving, Options::default()),
         Verb::Config { role, serving } => print_configuration(role.into(), serving),
         Verb::Load(arguments) => run_load(arguments),
+        Verb::Status(arguments) => print_status(&arguments),
     }
 }
 
@@ -55,6 +56,21 @@ fn run_load(arguments: LoadArguments) -> ExitCode {
         Ok(plan) => load::run(plan),
         Err(error) => {
             eprintln!("telecast: load: {error}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn print_status(arguments: &StatusArguments) -> ExitCode {
+    use std::io::Write as _;
+    match arguments.run(&cli::environment(), &process::machine()) {
+        // Whoever no longer reads the line still gets the code.
+        Ok(report) => {
+            let _ = writeln!(std::io::stdout(), "{}", report.text);
+            if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("telecast: status: {error}");
             ExitCode::from(EXIT_USAGE)
         }
     }

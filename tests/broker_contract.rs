@@ -54,6 +54,8 @@ contract! {
         bytes_beyond_the_limit_drop_the_oldest,
         envelopes_beyond_their_age_are_dropped,
         an_empty_shard_begins_after_its_end,
+        the_last_envelope_of_each_channel_is_found,
+        the_last_envelopes_of_more_channels_than_may_be_asked_for_are_refused,
         shards_are_separate,
         a_shard_that_does_not_exist_is_refused,
         a_recreated_shard_has_another_epoch,

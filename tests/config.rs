@@ -48,6 +48,11 @@ fn a_bad_configuration_exits_with_64_and_names_key_and_layer() {
     refused(&["edge", "--listen", "nowhere"], &[], &["server.listen", "nowhere", "--listen"]);
     refused(&["edge", "--nats", ""], &[], &["nats.url"]);
     refused(&["edge", "--config", "absent.toml"], &[], &["absent.toml", "cannot be read"]);
+    refused(
+        &["edge"],
+        &[("TELECAST__SERVER__CORS_ORIGINS", "https://dash.example.com/")],
+        &["server.cors_origins", "without a path", "https://dash.example.com"],
+    );
     refused(&["ingest"], &[("LOG_LEVEL", "loud")], &["telemetry.level", "LOG_LEVEL", "debug"]);
 }
 

@@ -22,13 +22,25 @@ use tower::ServiceExt as _;
 const BACKLOG: i32 = 4096;
 /// Requests in progress when the listener stops have so long to end.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Bytes that may wait in the kernel unsent before a socket takes no more: what is not sent yet can still be replaced by
+/// something newer in this process, but not there.
+const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 /// Pause after the process ran out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
 /// One listening socket and what it serves.
 pub struct Listener {
     socket: TcpListener,
-    header_timeout: Duration,
+    patience: Patience,
+}
+
+/// How long a peer may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the head of a request.
+    pub header_timeout: Duration,
+    /// For taking what was written to it: one that takes nothing for so long, or is not there any more, is cut off.
+    pub unacknowledged_max: Duration,
 }
 
 impl Listener {
@@ -36,7 +48,7 @@ impl Listener {
     ///
     /// # Errors
     /// When it is in use or not allowed.
-    pub fn bind(address: SocketAddr, header_timeout: Duration) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, patience: Patience) -> io::Result<Self> {
         let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
         // A restart must not wait for the connections of the process before to be forgotten.
@@ -44,7 +56,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self { socket: TcpListener::from_std(socket.into())?, header_timeout })
+        Ok(Self { socket: TcpListener::from_std(socket.into())?, patience })
     }
 
     /// The address, with the port the system chose if 0 was asked for.
@@ -66,13 +78,8 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, remote)) => {
-                    let connection = serve_connection(
-                        stream,
-                        remote,
-                        router.clone(),
-                        self.header_timeout,
-                        shutdown.clone(),
-                    );
+                    let connection =
+                        serve_connection(stream, remote, router.clone(), self.patience, shutdown.clone());
                     connections.spawn(connection);
                 }
                 Err(error) if is_about_one_connection(&error) => {}
@@ -93,11 +100,10 @@ async fn serve_connection(
     stream: TcpStream,
     remote: SocketAddr,
     router: Router,
-    header_timeout: Duration,
+    patience: Patience,
     shutdown: CancellationToken,
 ) {
-    // Frames are small and must leave at once.
-    let _ = stream.set_nodelay(true);
+    bound_peer(&stream, patience.unacknowledged_max);
     let service = service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(remote));
         let router = router.clone();
@@ -105,7 +111,7 @@ async fn serve_connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(patience.header_timeout)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -120,6 +126,19 @@ async fn serve_connection(
     if let Err(error) = ended {
         tracing::trace!(event = "connection_failed", %error, "connection ended with an error");
     }
+}
+
+/// What a connection costs is bounded in the kernel, for what nobody above it can see: bytes that it was given, and a peer
+/// that has stopped taking them. Writers give such clients up themselves; the rest of a response has no writer.
+fn bound_peer(stream: &TcpStream, unacknowledged_max: Duration) {
+    // A kernel that refuses serves the peer all the same, with its own bounds. Frames are small and must leave at once.
+    let _ = stream.set_nodelay(true);
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(unacknowledged_max));
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged_max;
 }
 
 /// The peer went away before it was accepted; the next one may be fine.

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::listen::Listener;
+use crate::app::listen::{Listener, Patience};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::nats::{NatsBroker, Updates};
@@ -29,6 +29,9 @@ pub mod listen;
 
 /// What is still running after the drain ends by itself within this time, or is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Slow clients are told goodbye before their connections are cut off, so these are given some time more.
+const CUT_OFF_MARGIN: Duration = Duration::from_secs(10);
 
 /// Exit code of a process that was told twice to stop: 128 + SIGINT, as shells count.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -172,7 +175,11 @@ impl Process {
 
     fn open(&self, address: SocketAddr, event: &'static str, router: Router) -> Result<SocketAddr, Failure> {
         let failed = |error| Failure::Listen { address, error };
-        let listener = Listener::bind(address, self.settings.server.header_timeout).map_err(failed)?;
+        let patience = Patience {
+            header_timeout: self.settings.server.header_timeout,
+            unacknowledged_max: self.settings.edge.slow_client_timeout + CUT_OFF_MARGIN,
+        };
+        let listener = Listener::bind(address, patience).map_err(failed)?;
         let address = listener.address()?;
         let role = self.settings.node.role;
         tracing::info!(event, %address, role = role.as_str(), node = self.node.id, "listening");

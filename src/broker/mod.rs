@@ -51,6 +51,19 @@ pub trait Broker: Send + Sync + 'static {
         limits: ReadLimits,
     ) -> Result<Vec<Stored>, BrokerError>;
 
+    /// Every channel that has envelopes in a shard right now, in no particular order. Long: a page of it costs as much as a
+    /// read, and all of them are in memory.
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError>;
+
+    /// Of each of these channels, at most [`LAST_CHANNELS_MAX`], the last envelope with a sequence of at most `up_to`, in order
+    /// of sequence. Channels that have none (any more) are left out.
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError>;
+
     /// What the shard holds right now.
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError>;
 
@@ -60,6 +73,13 @@ pub trait Broker: Send + Sync + 'static {
     /// Whether the log can be reached, now and as it changes.
     fn connection(&self) -> watch::Receiver<Connection>;
 }
+
+/// Most channels of one [`Broker::last`]: what nats-server answers at once.
+pub const LAST_CHANNELS_MAX: usize = 1024;
+
+/// A channel as the log spells it, which only the log reads: others may have written it in a spelling that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogChannel(Box<str>);
 
 /// Limits of one [`Broker::read`].
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,9 @@
 //! The command line: what can be asked of the program, and the way from there to a configuration.
 //!
-//! Only verbs that exist are offered. Nothing is started here.
+//! Only verbs that exist are offered. Nothing is started here; `status` asks a node that runs.
 
 mod load;
+mod status;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use crate::config::{Inputs, Machine, Role};
 use crate::ops::version;
 
 pub use load::{LoadArguments, LoadError, PresetName};
+pub use status::{Report, StatusArguments, UrlError};
 
 /// Folder of `default.toml` and `<role>.toml`, unless `TELECAST_CONFIG_DIR` names another.
 const CONFIG_FOLDER: &str = "config";
@@ -27,6 +29,7 @@ Examples:
   telecast edge --nats nats://n:4222     one of many nodes that serve clients
   telecast config --role edge            what an edge would use, and from where
   telecast load heavy --publish 10       how much a node stands: 2,000 clients, ten collectors
+  telecast status                        whether the node on this machine does its work
 
 Configuration, each above the one before:
   built-in values, config/default.toml, config/ROLE.toml, --config FILE, environment, flags.
@@ -44,8 +47,8 @@ Environment:
   METRICS_PORT                 server.metrics_listen
 
 Exit codes:
-  0   stopped as asked (SIGTERM or SIGINT, after draining)
-  1   could not go on; the last log line says why
+  0   stopped as asked (SIGTERM or SIGINT, after draining); status: healthy or degraded
+  1   could not go on; the last log line says why; status: unhealthy, or no node answers
   64  unusable command line or configuration; stderr names the flag or key";
 
 /// Live metrics, relayed from many collectors to any number of browsers and programs.
@@ -93,6 +96,8 @@ pub enum Verb {
     },
     /// Connect many clients and check what they get: the stress test
     Load(LoadArguments),
+    /// Ask a running node for its health: one line, and exit code 0 while it does its work
+    Status(StatusArguments),
 }
 
 /// What every serving node takes.

@@ -83,6 +83,11 @@ impl Batch {
         &self.wire
     }
 
+    /// The step that the last frame is, and the place behind it.
+    pub(crate) fn end(&self) -> &(Index, Arc<Offset>) {
+        &self.end
+    }
+
     /// How far a socket got that took `written` bytes, at least one.
     pub(crate) fn progress(&self, written: usize) -> Progress {
         let at = self.parts.partition_point(|part| part.end < written);

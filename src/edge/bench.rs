@@ -53,8 +53,8 @@ impl Middle {
         let series = SeriesStore::new(Offset::start(Epoch(1), 1), settings);
         let hub = Hub::new(vec![Epoch(1)], series, bytes_max, bytes_max, vec![doorbell.clone()], compressor);
         let seat = |filters| {
-            let seat =
-                hub.attach(&ViewKey { filters, format: Format::Json, wire: Wire::WebSocket }, None).view;
+            let key = ViewKey { filters, format: Format::Json, wire: Wire::WebSocket, interval_ms: None };
+            let seat = hub.attach(&key, None).view;
             seat.view().listen(doorbell.clone());
             seat
         };

@@ -7,15 +7,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::broker::BrokerError;
 use crate::edge::Shared;
-use crate::edge::doorbell::{Doorbell, SessionKey};
+use crate::edge::feed::{Fed, Feeder, Joined, Over};
 use crate::edge::hub::{Head, Hub};
 use crate::edge::replay::Obstacle;
 use crate::edge::replay::portion::Portion;
-use crate::edge::ring::Index;
+use crate::edge::resolve::First;
+use crate::edge::snapshot::delivery::Delivery;
 use crate::edge::view::{Cursor, View};
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::message::GapReason;
@@ -26,23 +27,6 @@ const RETRY: Duration = Duration::from_millis(500);
 /// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a session's writer is given.
-pub(crate) enum Fed {
-    /// The next frames.
-    Portion(Arc<Portion>),
-    /// Nothing is missing any more.
-    Joined(Joined),
-    /// The log refuses to be read.
-    Failed(String),
-}
-
-/// How a session goes on with its view.
-pub(crate) struct Joined {
-    pub(crate) cursor: Cursor,
-    pub(crate) index: Index,
-    pub(crate) at: Arc<Offset>,
-}
-
 /// One session's way to its view.
 pub(crate) struct CatchUp {
     pub(crate) shared: Arc<Shared>,
@@ -51,15 +35,13 @@ pub(crate) struct CatchUp {
     /// What the session has got, or will have when it has written what it was given last.
     pub(crate) at: Arc<Offset>,
     pub(crate) quiet: Quiet,
+    /// Where a part of the log is lost to the session, it wants the last values instead.
+    pub(crate) snapshots: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
     pub(crate) outcome: Option<ReplayOutcome>,
-    /// The session asks for what follows its place.
-    pub(crate) asked: mpsc::Receiver<Arc<Offset>>,
-    pub(crate) feed: mpsc::Sender<Fed>,
-    pub(crate) doorbell: Arc<Doorbell>,
-    pub(crate) session: SessionKey,
+    pub(crate) feeder: Feeder,
 }
 
 /// Shards whose first hole is no loss, because the session asked for whatever there is and has got nothing of them yet.
@@ -83,62 +65,81 @@ impl Quiet {
     }
 }
 
-/// The session is gone, or was told that it cannot go on.
-struct Over;
+/// What comes next for a session.
+enum Step {
+    /// This.
+    Fed(Fed),
+    /// What lies between the session and the place is lost to it.
+    Lost(Arc<Offset>, GapReason),
+}
 
 impl CatchUp {
     /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self) {
-        let tracker = self.shared.tasks.clone();
-        tracker.spawn(async move {
-            let feed = self.feed.clone();
-            // A session that leaves ends whatever this waits for.
-            tokio::select! {
-                () = feed.closed() => {}
-                _ = self.run() => {}
-            }
-        });
+    pub(crate) fn spawn(self, first: First) {
+        let (tracker, wanted) = (self.shared.tasks.clone(), self.feeder.wanted());
+        // A session that leaves ends whatever this waits for.
+        tracker.spawn(Feeder::while_wanted(wanted, self.run(first)));
     }
 
-    async fn run(mut self) -> Result<(), Over> {
+    async fn run(mut self, first: First) -> Result<(), Over> {
+        match first {
+            First::Nothing => {}
+            First::Snapshot => self.take_snapshot(None).await?,
+            First::Lost(reason) => self.take_snapshot(Some(reason)).await?,
+        }
         let mut heads = self.hub.watch_head();
         // Where it was, and how, before what it gave last.
         let mut before = (self.at.clone(), self.quiet);
-        while let Some(at) = self.asked.recv().await {
+        loop {
+            let at = self.feeder.asked().await?;
             if at != self.at {
                 // What the session was given was let go before its socket took all of it.
                 self.quiet = if at == before.0 { before.1 } else { self.quiet };
                 self.at = at;
             }
             before = (self.at.clone(), self.quiet);
-            let fed = self.step(&mut heads).await?;
+            let fed = match self.step(&mut heads).await? {
+                Step::Fed(fed) => fed,
+                Step::Lost(_, reason) if self.snapshots => {
+                    self.take_snapshot(Some(reason)).await?;
+                    continue;
+                }
+                Step::Lost(to, reason) => Fed::Portion(self.announce(to, reason)),
+            };
             let goes_on = matches!(fed, Fed::Portion(_));
-            self.feed.send(fed).await.map_err(|_| Over)?;
-            self.doorbell.ready(self.session);
+            self.feeder.give(fed).await?;
             if !goes_on {
-                break;
+                return Ok(());
             }
         }
+    }
+
+    /// Gives the session the last values, and goes on behind them. With a reason, what it has missed before them is lost.
+    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
+        lost.into_iter().for_each(|reason| self.count(reason));
+        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &self.at };
+        self.at = delivery.send(&mut self.feeder, lost).await?;
+        self.quiet = Quiet::all(false);
         Ok(())
     }
 
     /// What comes next.
-    async fn step(&mut self, heads: &mut watch::Receiver<Head>) -> Result<Fed, Over> {
+    async fn step(&mut self, heads: &mut watch::Receiver<Head>) -> Result<Step, Over> {
         loop {
             let head = heads.borrow_and_update().clone();
-            if let Some(portion) = self.reset(&head) {
-                return Ok(Fed::Portion(portion));
+            if let Some(start) = self.reset(&head) {
+                return Ok(Step::Lost(start, GapReason::Reset));
             }
             // Right there, even if the head has moved on meanwhile: or it might chase it for ever.
             let target = self.shared.replays.target(&head, &self.at, self.view.covered_after());
             if *self.at == *target.offset
                 && let Some(cursor) = self.view.join(target.index)
             {
-                return Ok(Fed::Joined(self.join(cursor, &target)));
+                return Ok(Step::Fed(Fed::Joined(self.join(cursor, &target))));
             }
             let Some(shard) = self.shard_behind(&target.offset) else {
-                if let Some(portion) = self.wait_for_head(heads).await? {
-                    return Ok(Fed::Portion(portion));
+                if let Some(head) = self.wait_for_head(heads).await? {
+                    return Ok(Step::Lost(head, GapReason::Reset));
                 }
                 continue;
             };
@@ -149,34 +150,33 @@ impl CatchUp {
                     self.quiet.end(shard);
                     self.at = portion.to.clone();
                     portion.gaps.iter().for_each(|reason| self.count(*reason));
-                    return Ok(Fed::Portion(portion));
+                    return Ok(Step::Fed(Fed::Portion(portion)));
                 }
                 Err(Obstacle::Hole(first)) => {
-                    if let Some(portion) = self.hole(shard, first, last).await {
-                        return Ok(Fed::Portion(portion));
+                    if let Some(step) = self.hole(shard, first, last).await {
+                        return Ok(step);
                     }
                 }
                 // The hub will say so.
                 Err(Obstacle::Replaced) => tokio::task::yield_now().await,
                 Err(Obstacle::Broker(BrokerError::Unavailable(_))) => tokio::time::sleep(RETRY).await,
-                Err(Obstacle::Broker(refused)) => return Ok(Fed::Failed(refused.to_string())),
+                Err(Obstacle::Broker(refused)) => return Ok(Step::Fed(Fed::Failed(refused.to_string()))),
             }
         }
     }
 
-    /// The announcement that the log is another one than that of the session's place, if it is.
-    fn reset(&mut self, head: &Head) -> Option<Arc<Portion>> {
+    /// Where the session has to go on, if the log is another one than that of its place.
+    fn reset(&mut self, head: &Head) -> Option<Arc<Offset>> {
         let resets = std::mem::replace(&mut self.resets, head.resets);
         let (at, now) = (&self.at, &head.offset);
         if resets != head.resets && now.epoch == at.epoch && !at.is_at_or_before(now) {
             // The log went backwards, behind this session: what it will hold up to there again is not the same.
-            return Some(self.announce(now.clone(), GapReason::Reset));
+            return Some(now.clone());
         }
         if now.epoch != at.epoch || now.sequences.len() != at.sequences.len() {
-            let start = Arc::new(Offset::start(now.epoch, now.sequences.len() as u16));
-            let portion = self.announce(start, GapReason::Reset);
+            // Of a log that is new to the session, what it holds no more is no loss.
             self.quiet = Quiet::all(true);
-            return Some(portion);
+            return Some(Arc::new(Offset::start(now.epoch, now.sequences.len() as u16)));
         }
         None
     }
@@ -185,7 +185,7 @@ impl CatchUp {
         if let Some(outcome) = self.outcome {
             self.shared.node.meters.replay_requests.of(outcome).increment(1);
         }
-        Joined { cursor, index: target.index, at: target.offset.clone() }
+        Joined { cursor, index: target.index, at: target.offset.clone(), steps: 0 }
     }
 
     fn shard_behind(&self, target: &Offset) -> Option<Shard> {
@@ -196,7 +196,7 @@ impl CatchUp {
     async fn wait_for_head(
         &mut self,
         heads: &mut watch::Receiver<Head>,
-    ) -> Result<Option<Arc<Portion>>, Over> {
+    ) -> Result<Option<Arc<Offset>>, Over> {
         if let Ok(changed) = tokio::time::timeout(AHEAD_PATIENCE, heads.changed()).await {
             return changed.map(|()| None).map_err(|_| Over);
         }
@@ -204,15 +204,14 @@ impl CatchUp {
             let seen = self.at.sequence(shard);
             let Ok(bounds) = self.shared.replays.bounds(shard, seen).await else { return Ok(None) };
             if bounds.last < seen {
-                let head = heads.borrow().offset.clone();
-                return Ok(Some(self.announce(head, GapReason::Reset)));
+                return Ok(Some(heads.borrow().offset.clone()));
             }
         }
         Ok(None)
     }
 
     /// The way past what lies between the session's place and `first`, if the log's bounds say too that it is gone.
-    async fn hole(&mut self, shard: Shard, first: Option<Sequence>, last: Sequence) -> Option<Arc<Portion>> {
+    async fn hole(&mut self, shard: Shard, first: Option<Sequence>, last: Sequence) -> Option<Step> {
         let after = self.at.sequence(shard);
         let bounds = self.shared.replays.bounds(shard, last).await;
         // A log that ends before `last` is another one now, and the hub will say so.
@@ -225,11 +224,11 @@ impl CatchUp {
         };
         let to = Arc::new(self.at.with(shard, next - 1));
         if !self.quiet.end(shard) {
-            return Some(self.announce(to, GapReason::Retention));
+            return Some(Step::Lost(to, GapReason::Retention));
         }
         let unheld = self.at.positions_to(&to);
         self.at = to.clone();
-        Some(Portion::unheld(unheld, to))
+        Some(Step::Fed(Fed::Portion(Portion::unheld(unheld, to))))
     }
 
     /// Tells the session what it will not get, and moves it behind that.

@@ -64,17 +64,18 @@ impl Compressor {
             (Item::Gap { .. }, Wire::Deflated) | (_, Wire::WebSocket) => return Some(plain),
         };
         Some(match entry.ready_other_frame(other, key.format) {
-            Some(frame) => frame.unwrap_or(plain),
-            None => self.own(plain, key.wire, &entry.offset),
+            Some(made) => made.unwrap_or(plain),
+            None => self.own(plain, key.wire, Some(&entry.offset)),
         })
     }
 
-    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume.
-    pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: &Offset) -> Bytes {
+    /// A frame that was made for one view or session, in the form of `wire`. `at` is where its reader would resume, unless it
+    /// belongs to what follows: see [`encode::event`].
+    pub(crate) fn own(&self, plain: Bytes, wire: Wire, at: Option<&Offset>) -> Bytes {
         match wire {
             Wire::WebSocket => plain,
             Wire::Deflated => self.compress(&plain).unwrap_or(plain),
-            Wire::Events => encode::event(Some(at), frame::payload(&plain)),
+            Wire::Events => encode::event(at, frame::payload(&plain)),
         }
     }
 

@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use crate::edge::ring::{Entry, Item};
 use crate::edge::wire::Wire;
-use crate::proto::channel::Channel;
+use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
 use crate::proto::event_stream;
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
 use crate::proto::json;
 use crate::proto::line::{self, Line};
-use crate::proto::message::{self, CloseCode, Format, GapReason, ServerMessage};
+use crate::proto::message::{self, CloseCode, Conflated, Format, GapReason, ServerMessage, SnapshotPart};
 use crate::proto::offset::Offset;
 
 /// The entry as it is for everybody whose filters take all of it.
@@ -54,7 +54,59 @@ pub(crate) fn filtered(
 
 /// A gap announcement as a frame.
 pub(crate) fn gap(wire: Wire, from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
-    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason })
+    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason, snapshot: false })
+}
+
+/// The same where a snapshot at `to` follows.
+pub(crate) fn gap_before_snapshot(wire: Wire, from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
+    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason, snapshot: true })
+}
+
+/// A part of a snapshot: `metrics` of one collector, each as [`write_line`] writes it, with commas between them in JSON.
+pub(crate) fn snapshot(
+    format: Format,
+    which: SnapshotPart<'_>,
+    collector: &CollectorId,
+    metrics: &[u8],
+) -> Bytes {
+    let mut draft = Draft::new(metrics.len() + 256);
+    match format {
+        Format::Json => {
+            message::write_snapshot_open(&mut draft.0, which, collector.as_str());
+            draft.0.push(b'[');
+            draft.0.extend_from_slice(metrics);
+            draft.0.extend_from_slice(b"]}");
+        }
+        Format::Influx => {
+            message::write_influx_snapshot_head(&mut draft.0, which);
+            draft.0.extend_from_slice(metrics);
+        }
+    }
+    draft.finish()
+}
+
+/// Newest values of one collector, each as [`write_line`] has written it, with commas between them in JSON.
+pub(crate) fn newest(
+    format: Format,
+    token: &str,
+    of: Conflated<'_>,
+    collector: &CollectorId,
+    metrics: &[u8],
+) -> Bytes {
+    let mut draft = Draft::new(metrics.len() + 256);
+    match format {
+        Format::Json => {
+            message::write_conflated_open(&mut draft.0, token, of, collector.as_str());
+            draft.0.push(b'[');
+            draft.0.extend_from_slice(metrics);
+            draft.0.extend_from_slice(b"]}");
+        }
+        Format::Influx => {
+            message::write_influx_conflated_head(&mut draft.0, token, of);
+            draft.0.extend_from_slice(metrics);
+        }
+    }
+    draft.finish()
 }
 
 /// Any message without metrics as a frame; as an event, its id is the place that it tells.

@@ -1,19 +1,92 @@
-//! What a session that catches up is fed, as its writer holds it: one portion at a time, asked for when the one before is
-//! written, and given back while the socket takes nothing, so that those who do not read hold nothing.
+//! What a session that catches up is fed, between its writer and whoever leads it: one portion at a time, asked for when the one
+//! before is written, and given back while the socket takes nothing, so that those who do not read hold nothing.
 
 use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use crate::edge::catch_up::{Fed, Joined};
+use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::replay::portion::Portion;
+use crate::edge::ring::Index;
+use crate::edge::view::Cursor;
 use crate::proto::offset::Offset;
 
 /// Why a client is sent away whose replay ended before it was complete, which is a fault of this program.
 const BROKE_OFF: &str = "the replay broke off: connect again";
 
-/// See the module.
+/// What a session's writer is given.
+pub(crate) enum Fed {
+    /// The next frames.
+    Portion(Arc<Portion>),
+    /// Nothing is missing any more.
+    Joined(Joined),
+    /// The log refuses to be read.
+    Failed(String),
+    /// The client takes too long for what others wait for.
+    TooSlow(&'static str),
+}
+
+/// How a session goes on with its view.
+pub(crate) struct Joined {
+    pub(crate) cursor: Cursor,
+    pub(crate) index: Index,
+    pub(crate) at: Arc<Offset>,
+    /// Steps of the log since its last portion, which had nothing for it.
+    pub(crate) steps: Index,
+}
+
+/// The end of whoever leads a session: what is asked for, and given.
+pub(crate) struct Feeder {
+    asked: mpsc::Receiver<Arc<Offset>>,
+    /// Where the session waits, if it does.
+    waiting: Option<Arc<Offset>>,
+    fed: mpsc::Sender<Fed>,
+    doorbell: Arc<Doorbell>,
+    session: SessionKey,
+}
+
+/// The session is gone, or was told that it cannot go on.
+pub(crate) struct Over;
+
+impl Feeder {
+    /// Waits until the session has written everything it was given. Returns where it is then.
+    pub(crate) async fn asked(&mut self) -> Result<Arc<Offset>, Over> {
+        let at = match self.waiting.take() {
+            Some(at) => at,
+            None => self.asked.recv().await.ok_or(Over)?,
+        };
+        self.waiting = Some(at.clone());
+        Ok(at)
+    }
+
+    /// Gives the session what comes next, when it has asked for it.
+    pub(crate) async fn give(&mut self, fed: Fed) -> Result<(), Over> {
+        self.asked().await?;
+        self.waiting = None;
+        self.fed.send(fed).await.map_err(|_| Over)?;
+        self.doorbell.ready(self.session);
+        Ok(())
+    }
+
+    /// Runs `work` until it has ended or the session is gone.
+    pub(crate) async fn while_wanted(
+        wanted: mpsc::Sender<Fed>,
+        work: impl Future<Output = Result<(), Over>>,
+    ) {
+        tokio::select! {
+            () = wanted.closed() => {}
+            _ = work => {}
+        }
+    }
+
+    /// See [`Feeder::while_wanted`].
+    pub(crate) fn wanted(&self) -> mpsc::Sender<Fed> {
+        self.fed.clone()
+    }
+}
+
+/// The writer's end.
 pub(crate) struct Feed {
     /// Asks for what follows a place.
     asks: mpsc::Sender<Arc<Offset>>,
@@ -48,12 +121,17 @@ pub(crate) enum Found {
     Joined(Joined),
     /// The session cannot go on.
     Failed(String),
+    /// Its client is too slow for what others wait for.
+    TooSlow(&'static str),
 }
 
 impl Feed {
-    /// Nothing yet; what follows the session's place was not asked for.
-    pub(crate) fn new(asks: mpsc::Sender<Arc<Offset>>, fed: mpsc::Receiver<Fed>) -> Self {
-        Self { asks, fed, hand: Hand::Empty }
+    /// Both ends, with nothing given yet and nothing asked for.
+    pub(crate) fn new(doorbell: Arc<Doorbell>, session: SessionKey) -> (Self, Feeder) {
+        let (asks, asked) = mpsc::channel(1);
+        let (give, fed) = mpsc::channel(1);
+        let feeder = Feeder { asked, waiting: None, fed: give, doorbell, session };
+        (Self { asks, fed, hand: Hand::Empty }, feeder)
     }
 
     /// What there is for the session, which is at `at`; asks for more if it has written everything.
@@ -66,6 +144,7 @@ impl Feed {
             }
             Hand::End(Fed::Joined(joined)) => Found::Joined(joined),
             Hand::End(Fed::Failed(why)) => Found::Failed(why),
+            Hand::End(Fed::TooSlow(why)) => Found::TooSlow(why),
             asked => {
                 self.hand = asked;
                 Found::Nothing

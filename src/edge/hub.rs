@@ -17,12 +17,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::broker::ReadLimits;
 use crate::edge::batch::Frame;
 use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
+use crate::edge::conflate::{Conflation, GroupKey, Matcher, Round};
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode;
 use crate::edge::pieces::Pieces;
@@ -74,7 +75,9 @@ pub(crate) enum Start {
 /// One ring, all views.
 pub(crate) struct Hub {
     /// Never to be locked by whoever holds `state`.
-    series: Mutex<SeriesStore>,
+    values: Mutex<Values>,
+    /// Groups of views with an interval that have come to be: for whoever gives them their beat.
+    new_groups: Mutex<Option<mpsc::UnboundedReceiver<GroupKey>>>,
     state: Mutex<State>,
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
@@ -88,16 +91,32 @@ struct State {
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
-    /// Entries that the last values do not hold yet: few, unless somebody is copying many values.
-    unapplied: Vec<Arc<Entry>>,
+    /// What the last values do not know yet: little, unless somebody is copying many of them.
+    unapplied: Vec<Step>,
     views: HashMap<ViewKey, Listed>,
     /// The same views by what they want of an envelope.
     index: FilterIndex<Arc<View>>,
 }
 
+/// What keeps up with the log behind the views.
+struct Values {
+    series: SeriesStore,
+    /// Views that are made of them.
+    conflation: Conflation,
+}
+
+/// One step of what happens to the last values and to who is made of them, in the ring's order.
+enum Step {
+    Entry(Arc<Entry>),
+    /// A view with an interval, which begins behind the entry before.
+    Joined(Arc<View>),
+    Left(Arc<View>),
+}
+
 struct Listed {
     view: Arc<View>,
-    ticket: Ticket,
+    /// None with an interval: then no envelope is given to it.
+    ticket: Option<Ticket>,
 }
 
 impl Hub {
@@ -115,8 +134,10 @@ impl Hub {
         let (views, index) = (HashMap::new(), FilterIndex::default());
         let unapplied = Vec::new();
         let state = State { compressor, ring, epochs, resets: 0, unapplied, views, index };
+        let (announce, new_groups) = mpsc::unbounded_channel();
         Arc::new(Self {
-            series: Mutex::new(series),
+            values: Mutex::new(Values { series, conflation: Conflation::new(announce) }),
+            new_groups: Mutex::new(Some(new_groups)),
             state: Mutex::new(state),
             head: watch::Sender::new(head),
             doorbells,
@@ -146,7 +167,7 @@ impl Hub {
                 Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
             };
             state.dispatch(&entry, meters);
-            state.unapplied.push(entry);
+            state.unapplied.push(Step::Entry(entry));
             if bytes >= BYTES_PER_LOCK {
                 break;
             }
@@ -173,17 +194,31 @@ impl Hub {
         state.resets += 1;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.dispatch(&entry, meters);
-        state.unapplied.push(entry);
+        state.unapplied.push(Step::Entry(entry));
         self.publish(state);
         self.settle();
     }
 
     /// The last values, as they are at the newest place. Whoever looks at many of them belongs on a thread that may block.
     pub(crate) fn with_series<T>(&self, look: impl FnOnce(&mut SeriesStore) -> T) -> T {
-        let mut series = self.series.lock();
-        self.apply_to(&mut series);
-        let seen = look(&mut series);
-        drop(series);
+        self.with_values(|values| look(&mut values.series))
+    }
+
+    /// What a group of views with an interval is to be given now; nothing if it has no views any more.
+    pub(crate) fn collect(&self, group: GroupKey, matcher: &mut Matcher) -> Option<Round> {
+        self.with_values(|Values { series, conflation }| conflation.collect(group, series, matcher))
+    }
+
+    /// Groups of views with an interval, as they come to be; nothing if somebody has asked before.
+    pub(crate) fn take_new_groups(&self) -> Option<mpsc::UnboundedReceiver<GroupKey>> {
+        self.new_groups.lock().take()
+    }
+
+    fn with_values<T>(&self, look: impl FnOnce(&mut Values) -> T) -> T {
+        let mut values = self.values.lock();
+        self.apply_to(&mut values);
+        let seen = look(&mut values);
+        drop(values);
         // What came meanwhile was left to whoever held the lock.
         self.settle();
         seen
@@ -192,24 +227,38 @@ impl Hub {
     /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
     fn settle(&self) {
         loop {
-            let Some(mut series) = self.series.try_lock() else { return };
-            self.apply_to(&mut series);
-            drop(series);
-            // An entry may have come between the last look and the end of the lock, left by somebody who found it held.
+            let Some(mut values) = self.values.try_lock() else { return };
+            self.apply_to(&mut values);
+            drop(values);
+            // Something may have come between the last look and the end of the lock, left by somebody who found it held.
             if self.lock().unapplied.is_empty() {
                 return;
             }
         }
     }
 
-    fn apply_to(&self, series: &mut SeriesStore) {
+    fn apply_to(&self, Values { series, conflation }: &mut Values) {
         loop {
             let unapplied = std::mem::take(&mut self.lock().unapplied);
             if unapplied.is_empty() {
                 return;
             }
-            unapplied.iter().for_each(|entry| series.apply(entry));
+            for step in unapplied {
+                match step {
+                    Step::Entry(entry) => {
+                        conflation.note(&entry);
+                        series.apply(&entry);
+                    }
+                    Step::Joined(view) => conflation.join(view),
+                    Step::Left(view) => conflation.leave(&view),
+                }
+            }
         }
+    }
+
+    /// Wakes the writers whose views have grown.
+    pub(crate) fn ring_grown(&self) {
+        self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
     /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
@@ -218,7 +267,7 @@ impl Hub {
         let head = Head { index, offset, resets: state.resets };
         self.head.send_replace(head);
         MutexGuard::unlock_fair(state);
-        self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
+        self.ring_grown();
     }
 
     /// The newest place.
@@ -235,6 +284,13 @@ impl Hub {
     pub(crate) fn attach(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
         let mut state = self.lock();
         let view = Seat::take(state.view(key, self.view_bytes_max, &self.account));
+        if key.interval_ms.is_some() {
+            // Where its view is: what has changed since comes with the next flush.
+            let (cursor, index, place) = view.view().place();
+            let start = at.as_ref().is_none_or(|at| *at == *place);
+            let start = if start { Start::Live(cursor, index) } else { Start::CatchUp };
+            return Attachment { view, at: at.map_or(place, Arc::new), start };
+        }
         let (index, at) = match at {
             None => (Some(state.ring.head_index()), state.ring.head().clone()),
             Some(offset) => (state.ring.locate(&offset), Arc::new(offset)),
@@ -279,11 +335,20 @@ impl Hub {
     pub(crate) fn tidy(&self, meters: &Meters) {
         let mut state = self.lock();
         let first = state.ring.first_index();
-        let State { views, index, ring, .. } = &mut *state;
+        let State { views, index, ring, unapplied, .. } = &mut *state;
         for (_, gone) in views.extract_if(|_, listed| listed.view.sessions() == 0) {
-            index.remove(gone.ticket);
+            match gone.ticket {
+                Some(ticket) => drop(index.remove(ticket)),
+                None => unapplied.push(Step::Left(gone.view)),
+            }
         }
-        views.values().for_each(|listed| listed.view.trim(first));
+        for Listed { view, ticket } in views.values() {
+            match ticket {
+                Some(_) => view.trim(first),
+                // Frames of newest values are no entry's.
+                None => view.kept_parts().clear(),
+            }
+        }
         meters.views.set(views.len() as f64);
         let deflated = views
             .values()
@@ -325,7 +390,13 @@ impl State {
             bytes_max,
             account.clone(),
         ));
-        let ticket = self.index.insert(&key.filters, view.clone());
+        let ticket = match key.interval_ms {
+            None => Some(self.index.insert(&key.filters, view.clone())),
+            Some(_) => {
+                self.unapplied.push(Step::Joined(view.clone()));
+                None
+            }
+        };
         self.views.insert(key.clone(), Listed { view: view.clone(), ticket });
         view
     }
@@ -343,7 +414,8 @@ impl State {
         match &entry.item {
             Item::Gap { from, reason } => {
                 let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
-                for Listed { view, .. } in self.views.values() {
+                let of_entries = self.views.values().filter(|listed| listed.ticket.is_some());
+                for Listed { view, .. } in of_entries {
                     let bytes = self.compressor.whole(entry, view.key());
                     bytes
                         .into_iter()
@@ -355,6 +427,7 @@ impl State {
                 let lines = OnceCell::new();
                 let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
                 let mut pieces = Pieces::new(entry, stored);
+                let received_ns = encode::received_ns(&stored.envelope, stored.stored_ns);
                 // Parts in other frames by their lines: views that take the same of it share the work.
                 let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
                 for (view, share) in self.index.find(&stored.envelope.channel, read) {
@@ -367,9 +440,10 @@ impl State {
                         Share::Lines(_) if key.wire == Wire::WebSocket => plain,
                         Share::Lines(runs) => framed
                             .entry((key.format, key.wire, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key.wire, &entry.offset))
+                            .or_insert_with(|| self.compressor.own(plain, key.wire, Some(&entry.offset)))
                             .clone(),
                     };
+                    view.note_received(received_ns);
                     view.push(frame(bytes, own, None), first);
                 }
             }

@@ -1,8 +1,8 @@
 //! Follows the log and pushes it to clients.
 //!
-//! In reading order: `sequencer` puts a shard in order, `follow` feeds it; `ring` keeps the newest part of the log,
+//! In reading order: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
-//! and `view` shares them, `hub` ties these together; `resolve` finds a client's place, `catch_up` brings it to its view with what `replay` has of the log, by way of its `feed`; `inbound`, `outbox`, `socket`, `wire` and
+//! and `view` shares them, `hub` ties these together; `conflate` gives views newest values instead of all; `resolve` finds a client's place, `catch_up` brings it to its view with what `replay` has of the log, by way of its `feed`; `inbound`, `outbox`, `socket`, `wire` and
 //! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
@@ -15,19 +15,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Bounds, Broker};
+use crate::broker::Broker;
 use crate::config::EdgeSettings;
 use crate::edge::compress::Compressor;
+use crate::edge::conflate::pace::Pacer;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
 use crate::edge::replay::Replays;
-use crate::edge::series::SeriesStore;
+use crate::edge::snapshot::Snapshots;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
-use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
+use crate::proto::offset::Shard;
 
 mod batch;
 #[cfg(feature = "bench")]
@@ -36,6 +37,7 @@ pub mod bench;
 mod books;
 mod catch_up;
 mod compress;
+mod conflate;
 mod door;
 mod doorbell;
 mod encode;
@@ -51,20 +53,18 @@ mod ring;
 mod sequencer;
 mod series;
 mod session;
+mod snapshot;
 mod socket;
 mod status;
 mod view;
+mod warm;
 mod wire;
 mod writer;
 
-/// Envelopes read at the start at most, per shard; the ring's bytes bound them as well. At 512 bytes each: 64 MB.
-const WARM_ENVELOPES_MAX: u64 = 131_072;
 /// Commands a writer may have waiting before those who send them wait too.
 const COMMANDS_MAX: usize = 1024;
 /// Clients are told that the log is silent after this time (they are promised ten seconds).
 const STALE_AFTER: Duration = Duration::from_secs(6);
-/// Between two attempts to reach the log at the start.
-const RETRY: Duration = Duration::from_millis(250);
 
 /// What all parts of an edge share.
 pub(crate) struct Shared {
@@ -72,6 +72,7 @@ pub(crate) struct Shared {
     broker: Arc<dyn Broker>,
     settings: EdgeSettings,
     compressor: Arc<Compressor>,
+    snapshots: Snapshots,
     /// Old parts of the log, for sessions that catch up.
     replays: Arc<Replays>,
     tasks: TaskTracker,
@@ -152,6 +153,7 @@ impl Edge {
             heard_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
             stale: AtomicBool::new(false),
             broker,
+            snapshots: Snapshots::new(settings.snapshot.bytes_max),
             replays,
             compressor,
             settings,
@@ -189,18 +191,12 @@ impl Edge {
     async fn open(self: &Arc<Self>) {
         let mut bounds = Vec::new();
         for shard in (0..self.shared.broker.shards()).map(Shard) {
-            bounds.push(self.reach(shard).await);
+            bounds.push(warm::reach(&self.shared, shard).await);
         }
-        let warm = |bounds: &Bounds| -> Sequence {
-            let first = bounds.first.max((bounds.last + 1).saturating_sub(WARM_ENVELOPES_MAX));
-            first.saturating_sub(1)
-        };
-        let epochs: Vec<_> = bounds.iter().map(|bounds| bounds.epoch).collect();
-        let start = Offset { epoch: Epoch::combine(&epochs), sequences: bounds.iter().map(warm).collect() };
         let settings = &self.shared.settings;
         let hub = Hub::new(
-            epochs,
-            SeriesStore::new(start, settings.snapshot),
+            bounds.iter().map(|bounds| bounds.epoch).collect(),
+            warm::last_values(&self.shared, &bounds).await,
             settings.ring_bytes_max,
             settings.view_bytes_max,
             self.doorbells.clone(),
@@ -211,31 +207,21 @@ impl Edge {
             let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
             self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));
         }
+        if let Some(new_groups) = hub.take_new_groups() {
+            let pacer = Pacer::new(self.shared.clone(), hub.clone(), new_groups);
+            self.shared.tasks.spawn(pacer.run(self.shutdown.clone()));
+        }
         // Nobody else sets it. Followers come after it: once they have caught up, this node says that it is ready, and
         // then clients must not be turned away for want of a hub.
         let _ = self.hub.set(hub.clone());
         for (number, (bounds, gate)) in bounds.iter().zip(&self.gates).enumerate() {
             let shard = Shard(number as u16);
+            let start = warm::ring_start(bounds);
             let follower =
-                Follower::new(self.shared.clone(), hub.clone(), shard, warm(bounds), *bounds, gate.clone());
+                Follower::new(self.shared.clone(), hub.clone(), shard, start, *bounds, gate.clone());
             self.shared.tasks.spawn(follower.run(self.shutdown.clone()));
         }
         self.tick().await;
-    }
-
-    async fn reach(&self, shard: Shard) -> Bounds {
-        loop {
-            match self.shared.broker.bounds(shard).await {
-                Ok(bounds) => {
-                    self.shared.note_heard(shard);
-                    return bounds;
-                }
-                Err(error) => {
-                    tracing::debug!(event = "log_awaited", shard = shard.0, %error, "the log is not there yet");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
     }
 
     /// Once a second: tidies the hub, and tells clients when the log falls silent and when it is back.
@@ -245,6 +231,7 @@ impl Edge {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
+                self.shared.snapshots.tidy();
                 hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
             }
             let silence = self.shared.log_silence();

@@ -85,7 +85,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::frame::{self, Opcode};
+    use crate::proto::frame::Opcode;
     use proptest::prelude::*;
 
     fn next_bytes(outbox: &Outbox, max: usize) -> Vec<u8> {
@@ -112,7 +112,7 @@ mod tests {
     fn pings_pongs_and_closes_are_no_messages() {
         let mut outbox = Outbox::default();
         for opcode in [Opcode::Ping, Opcode::Text, Opcode::Pong, Opcode::Close] {
-            outbox.put_last(Bytes::copy_from_slice(&frame::header(opcode, 0)));
+            outbox.put_last(Bytes::copy_from_slice(&crate::proto::frame::header(opcode, 0)));
         }
         assert_eq!(outbox.advance(8), 1);
     }

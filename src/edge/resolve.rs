@@ -20,12 +20,32 @@ pub(crate) struct Place {
     pub(crate) quiet: bool,
     /// How this is counted, if it is a resume.
     pub(crate) replay: Option<ReplayOutcome>,
+    /// Where a part of the log is lost to this session, it wants the last values instead.
+    pub(crate) snapshots: bool,
+    /// What comes before everything else.
+    pub(crate) first: First,
+}
+
+/// What a session begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// With what follows its place.
+    Nothing,
+    /// With the last values: its place is theirs.
+    Snapshot,
+    /// With the announcement that what follows its place is lost up to the last values, and these.
+    Lost(GapReason),
 }
 
 impl Place {
     /// After the newest.
     pub(crate) fn newest() -> Self {
-        Self { at: None, gap: None, quiet: false, replay: None }
+        Self { at: None, gap: None, quiet: false, replay: None, snapshots: false, first: First::Nothing }
+    }
+
+    /// After the newest, with the last values first.
+    pub(crate) fn snapshot() -> Self {
+        Self { snapshots: true, first: First::Snapshot, ..Self::newest() }
     }
 
     /// After `offset`, which this session has been at.
@@ -38,11 +58,31 @@ impl Place {
     }
 }
 
-/// Finds the place.
+/// Finds the place of a session, which may want snapshots.
 ///
 /// # Errors
 /// When only the log could tell, and it does not answer.
-pub(crate) async fn resolve(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, BrokerError> {
+pub(crate) async fn resolve(
+    shared: &Shared,
+    hub: &Hub,
+    from: Option<From>,
+    snapshots: bool,
+) -> Result<Place, BrokerError> {
+    let found = match from {
+        None | Some(From::Latest) if snapshots => return Ok(Place::snapshot()),
+        from => find(shared, hub, from).await?,
+    };
+    Ok(match found {
+        // What the new log has says nothing of what the session knew: instead of all of it, it gets how things are.
+        Place { gap: Some((from, reason)), .. } if snapshots => {
+            let first = First::Lost(reason);
+            Place { replay: found.replay, snapshots, first, ..Place::at(from) }
+        }
+        found => Place { snapshots, ..found },
+    })
+}
+
+async fn find(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, BrokerError> {
     let head = hub.head();
     match from {
         None | Some(From::Latest) => Ok(Place::newest()),
@@ -71,10 +111,10 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
         return Ok(recovered(offset));
     }
     let reset = |to| Place {
-        at: Some(to),
         gap: Some((offset.clone(), GapReason::Reset)),
         quiet: true,
         replay: Some(ReplayOutcome::Reset),
+        ..Place::at(to)
     };
     if offset.epoch != head.epoch || offset.sequences.len() != head.sequences.len() {
         // Another log: all of this one is new to the client.

@@ -59,7 +59,11 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
-    /// A poll wants to know its place as soon as it has everything, and does not know it yet.
+    /// Where a part of the log is lost to it, it wants the last values instead.
+    pub(crate) snapshots: bool,
+    /// It began with a snapshot that it has not got yet: its client has no place to resume from.
+    pub(crate) placeless: bool,
+    /// It is at another place than it was last told. A poll wants to know as soon as it has everything.
     pub(crate) untold: bool,
     /// It waits for its turn among those that catch up.
     pub(crate) queued: bool,
@@ -129,9 +133,11 @@ impl Session {
         matches!(self.mode, Mode::Closing { .. })
     }
 
-    /// Whether its view has let frames go that it has not written.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        matches!(self.mode, Mode::Live(cursor) if self.seat.view().has_overtaken(cursor))
+    /// Whether its view has let frames go that it has not written. With an interval, none of them is missed: what has
+    /// changed meanwhile takes their place.
+    pub(crate) fn misses_frames(&self) -> bool {
+        let view = self.seat.view();
+        matches!(self.mode, Mode::Live(cursor) if view.key().interval_ms.is_none() && view.has_overtaken(cursor))
     }
 
     /// Writes what is in the outbox.
@@ -197,6 +203,8 @@ impl Session {
     fn pass_portion(&mut self, portion: &Portion) {
         self.pass_to(portion.steps, &Passage::default().behind_unheld(portion.unheld));
         self.index = 0;
+        // Nothing matches a snapshot that leads on in silence: its place is told with what comes next.
+        self.placeless &= portion.batch.is_some();
         self.at = portion.to.clone();
     }
 
@@ -212,6 +220,11 @@ impl Session {
         self.pass_to(progress.index, &batch.passage(skip, progress.begun));
         if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
             self.books.pass_reset(from, &progress.offset);
+        }
+        if self.placeless && progress.offset != self.at {
+            // With its last part: the others leave the session where it was.
+            self.placeless = false;
+            self.books.go_on_at(&self.at, progress.offset.clone());
         }
         self.at = progress.offset;
         self.quiet = false;
@@ -240,14 +253,19 @@ impl Session {
 
     /// A live session that has written everything up to the end of its view has seen everything up to `head`, which must
     /// have been read before this call. It may have seen more: views get an entry's frame before the head is made known,
-    /// and a session that was put back to the head would get those frames twice.
+    /// and a session that was put back to the head would get those frames twice. With an interval it has seen everything
+    /// up to its view's last flush.
     pub(crate) fn note_idle(&mut self, head: &Head) {
-        if let Mode::Live(cursor) = self.mode
-            && self.seat.view().end() == cursor
-            && head.index > self.index
-        {
-            self.pass_to(head.index, &Passage::default());
-            self.at = head.offset.clone();
+        let Mode::Live(cursor) = self.mode else { return };
+        let view = self.seat.view();
+        let (end, index, offset) = match view.key().interval_ms {
+            None => (view.end(), head.index, head.offset.clone()),
+            Some(_) => view.place(),
+        };
+        if end == cursor && index > self.index {
+            self.pass_to(index, &Passage::default());
+            self.at = offset;
+            self.untold = true;
         }
     }
 

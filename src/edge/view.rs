@@ -5,10 +5,14 @@
 //! bound; a cursor behind the oldest frame has been overtaken, and its session gets a gap.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 use crate::edge::batch::{Batch, Frame};
+use crate::edge::conflate::resume::KeptParts;
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
 use crate::edge::wire::Wire;
@@ -31,12 +35,19 @@ pub(crate) struct ViewKey {
     pub(crate) format: Format,
     /// In which frames.
     pub(crate) wire: Wire,
+    /// Only each series' newest value, once in so many milliseconds; every value, without it.
+    pub(crate) interval_ms: Option<u32>,
 }
 
 impl ViewKey {
     /// The view that a subscription asks for, in the frames that its connection takes.
     pub(crate) fn of(subscription: &Subscription, wire: Wire) -> Self {
-        Self { filters: subscription.filters.clone(), format: subscription.format, wire }
+        Self {
+            filters: subscription.filters.clone(),
+            format: subscription.format,
+            wire,
+            interval_ms: subscription.interval_ms,
+        }
     }
 }
 
@@ -94,7 +105,11 @@ pub(crate) struct View {
     state: Mutex<State>,
     /// Cursor behind the newest frame, readable without the lock.
     end: AtomicU64,
+    /// When ingest received what the newest frame was made from, in nanoseconds since 1970; 0 before there is one.
+    received_ns: AtomicI64,
     sessions: AtomicUsize,
+    flushed: Notify,
+    kept_parts: KeptParts,
 }
 
 /// A session's hold on its view: a view without one is dropped.
@@ -131,6 +146,8 @@ struct State {
     covered_after: Index,
     /// The place behind the newest frame there has been.
     newest: (Index, Arc<Offset>),
+    /// With an interval: where the frames of the last flush that had any begin.
+    last_flush: Cursor,
     /// Writers that have sessions here.
     listeners: Vec<Listener>,
 }
@@ -159,9 +176,18 @@ impl View {
             account,
             covered_after: index,
             newest: (index, offset),
+            last_flush: 0,
             listeners: Vec::new(),
         };
-        Self { key, state: Mutex::new(state), end: AtomicU64::new(0), sessions: AtomicUsize::new(0) }
+        Self {
+            key,
+            state: Mutex::new(state),
+            end: AtomicU64::new(0),
+            received_ns: AtomicI64::new(0),
+            sessions: AtomicUsize::new(0),
+            flushed: Notify::new(),
+            kept_parts: KeptParts::default(),
+        }
     }
 
     /// What its sessions asked for.
@@ -202,14 +228,46 @@ impl View {
         self.end.load(Ordering::Acquire)
     }
 
+    /// The frame that comes next was received by ingest at this time, in nanoseconds since 1970.
+    pub(crate) fn note_received(&self, received_ns: i64) {
+        self.received_ns.store(received_ns, Ordering::Relaxed);
+    }
+
+    /// When ingest received what the newest frame was made from, if there is one.
+    pub(crate) fn received_ns(&self) -> Option<i64> {
+        Some(self.received_ns.load(Ordering::Relaxed)).filter(|received_ns| *received_ns != 0)
+    }
+
     /// Adds a frame, and lets go of those whose entries are older than `first_index`. Writers are told, but not woken.
     pub(crate) fn push(&self, frame: Frame, first_index: Index) {
         let mut state = self.lock();
         state.newest = (frame.index, frame.offset.clone());
-        state.bytes += held_bytes(&frame);
-        state.account.bytes.fetch_add(held_bytes(&frame), Ordering::Relaxed);
-        state.frames.push_back(frame);
+        state.add(frame);
         state.trim(first_index);
+        self.tell(state);
+    }
+
+    /// Adds the newest values up to a place, for a view with an interval; there are no frames if nothing has changed. What is
+    /// older than the flush before is let go: a session that has not written it by then gets what has changed since, not a
+    /// queue of what has grown old.
+    pub(crate) fn flush(&self, frames: Vec<Frame>, index: Index, offset: Arc<Offset>) {
+        let mut state = self.lock();
+        state.newest = (index, offset);
+        if !frames.is_empty() {
+            let end = state.first + state.frames.len() as u64;
+            let before = std::mem::replace(&mut state.last_flush, end);
+            while state.first < before {
+                state.drop_oldest();
+            }
+            frames.into_iter().for_each(|frame| state.add(frame));
+            state.trim(0);
+            self.tell(state);
+        }
+        self.kept_parts.clear();
+        self.flushed.notify_waiters();
+    }
+
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
         self.end.store(state.first + state.frames.len() as u64, Ordering::Release);
         let address = self.address();
         for listener in state.listeners.iter_mut().filter(|listener| !listener.told) {
@@ -239,6 +297,24 @@ impl View {
     /// Whether frames at `cursor` have been let go.
     pub(crate) fn has_overtaken(&self, cursor: Cursor) -> bool {
         cursor < self.lock().first
+    }
+
+    /// The place behind the newest frame there has been, and the cursor there. A view with an interval is at the place of
+    /// its last flush.
+    pub(crate) fn place(&self) -> (Cursor, Index, Arc<Offset>) {
+        let state = self.lock();
+        let (index, offset) = state.newest.clone();
+        (state.first + state.frames.len() as u64, index, offset)
+    }
+
+    /// What it has made for sessions that come to it, with an interval.
+    pub(crate) fn kept_parts(&self) -> &KeptParts {
+        &self.kept_parts
+    }
+
+    /// Resolves at the next flush after this call.
+    pub(crate) fn next_flush(&self) -> Notified<'_> {
+        self.flushed.notified()
     }
 
     /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one. A frame with
@@ -272,6 +348,12 @@ impl View {
 }
 
 impl State {
+    fn add(&mut self, frame: Frame) {
+        self.bytes += held_bytes(&frame);
+        self.account.bytes.fetch_add(held_bytes(&frame), Ordering::Relaxed);
+        self.frames.push_back(frame);
+    }
+
     fn trim(&mut self, first_index: Index) {
         while self.frames.front().is_some_and(|frame| frame.index < first_index) {
             self.drop_oldest();
@@ -310,7 +392,12 @@ mod tests {
     }
 
     fn view_of(indexes: impl IntoIterator<Item = Index>, bytes_max: usize) -> View {
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, wire: Wire::WebSocket };
+        let key = ViewKey {
+            filters: FilterSet::default(),
+            format: Format::Json,
+            wire: Wire::WebSocket,
+            interval_ms: None,
+        };
         let view = View::new(key, 10, offset(10), bytes_max, Account::new(1 << 20));
         for index in indexes {
             let bytes = Bytes::from(vec![0; 100]);
@@ -372,7 +459,12 @@ mod tests {
     fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share() {
         let frame = 100 + FRAME_OVERHEAD_BYTES;
         let account = Account::new(30 * frame);
-        let key = ViewKey { filters: FilterSet::default(), format: Format::Json, wire: Wire::WebSocket };
+        let key = ViewKey {
+            filters: FilterSet::default(),
+            format: Format::Json,
+            wire: Wire::WebSocket,
+            interval_ms: None,
+        };
         let view = || View::new(key.clone(), 0, offset(0), 1 << 20, account.clone());
         let (busy, calm, late) = (view(), view(), view());
         (1..=100).for_each(|index| push(&busy, index, true));

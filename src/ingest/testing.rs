@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use crate::config::{CollectorSettings, LogSettings, OnConflict, Role, Storage};
 use crate::ingest::Ingest;
@@ -118,6 +118,19 @@ impl Broker for MoodyBroker {
         limits: ReadLimits,
     ) -> Result<Vec<Stored>, BrokerError> {
         self.inner.read(shard, from, limits).await
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

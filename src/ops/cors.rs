@@ -6,6 +6,8 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::ops::reply::wrong_method;
+
 /// Browsers may remember a permission for so long; most do for two hours at most.
 const REMEMBERED: Duration = Duration::from_secs(3_600);
 
@@ -39,7 +41,8 @@ impl Cors {
     /// Allows it for these routes.
     pub fn apply<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>) -> Router<S> {
         match &self.0 {
-            Some(layer) => routes.layer(layer.clone()),
+            // A fallback that comes later would take the place of the layer, which answers OPTIONS.
+            Some(layer) => routes.method_not_allowed_fallback(wrong_method).layer(layer.clone()),
             None => routes,
         }
     }

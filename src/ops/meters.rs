@@ -5,6 +5,7 @@
 
 use metrics::{Counter, Gauge, Unit};
 
+use crate::proto::message::CloseCode;
 use crate::proto::offset::Shard;
 
 /// A closed set of values of one label.
@@ -179,6 +180,60 @@ label! {
 }
 
 label! {
+    /// How a client's connection ended: its close code (RFC 6455 section 7.4 and docs/protocol.md).
+    ConnectionEnd = "code" {
+        /// Closed as asked.
+        Normal = "1000",
+        /// The page was left.
+        GoingAway = "1001",
+        /// Frames against the rules.
+        Protocol = "1002",
+        /// A kind of message that is not read here.
+        UnsupportedData = "1003",
+        /// Without a close frame: the network, a proxy, or a client that just went.
+        Abnormal = "1006",
+        /// Text that is not UTF-8, or compressed data that cannot be inflated.
+        InvalidData = "1007",
+        /// Not allowed.
+        Policy = "1008",
+        /// A message too large.
+        TooLarge = "1009",
+        /// A fault of the server.
+        Internal = "1011",
+        /// The node is draining.
+        Draining = "1012",
+        /// The node is full or not ready.
+        TryLater = "1013",
+        /// Too slow for too long.
+        SlowClient = "4008",
+        /// The collector id has another writer.
+        CollectorConflict = "4009",
+        /// No answer to pings.
+        Idle = "4010",
+    }
+}
+
+impl From<CloseCode> for ConnectionEnd {
+    fn from(code: CloseCode) -> Self {
+        match code {
+            CloseCode::Normal => Self::Normal,
+            CloseCode::GoingAway => Self::GoingAway,
+            CloseCode::Protocol => Self::Protocol,
+            CloseCode::UnsupportedData => Self::UnsupportedData,
+            CloseCode::InvalidData => Self::InvalidData,
+            CloseCode::Policy => Self::Policy,
+            CloseCode::TooLarge => Self::TooLarge,
+            CloseCode::Internal => Self::Internal,
+            CloseCode::Draining => Self::Draining,
+            CloseCode::TryLater => Self::TryLater,
+            CloseCode::SlowClient => Self::SlowClient,
+            CloseCode::CollectorConflict => Self::CollectorConflict,
+            CloseCode::Idle => Self::Idle,
+        }
+    }
+}
+
+label! {
     /// How a resume ended.
     ReplayOutcome = "outcome" {
         /// Everything missed was sent.
@@ -303,6 +358,7 @@ macro_rules! meters {
     (@type rejections) => { CounterBy<LineRejection> };
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
+    (@type ends) => { CounterBy<ConnectionEnd> };
     (@type gaps) => { CounterBy<GapReason> };
     (@type series_drops) => { CounterBy<SeriesDrop> };
     (@type fates) => { CounterBy<Fate> };
@@ -331,6 +387,7 @@ meters! {
     connections_total: counter "ws_connections_total", Count, "Client connections accepted since the start.";
     connections_failed: failures "ws_connections_failed_total", Count, "Connections that did not come to be, by reason.";
     sessions: sessions "ws_sessions_total", Count, "Sessions begun since the start, by transport; of a long poll, each request is one.";
+    connections_closed: ends "ws_connections_closed_total", Count, "Client connections that have ended, by close code; 1006 is none.";
     connections_active: gauge "ws_connections_active", Count, "Client connections open now.";
     connections_max: gauge "ws_connections_max", Count, "Client connections this node accepts at most.";
     messages_sent: counter "ws_messages_sent_total", Count, "Messages written to clients.";
@@ -357,6 +414,7 @@ meters! {
     gaps: gaps "ws_gaps_total", Count, "Gaps announced to clients, by reason.";
     session_envelopes: fates "ws_session_envelopes_total", Count, "Envelopes that sessions have passed, by what became of them; settled once a second and at a session's end.";
     session_envelopes_published: counter "ws_session_envelopes_published_total", Count, "The same by the places sessions have been at: what is more or less than the sum of all fates is lost in silence, or counted wrongly.";
+    delivery_latency: histogram "ws_delivery_latency_seconds", Seconds, "From ingest receiving a line until it was written to a view's clients, sampled per sweep; clocks of ingest and edge must agree.";
     message_queue_size: gauge "ws_message_queue_size", Count, "Envelopes between the log's head and the slowest live session.";
     cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use.";
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";
@@ -373,9 +431,10 @@ meters! {
     writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
-    views: gauge "ws_views", Count, "Distinct views (filter, format and compression) with at least one session.";
+    views: gauge "ws_views", Count, "Distinct views (filter, format, wire form and interval) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
     view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
+    conflated_metrics: counter "ws_conflated_metrics_total", Count, "Metrics that clients with an interval did not get because a newer value of their series took their place, summed over these clients.";
     snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";
     snapshot_series: gauge "ws_snapshot_series", Count, "Series whose last value is kept.";
     snapshot_bytes: gauge "ws_snapshot_bytes", Bytes, "What these values take.";

@@ -45,10 +45,21 @@ impl ServedPath {
 pub const PATHS: &[ServedPath] = &[
     client("/ws", "WebSocket", "live metrics as JSON; ?filter=web-01.cpu narrows, ?from=OFFSET resumes"),
     client("/ws/clients", "WebSocket", "the same as /ws"),
+    client(
+        "/sse",
+        "GET",
+        "the same as server-sent events, for EventSource and curl -N; Last-Event-ID resumes",
+    ),
+    client(
+        "/api/metrics/poll",
+        "GET",
+        "the same by asking: ?from=OFFSET&timeout=25 answers when there is something",
+    ),
     collector("/ws/collector", "WebSocket", "metrics in: line protocol or Telegraf JSON (outputs.websocket)"),
     collector("/api/v1/write", "POST", "metrics in: line protocol or Telegraf JSON (outputs.http)"),
     collector("/api/v2/write", "POST", "metrics in, as InfluxDB 2 takes them (outputs.influxdb_v2)"),
     collector("/write", "POST", "metrics in, as InfluxDB 1 takes them (outputs.influxdb)"),
+    collector("/ping", "GET", "204 and a version: InfluxDB's clients ask before they write"),
     operator("/", "this list"),
     operator("/health", "health with its checks; 503 when unhealthy"),
     operator("/health/detailed", "the same, and which node in which state"),

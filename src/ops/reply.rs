@@ -1,7 +1,8 @@
 //! The one shape of HTTP errors: `{"error":{"code","message"}}`, with a message that says what to do.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::OriginalUri;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -36,6 +37,13 @@ impl ApiError {
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
     }
+}
+
+/// The answer to a method that a path does not take. The router adds `Allow` to it.
+pub async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
+    let message =
+        format!("{} does not take {method}: the header Allow names the methods it takes", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 
 impl IntoResponse for ApiError {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{OriginalUri, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,7 +16,7 @@ use crate::ops::health::{self, Health, Status};
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
-use crate::ops::reply::ApiError;
+use crate::ops::reply::{ApiError, wrong_method};
 use crate::ops::status::{self, ReadinessInputs};
 use crate::ops::version;
 
@@ -124,13 +124,6 @@ fn wrong_path(path: &str, role: Role) -> ApiError {
         "unknown_path",
         format!("nothing is served at {path}: {}", directions(path, role)),
     )
-}
-
-/// The router adds `Allow` to the answer.
-async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
-    let message =
-        format!("{} does not take {method}: the header Allow names the methods it takes", uri.path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 
 #[cfg(test)]

@@ -88,6 +88,22 @@ impl Offset {
             && self.sequences.iter().zip(&other.sequences).all(|(mine, theirs)| mine <= theirs)
     }
 
+    /// The place that has everything this place and `other`, of the same epoch, have.
+    pub fn latest_of(&self, other: &Self) -> Self {
+        self.combined(other, Ord::max)
+    }
+
+    /// The place that has only what both this place and `other`, of the same epoch, have.
+    pub fn earliest_of(&self, other: &Self) -> Self {
+        self.combined(other, Ord::min)
+    }
+
+    fn combined(&self, other: &Self, choose: impl Fn(Sequence, Sequence) -> Sequence) -> Self {
+        let sequences = self.sequences.iter().zip(&other.sequences);
+        let sequences = sequences.map(|(mine, theirs)| choose(*mine, *theirs)).collect();
+        Self { epoch: self.epoch, sequences }
+    }
+
     /// How many positions lie behind this place, up to and including `other`; none where `other` is not ahead, or belongs to
     /// another log.
     pub fn positions_to(&self, other: &Self) -> u64 {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use telecast::broker::{BrokerError, Connection, Published, ReadLimits, Stored};
+use telecast::broker::{BrokerError, Connection, LAST_CHANNELS_MAX, Outgoing, Published, ReadLimits, Stored};
 use telecast::config::LogSettings;
 use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::offset::Shard;
@@ -249,6 +249,51 @@ pub async fn an_empty_shard_begins_after_its_end<T: UnderTest>() {
     it.broker().publish(SHARD, &batch("a", 3)).await.unwrap();
     let filled = it.broker().bounds(SHARD).await.unwrap();
     assert_eq!((filled.first, filled.last, filled.epoch), (1, 3, empty.epoch));
+}
+
+pub async fn the_last_envelope_of_each_channel_is_found<T: UnderTest>() {
+    let it = T::begin(log()).await;
+    let broker = it.broker();
+    assert!(broker.channels(SHARD).await.unwrap().is_empty());
+    let names = [("a.b.c", "x.*"), (">", "*"), ("Zürich 7", "100 %"), ("%", "a\tb"), ("-_", "")];
+    // Sequences 1 to 5, then 6 to 10, …: a channel's last one up to 12 is of the second round, or of the third.
+    for round in 1..=4 {
+        let batch = names.map(|(collector, measurement)| {
+            let mut one = outgoing(&format!("{collector} {round}"), &format!("round {round}"));
+            one.envelope.channel = Channel::new(CollectorId::new(collector).unwrap(), measurement);
+            one
+        });
+        broker.publish(SHARD, &batch).await.unwrap();
+    }
+    let channels = broker.channels(SHARD).await.unwrap();
+    assert_eq!(channels.len(), names.len());
+    let last = broker.last(SHARD, &channels, 12).await.unwrap();
+    assert_eq!(last.iter().map(|stored| stored.sequence).collect::<Vec<_>>(), [8, 9, 10, 11, 12]);
+    let read = broker.read(SHARD, 8, UNLIMITED).await.unwrap();
+    for (last, read) in last.iter().zip(&read) {
+        assert_eq!((&last.envelope, last.stored_ns), (&read.envelope, read.stored_ns));
+    }
+    assert_eq!(broker.last(SHARD, &channels[..2], 20).await.unwrap().len(), 2);
+    assert_eq!(broker.last(SHARD, &channels, 2).await.unwrap().len(), 2, "the others come later");
+    assert!(broker.last(SHARD, &channels, 0).await.unwrap().is_empty());
+    assert!(broker.last(SHARD, &[], 20).await.unwrap().is_empty());
+}
+
+pub async fn the_last_envelopes_of_more_channels_than_may_be_asked_for_are_refused<T: UnderTest>() {
+    let it = T::begin(log()).await;
+    let many: Vec<Outgoing> = (0..=LAST_CHANNELS_MAX)
+        .map(|number| {
+            let mut one = outgoing(&number.to_string(), "x v=1");
+            one.envelope.channel = Channel::new(CollectorId::new(&number.to_string()).unwrap(), "x");
+            one
+        })
+        .collect();
+    it.broker().publish(SHARD, &many).await.unwrap();
+    let channels = it.broker().channels(SHARD).await.unwrap();
+    let refused = it.broker().last(SHARD, &channels, 1).await.unwrap_err();
+    assert!(!refused.is_retryable() && refused.to_string().contains("at most 1024"), "{refused}");
+    let last = it.broker().last(SHARD, &channels[..LAST_CHANNELS_MAX], many.len() as u64).await.unwrap();
+    assert_eq!(last.len(), LAST_CHANNELS_MAX);
 }
 
 pub async fn shards_are_separate<T: UnderTest>() {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use telecast::broker::{Broker, BrokerError, Connection, Expected, Outgoing, StateEvent};
 use telecast::config::{LogSettings, NatsSettings, Secret};
+use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::offset::Shard;
 use tokio::task::JoinSet;
 
@@ -41,6 +42,26 @@ async fn a_foreign_envelope_has_no_stamp() {
         assert_eq!(&*stored.envelope.channel.measurement, "cpu");
         assert_eq!(stored.envelope.lines, "cpu value=1");
     }
+}
+
+/// The server cuts its answer at a number of bytes, and spells channels as their publishers did.
+#[tokio::test]
+async fn the_last_envelopes_may_be_large_and_foreign() {
+    const CHANNELS: usize = 40;
+    let it = JetStream::begin(log()).await;
+    let large = "x".repeat(500_000);
+    for channel in 0..CHANNELS {
+        let mut one = outgoing(&channel.to_string(), &large);
+        one.envelope.channel = Channel::new(CollectorId::new(&channel.to_string()).unwrap(), "cpu");
+        it.broker().publish(SHARD, &[one]).await.unwrap();
+    }
+    let subject = format!("{}.in.0.web.example.org.cpu", it.settings.name);
+    admin(&it.server).await.publish(subject, "cpu value=1".into()).await.unwrap().await.unwrap();
+    let channels = it.broker().channels(SHARD).await.unwrap();
+    let last = it.broker().last(SHARD, &channels, CHANNELS as u64 + 1).await.unwrap();
+    let sequences: Vec<u64> = last.iter().map(|stored| stored.sequence).collect();
+    assert_eq!(sequences, (1..=CHANNELS as u64 + 1).collect::<Vec<_>>());
+    assert_eq!(last[CHANNELS].envelope.channel.collector.as_str(), "web.example.org");
 }
 
 #[tokio::test]

@@ -6,14 +6,21 @@
 mod support;
 
 mod absence;
+mod browser;
 mod compression;
+mod conflation;
+mod cors;
 mod crashes;
 mod drain;
+mod examples;
 mod load;
 mod mixed;
+mod polls;
 mod protocol;
+mod proxy;
 mod relay;
 mod resume;
 mod shards;
 mod slow;
+mod sse;
 mod stage;

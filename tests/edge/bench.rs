@@ -12,10 +12,10 @@ use axum::Router;
 use futures_util::{SinkExt as _, StreamExt as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
-use telecast::app::listen::Listener;
+use telecast::app::listen::{Listener, Patience};
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
@@ -199,6 +199,19 @@ impl Broker for Unruly {
         self.inner.read(shard, from, limits).await
     }
 
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
+    }
+
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
         self.inner.bounds(shard).await
     }
@@ -232,9 +245,13 @@ impl RunningEdge {
         let node = Node::new("edge-under-test".to_owned(), Role::Edge, meters, connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Duration::from_secs(5)).unwrap();
+        let patience = Patience {
+            header_timeout: Duration::from_secs(5),
+            unacknowledged_max: settings.edge.slow_client_timeout * 2,
+        };
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), patience).unwrap();
         let address = listener.address().unwrap();
-        let router: Router = edge.router(&Cors::of(&[]));
+        let router: Router = edge.router(&Cors::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(router, stop.clone()));

@@ -8,4 +8,7 @@ mod delivery;
 mod loss;
 mod replay;
 mod sessions;
+mod snapshot;
+#[path = "../support/state.rs"]
+mod state;
 mod walk;

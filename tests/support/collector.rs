@@ -3,6 +3,7 @@
 //! One flush is one masked binary frame of line protocol. Pings are answered with an empty pong. There are no acks: what was
 //! written is believed sent, and a flush whose write failed is sent again, unchanged, over a new connection.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,6 +60,17 @@ impl Collector {
     /// The numbers of everything that was flushed.
     pub fn flushed(&self) -> Vec<i64> {
         (0..self.next).collect()
+    }
+
+    /// The newest number of each series of these measurements, as a [`super::ledger::Ledger`] has it.
+    pub fn state(&self, measurements: &[&str]) -> BTreeMap<(String, String), i64> {
+        let id = &self.id;
+        let of_measurement = |measurement: &&str| {
+            let series = |cpu: i64| format!("{measurement},cpu=cpu{cpu},host={id},region=eu-1");
+            let newest = (self.next - CPUS).max(0)..self.next;
+            newest.map(|number| ((id.clone(), series(number % CPUS)), number)).collect::<Vec<_>>()
+        };
+        measurements.iter().flat_map(of_measurement).collect()
     }
 
     /// Sends the next rows, over new connections as often as it takes.

@@ -16,6 +16,10 @@ pub struct Ledger {
     pub gaps: Vec<Gap>,
     /// All messages without data, parsed.
     pub others: Vec<Value>,
+    /// The newest number of each series, by collector and line protocol without fields.
+    pub state: BTreeMap<(String, String), i64>,
+    /// What newest values stand for besides themselves, as far as it was counted.
+    pub conflated: u64,
     seen: HashSet<String>,
     numbers: BTreeMap<(String, String), Vec<i64>>,
 }
@@ -46,10 +50,17 @@ impl Ledger {
         match message["type"].as_str() {
             Some("metrics") => {
                 let collector = message["collector"].as_str().expect("a collector").to_owned();
-                self.data_at(token(&message, "offset"), text);
+                let newest = message["from"].as_str().is_some();
+                if newest {
+                    let (from, to) = (offset(&message, "from"), offset(&message, "offset"));
+                    self.newest_at(&from, to, message["conflated"].as_u64(), text);
+                } else {
+                    self.data_at(token(&message, "offset"), text);
+                }
                 for metric in message["metrics"].as_array().expect("metrics") {
                     let name = metric["name"].as_str().expect("a name").to_owned();
                     if let Some(number) = metric["fields"]["n"].as_i64() {
+                        self.series_is(collector.clone(), series(&name, &metric["tags"]), number, newest);
                         self.number(&collector, name, number);
                     }
                 }
@@ -108,6 +119,20 @@ impl Ledger {
         self.data.push(text.to_owned());
     }
 
+    /// Newest values of what lies behind `from`, of which only the last message moves on.
+    fn newest_at(&mut self, from: &Offset, to: Offset, conflated: Option<u64>, text: &str) {
+        self.moves_to(from, text);
+        assert!(from.is_at_or_before(&to), "backwards: {text}");
+        self.offset = Some(to);
+        self.conflated += conflated.unwrap_or(0);
+        self.data.push(text.to_owned());
+    }
+
+    fn series_is(&mut self, collector: String, series: String, number: i64, newest: bool) {
+        let before = self.state.insert((collector, series), number);
+        assert!(!newest || before.is_none_or(|before| before < number), "{number} after {before:?}");
+    }
+
     fn gap(&mut self, message: &Value) {
         let (from, to) = (offset(message, "from"), offset(message, "to"));
         self.moves_to(&from, "the beginning of a gap");
@@ -131,15 +156,34 @@ impl Ledger {
     }
 
     fn take_influx(&mut self, text: &str) {
-        let (head, lines) = text.split_once('\n').expect("a head line");
-        self.data_at(head.strip_prefix("# offset ").expect("the offset"), text);
+        let (head, mut lines) = text.split_once('\n').expect("a head line");
+        let place = head.strip_prefix("# offset ").expect("the offset");
+        let mut newest = false;
+        if let Some((range, rest)) = lines.strip_prefix("# from ").and_then(|rest| rest.split_once('\n')) {
+            let (from, conflated) = range.split_once(" conflated ").unwrap_or((range, ""));
+            let (from, to) = (from.parse().expect("an offset"), place.parse().expect("an offset"));
+            self.newest_at(&from, to, conflated.parse().ok(), text);
+            (lines, newest) = (rest, true);
+        } else {
+            self.data_at(place, text);
+        }
         for line in lines.lines() {
             let tag = |key: &str| line.split([',', ' ']).find_map(|part| part.strip_prefix(key));
             let number = tag("n=").expect("n").trim_end_matches('i').parse().expect("a number");
             let name = line.split(',').next().expect("a name").to_owned();
-            self.number(tag("host=").expect("host"), name, number);
+            let collector = tag("host=").expect("host");
+            let series = line.split(' ').next().expect("a series").to_owned();
+            self.series_is(collector.to_owned(), series, number, newest);
+            self.number(collector, name, number);
         }
     }
+}
+
+/// As line protocol names it, where nothing has to be escaped.
+fn series(name: &str, tags: &Value) -> String {
+    let tags = tags.as_object().expect("tags");
+    let tag = |(key, value): (&String, &Value)| format!(",{key}={}", value.as_str().expect("a text"));
+    std::iter::once(name.to_owned()).chain(tags.iter().map(tag)).collect()
 }
 
 /// The offset that a message carries in `member`.

@@ -2,12 +2,17 @@
 
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
+pub mod chromium;
 pub mod client;
 pub mod collector;
 pub mod deflate;
+pub mod event_source;
+pub mod event_stream;
 pub mod ledger;
 pub mod nats;
 pub mod nginx;
+pub mod poller;
+pub mod state;
 pub mod telecast;
 pub mod wire;
 

@@ -38,7 +38,7 @@ impl Nginx {
     }
 
     /// The same with a server block (and whatever it needs) of one's own: `{port}` is where to listen, and
-    /// `http://nodes` where to pass to.
+    /// `http://nodes` where to pass to, unless there are none and the site names its own.
     pub async fn with(nodes: &[SocketAddr], site: &str) -> Self {
         // Another process may take the port between the choice and the bind: then the next one will do.
         for _ in 0..20 {
@@ -68,11 +68,11 @@ impl Nginx {
         for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             let _ = writeln!(text, "{kind}_temp_path {path}/{kind};");
         }
-        let _ = writeln!(text, "upstream nodes {{ least_conn;");
-        for node in nodes {
-            let _ = writeln!(text, "server {node};");
+        if !nodes.is_empty() {
+            let servers: String = nodes.iter().map(|node| format!("server {node};\n")).collect();
+            let _ = writeln!(text, "upstream nodes {{ least_conn;\n{servers}}}");
         }
-        let _ = writeln!(text, "}}\n{}\n}}", site.replace("{port}", &port.to_string()));
+        let _ = writeln!(text, "{}\n}}", site.replace("{port}", &port.to_string()));
         std::fs::write(folder.path().join("nginx.conf"), text).expect("its configuration");
         let process = Command::new(program())
             .arg("-e")

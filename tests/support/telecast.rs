@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +17,7 @@ const SHOWN_LINES_MAX: usize = 80;
 /// What a process is started with.
 pub struct Launch {
     arguments: Vec<String>,
+    listen: String,
     node: String,
     variables: Vec<(String, String)>,
 }
@@ -34,6 +36,16 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Null when the body is no JSON.
     pub json: Value,
+    pub body: String,
+}
+
+impl Answer {
+    /// Takes a response to its end.
+    pub async fn read(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = super::patiently("a body", response.text()).await.expect("a body of text");
+        Self { status, headers, json: serde_json::from_str(&body).unwrap_or(Value::Null), body }
+    }
 }
 
 /// `telecast standalone` with its log in its own memory.
@@ -54,12 +66,19 @@ pub fn edge(nats: &str) -> Launch {
 impl Launch {
     fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { arguments, node: format!("test-{:08x}", fastrand::u32(..)), variables: Vec::new() }
+        let (listen, node) = ("127.0.0.1:0".to_owned(), format!("test-{:08x}", fastrand::u32(..)));
+        Self { arguments, listen, node, variables: Vec::new() }
     }
 
     /// The node's name.
     pub fn node(mut self, id: &str) -> Self {
         self.node = id.to_owned();
+        self
+    }
+
+    /// Where to listen, instead of on any free port.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address.to_string();
         self
     }
 
@@ -81,9 +100,9 @@ impl Launch {
     pub async fn start_unready(self) -> Telecast {
         let name = format!("{} {}", self.arguments[0], self.node);
         // Nothing of the surroundings may decide what is tested: neither variables nor files.
-        let mut process = Command::new(env!("CARGO_BIN_EXE_telecast"))
+        let mut process = Command::new(binary())
             .args(&self.arguments)
-            .args(["--listen", "127.0.0.1:0", "--node", &self.node])
+            .args(["--listen", &self.listen, "--node", &self.node])
             .env_clear()
             .env("TELECAST_CONFIG_DIR", "/nonexistent")
             .env("LOG_FORMAT", "json")
@@ -128,9 +147,14 @@ impl Telecast {
 
     /// The value of a metric, named with its labels; 0 if it was never touched.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = reqwest::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text");
+        let text = self.metrics().await;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or(0.0)
+    }
+
+    /// All metrics, as Prometheus reads them.
+    pub async fn metrics(&self) -> String {
+        reqwest::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text")
     }
 
     /// Asks it to stop, as an orchestrator does.
@@ -170,14 +194,18 @@ impl Telecast {
         format!("http://{}{path}", self.address)
     }
 
+    /// A request of any kind, with these headers.
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let method = method.parse().expect("a method");
+        let request = reqwest::Client::new().request(method, self.url(path));
+        let with =
+            |request: reqwest::RequestBuilder, (name, value): &(&str, &str)| request.header(*name, *value);
+        self.ask(headers.iter().fold(request, with)).await
+    }
+
     async fn ask(&self, request: reqwest::RequestBuilder) -> Answer {
-        let asked = async {
-            let response = request.send().await.expect("an answer");
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            let body = response.bytes().await.expect("a body");
-            Answer { status, headers, json: serde_json::from_slice(&body).unwrap_or(Value::Null) }
-        };
-        super::patiently("an answer", asked).await
+        let response = super::patiently("an answer", request.send()).await.expect("an answer");
+        Answer::read(response).await
     }
 
     fn signal(&self, signal: Signal) {
@@ -198,6 +226,11 @@ impl Drop for Telecast {
             log.iter().skip(log.len().saturating_sub(SHOWN_LINES_MAX)).for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// `TELECAST`, or the one that was built for these tests.
+fn binary() -> PathBuf {
+    std::env::var_os("TELECAST").map_or_else(|| env!("CARGO_BIN_EXE_telecast").into(), PathBuf::from)
 }
 
 /// Keeps the log, and tells the address as soon as it is there.

@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LAST_CHANNELS_MAX, LogChannel, Outgoing, Published, ReadLimits,
+    StateStore, Stored,
 };
 use crate::config::LogSettings;
 use crate::proto::offset::{Sequence, Shard};
@@ -57,6 +58,17 @@ pub(super) fn no_such_shard(shard: Shard, shards: u16) -> BrokerError {
     BrokerError::Refused(format!("there is no shard {}: log.shards is {shards}", shard.0))
 }
 
+/// Refuses what no log answers at once.
+pub(super) fn check_count(channels: &[LogChannel]) -> Result<(), BrokerError> {
+    if channels.len() <= LAST_CHANNELS_MAX {
+        return Ok(());
+    }
+    let count = channels.len();
+    Err(BrokerError::Refused(format!(
+        "{count} channels were asked for at once, at most {LAST_CHANNELS_MAX} may be"
+    )))
+}
+
 #[async_trait]
 impl Broker for MemoryBroker {
     fn shards(&self) -> u16 {
@@ -78,6 +90,20 @@ impl Broker for MemoryBroker {
         limits: ReadLimits,
     ) -> Result<Vec<Stored>, BrokerError> {
         Ok(self.shard(shard)?.read(from, limits, Instant::now()))
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        Ok(self.shard(shard)?.channels(shard, Instant::now()))
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        check_count(channels)?;
+        Ok(self.shard(shard)?.last(shard, channels, up_to, Instant::now()))
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

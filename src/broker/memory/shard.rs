@@ -1,6 +1,6 @@
 //! One shard: a bounded run of envelopes, the ids seen lately, and who follows it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::broker::tail::{Sent, TailSender};
-use crate::broker::{Bounds, BrokerError, Outgoing, Published, ReadLimits, Stored};
+use crate::broker::{Bounds, BrokerError, LogChannel, Outgoing, Published, ReadLimits, Stored};
 use crate::config::LogSettings;
-use crate::proto::envelope::Envelope;
-use crate::proto::offset::{Epoch, Sequence};
+use crate::proto::channel::Channel;
+use crate::proto::envelope::{Envelope, subject_suffix};
+use crate::proto::offset::{Epoch, Sequence, Shard};
 
 /// Most message ids remembered per shard: two minutes of 2,000 batches a second, at some 60 bytes each: 15 MB. Above it
 /// the window gets shorter.
@@ -113,6 +114,30 @@ impl ShardLog {
         found
     }
 
+    pub(super) fn channels(&mut self, shard: Shard, now: Instant) -> Vec<LogChannel> {
+        self.retain(now);
+        let channels: HashSet<&Channel> =
+            self.entries.iter().map(|entry| &entry.stored.envelope.channel).collect();
+        channels.into_iter().map(|channel| spelled(shard, channel)).collect()
+    }
+
+    /// Looks at all that is stored, from `up_to` back: nobody asks but an edge that starts, when there is little.
+    pub(super) fn last(
+        &mut self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+        now: Instant,
+    ) -> Vec<Stored> {
+        self.retain(now);
+        let mut wanted: HashSet<&LogChannel> = channels.iter().collect();
+        let before = self.entries.iter().rev().skip_while(|entry| entry.stored.sequence > up_to);
+        let newest = before.filter(|entry| wanted.remove(&spelled(shard, &entry.stored.envelope.channel)));
+        let mut found: Vec<Stored> = newest.map(|entry| entry.stored.clone()).collect();
+        found.reverse();
+        found
+    }
+
     pub(super) fn bounds(&mut self, now: Instant) -> Bounds {
         self.retain(now);
         Bounds { epoch: self.epoch, first: self.first(), last: self.last }
@@ -177,6 +202,10 @@ impl MessageIds {
             self.sequences.remove(&hash);
         }
     }
+}
+
+fn spelled(shard: Shard, channel: &Channel) -> LogChannel {
+    LogChannel(subject_suffix(shard, channel).into())
 }
 
 fn cost(envelope: &Envelope) -> u64 {

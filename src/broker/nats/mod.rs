@@ -2,7 +2,7 @@
 //!
 //! - `link` keeps one connection at a time, and says in words why there is none.
 //! - `stream` knows how streams have to be: pure. `reconcile` makes them so.
-//! - `publish`, `read`, `tail`: the three ways of the data. `message` knows an envelope's spelling on the bus.
+//! - `publish`, `read`, `tail`: the three ways of the data; `last` reads the newest of each channel. `message` knows an envelope's spelling on the bus.
 //! - `state` and `follow`: the keyed store, and its watchers.
 //! - `api`: one request and its answer, with failures sorted.
 //!
@@ -16,15 +16,16 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::memory::no_such_shard;
+use crate::broker::memory::{check_count, no_such_shard};
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use crate::config::{LogSettings, NatsSettings};
 use crate::proto::offset::{Sequence, Shard};
 
 mod api;
 mod follow;
+mod last;
 mod link;
 mod message;
 mod publish;
@@ -94,6 +95,22 @@ impl Broker for NatsBroker {
     ) -> Result<Vec<Stored>, BrokerError> {
         self.check(shard)?;
         read::read(&self.link, shard, from, limits).await
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.check(shard)?;
+        last::channels(&self.link, shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.check(shard)?;
+        check_count(channels)?;
+        last::last(&self.link, shard, channels, up_to).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

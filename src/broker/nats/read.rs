@@ -22,9 +22,9 @@ const CHUNK_BYTES_MAX: usize = 8 << 20;
 /// Fewest bytes asked for at once: because of those headers, a small limit would else take a round trip per message.
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// A replica that lags is asked again so many times.
-const LAGGING_ATTEMPTS: usize = 20;
+pub(super) const LAGGING_ATTEMPTS: usize = 20;
 /// After this long, which is how far replicas usually are apart.
-const LAGGING_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LAGGING_PAUSE: Duration = Duration::from_millis(50);
 
 /// In the answer's last message: how much more is stored.
 const PENDING: HeaderName = HeaderName::from_static("Nats-Num-Pending");
@@ -229,7 +229,7 @@ fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
     headers.get_last(name)?.as_str().parse().ok()
 }
 
-fn missing(link: &Link, failure: Failure) -> BrokerError {
+pub(super) fn missing(link: &Link, failure: Failure) -> BrokerError {
     if failure.hints_at_missing_stream() {
         link.recheck();
     }

@@ -12,11 +12,22 @@ use crate::proto::deflate::{self, Agreement};
 /// RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// The WebSocket subprotocol of version 1. Browsers cannot send headers, so a client with a token offers it as a second one
+/// beside this, `telecast.token.<base64url>`, which is never selected: that would echo it.
+///
+/// A browser that offered any fails the connection when none is selected (WHATWG WebSockets, "establish a WebSocket
+/// connection"), so this one always is.
+const SUBPROTOCOL: &str = "telecast.v1";
+
 /// The error code of a request that would be a handshake, but is not a good one.
 const BAD_HANDSHAKE: &str = "bad_handshake";
 
-/// The key of a well-formed request.
-pub(crate) struct Key(HeaderValue);
+/// What a well-formed request says that its answer depends on.
+pub(crate) struct Key {
+    nonce: HeaderValue,
+    /// The client offers [`SUBPROTOCOL`].
+    subprotocol: bool,
+}
 
 /// Checks that a request asks for a WebSocket, in a way this server speaks.
 pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<Key, ApiError> {
@@ -37,7 +48,9 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<
     }
     match headers.get(header::SEC_WEBSOCKET_KEY) {
         Some(key) if STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) => {
-            Ok(Key(key.clone()))
+            // Names of subprotocols are compared as they are (RFC 6455 section 4.1).
+            let subprotocol = items(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|item| item == SUBPROTOCOL);
+            Ok(Key { nonce: key.clone(), subprotocol })
         }
         _ => {
             let message = "`Sec-WebSocket-Key` is not a nonce of 16 bytes in base64 (RFC 6455 section 4.1)";
@@ -58,7 +71,7 @@ pub(crate) fn compression(headers: &HeaderMap, enabled: bool) -> Result<Option<A
 impl Key {
     /// The answer that turns the connection into a WebSocket.
     pub(crate) fn accept(&self, compression: Option<Agreement>) -> Response {
-        let digest = Sha1::new().chain_update(self.0.as_bytes()).chain_update(GUID).finalize();
+        let digest = Sha1::new().chain_update(self.nonce.as_bytes()).chain_update(GUID).finalize();
         let accept = HeaderValue::from_str(&STANDARD.encode(digest)).unwrap_or(HeaderValue::from_static(""));
         let headers: [(HeaderName, HeaderValue); 3] = [
             (header::CONNECTION, HeaderValue::from_static("upgrade")),
@@ -66,9 +79,13 @@ impl Key {
             (header::SEC_WEBSOCKET_ACCEPT, accept),
         ];
         let mut response = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+        let mut add =
+            |name, value| drop(response.headers_mut().insert(name, HeaderValue::from_static(value)));
         if let Some(agreement) = compression {
-            let answer = HeaderValue::from_static(agreement.answer());
-            response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+            add(header::SEC_WEBSOCKET_EXTENSIONS, agreement.answer());
+        }
+        if self.subprotocol {
+            add(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
         }
         response
     }
@@ -96,8 +113,13 @@ pub(crate) fn refuse(error: ApiError) -> Response {
 
 /// Whether a comma-separated header holds `token`, in any case.
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    items(headers, name).any(|item| item.eq_ignore_ascii_case(token))
+}
+
+/// The items of a comma-separated header.
+fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 #[cfg(test)]
@@ -125,6 +147,29 @@ mod tests {
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert!(!response.headers().contains_key("sec-websocket-extensions"));
+    }
+
+    #[test]
+    fn the_subprotocol_is_selected_where_it_is_offered_and_nothing_else_ever_is() {
+        let selected = |offers: &[&'static str]| {
+            let mut pairs = GOOD.to_vec();
+            pairs.extend(offers.iter().map(|offer| ("sec-websocket-protocol", *offer)));
+            // Several lines of one header: `collect` would keep the last.
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            let key = check(&Method::GET, &headers, "/ws").map_err(|error| error.message).unwrap();
+            key.accept(None).headers().get("sec-websocket-protocol").cloned()
+        };
+        for offers in
+            [&["telecast.v1"][..], &["x, telecast.v1 ,telecast.token.c2VjcmV0"], &["x", "telecast.v1"]]
+        {
+            assert_eq!(selected(offers).unwrap(), "telecast.v1", "{offers:?}");
+        }
+        for offers in [&[][..], &["telecast.v2"], &["Telecast.V1"], &["telecast.token.c2VjcmV0"]] {
+            assert_eq!(selected(offers), None, "{offers:?}");
+        }
     }
 
     #[test]

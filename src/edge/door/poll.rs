@@ -31,15 +31,17 @@ use crate::ops::reply::ApiError;
 use crate::proto::event_stream::{Event, Reader};
 use crate::proto::message::{Format, kind};
 
+/// A parameter of the request, and not of the session.
+const TIMEOUT: &str = "timeout";
 /// How long a request waits for something new, unless it says so itself: below the half minute after which the first
 /// proxies give up.
 const TIMEOUT_DEFAULT_S: u64 = 25;
 /// Longer silence is more than most proxies suffer: nginx's default is as long.
 const TIMEOUT_MAX_S: u64 = 60;
-/// A client that asks for an old place waits so long for the log at least: answers that come before it are empty, however
-/// often it asks.
+/// A session that is on its way from an old place says within so long how far it has got, even if it has found nothing: an
+/// answer that did not wait for that would lead back to where it began, however often its client asks.
 const CATCH_UP_MIN: Duration = Duration::from_secs(10);
-/// What follows the first news at this distance goes along, where more always comes.
+/// What comes so soon after the first news goes along, where more always comes.
 const LINGER: Duration = Duration::from_millis(50);
 /// An answer ends with the message that makes it this long, in bytes; what is whole only together may make it longer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -56,9 +58,9 @@ pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: U
 
 async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
     let began = Instant::now();
-    let mut parameters = parameters(uri)?;
-    let timeout = take_timeout(&mut parameters)?;
-    let subscription = subscription(&parameters)?;
+    let parameters = parameters(uri)?;
+    let subscription = subscription(&parameters, &[TIMEOUT])?;
+    let timeout = timeout(&parameters)?;
     let Admitted { place, admission } = edge.admit(&subscription).await?;
     let (socket, reader) = Socket::pipe();
     if method == Method::HEAD {
@@ -79,13 +81,11 @@ async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refus
         .into_response())
 }
 
-/// `timeout`, which is a parameter of the request and not of the session.
-fn take_timeout(parameters: &mut Vec<(String, String)>) -> Result<Duration, Refusal> {
-    let mut given = parameters.extract_if(.., |(name, _)| name == "timeout").map(|(_, value)| value);
-    let Some(value) = given.next() else { return Ok(Duration::from_secs(TIMEOUT_DEFAULT_S)) };
-    if given.next().is_some() {
-        return Err(bad_request("bad_parameter", "the parameter `timeout` is given twice"));
-    }
+/// How long the request may take.
+fn timeout(parameters: &[(String, String)]) -> Result<Duration, Refusal> {
+    let Some((_, value)) = parameters.iter().find(|(name, _)| name == TIMEOUT) else {
+        return Ok(Duration::from_secs(TIMEOUT_DEFAULT_S));
+    };
     match value.parse() {
         Ok(seconds @ 0..=TIMEOUT_MAX_S) => Ok(Duration::from_secs(seconds)),
         _ => {
@@ -113,20 +113,15 @@ fn head(format: Format, next: Option<&str>) -> axum::http::HeaderMap {
 async fn collect(mut events: Events, format: Format, began: Instant, timeout: Duration) -> Found {
     let mut found = Found::new(format);
     let mut reader = Reader::default();
-    let mut until = began + timeout.max(CATCH_UP_MIN);
-    // An end of the time and an end of the session are both an end.
-    while let Ok(Some(Ok(piece))) = timeout_at(until, events.frame()).await {
+    // The end of the time and the end of the session are both an end.
+    while let Ok(Some(Ok(piece))) = timeout_at(found.until(began, timeout), events.frame()).await {
         reader.feed(piece.data_ref().map_or(&[][..], |bytes| bytes));
+        let now = Instant::now();
         while let Some(event) = reader.next_event() {
-            found.take(&event);
+            found.take(&event, now);
             if found.is_enough() {
                 return found;
             }
-        }
-        if found.has_news {
-            until = until.min(Instant::now() + LINGER);
-        } else if found.is_current {
-            until = began + timeout;
         }
     }
     found
@@ -141,11 +136,11 @@ struct Found {
     whole_bytes: usize,
     /// Where the next poll goes on.
     next: Option<String>,
-    /// Something to answer with at once.
-    has_news: bool,
-    /// The session has had everything there was.
+    /// Since when there is something to answer with at once.
+    news_since: Option<Instant>,
+    /// The session has had everything there was, or has said how far it is on its way.
     is_current: bool,
-    /// The session has just had everything.
+    /// It has just said so.
     is_at_end: bool,
 }
 
@@ -156,10 +151,10 @@ impl Found {
             Format::Influx => Vec::new(),
         };
         let whole_bytes = body.len();
-        Self { format, body, whole_bytes, next: None, has_news: false, is_current: false, is_at_end: false }
+        Self { format, body, whole_bytes, next: None, news_since: None, is_current: false, is_at_end: false }
     }
 
-    fn take(&mut self, event: &Event) {
+    fn take(&mut self, event: &Event, now: Instant) {
         let kind = kind(&event.data);
         match kind {
             Some("welcome") => {}
@@ -167,7 +162,9 @@ impl Found {
             _ => {
                 self.add(kind, &event.data);
                 // Told at the beginning that the log is silent, a client that came back at once would come back for ever.
-                self.has_news |= kind != Some("stale") || self.is_current;
+                if kind != Some("stale") || self.is_current {
+                    self.news_since.get_or_insert(now);
+                }
                 self.is_at_end = false;
             }
         }
@@ -192,9 +189,22 @@ impl Found {
         }
     }
 
+    fn is_whole(&self) -> bool {
+        self.whole_bytes == self.body.len()
+    }
+
     fn is_enough(&self) -> bool {
-        let is_whole = self.whole_bytes == self.body.len();
-        is_whole && self.has_news && (self.is_at_end || self.body.len() >= ANSWER_BYTES_MAX)
+        let is_full = self.is_at_end || self.body.len() >= ANSWER_BYTES_MAX;
+        self.is_whole() && self.news_since.is_some() && is_full
+    }
+
+    /// Until when more is waited for.
+    fn until(&self, began: Instant, timeout: Duration) -> Instant {
+        match self.news_since {
+            Some(since) if self.is_whole() => since + LINGER,
+            None if self.is_current => began + timeout,
+            _ => began + timeout.max(CATCH_UP_MIN),
+        }
     }
 
     /// The answer. What lacks its end is left out: it comes again behind `next`.
@@ -248,7 +258,7 @@ mod tests {
     /// The answer after these events, and whether they are enough for one at once.
     fn check(format: Format, events: &[(Option<&str>, &str)], enough: bool, body: &str) {
         let mut found = Found::new(format);
-        events.iter().for_each(|(id, data)| found.take(&event(*id, data)));
+        events.iter().for_each(|(id, data)| found.take(&event(*id, data), Instant::now()));
         assert_eq!(found.is_enough(), enough, "{events:?}");
         assert_eq!(String::from_utf8(found.into_body().to_vec()).unwrap(), body, "{events:?}");
     }
@@ -303,12 +313,26 @@ mod tests {
     }
 
     #[test]
+    fn it_is_waited_for_news_then_a_moment_and_for_the_end_of_what_has_begun() {
+        let (began, timeout) = (Instant::now(), Duration::from_secs(1));
+        let mut found = Found::new(Format::Json);
+        let mut after = |(id, data): (Option<&str>, &str), seconds| {
+            found.take(&event(id, data), began + Duration::from_secs(seconds));
+            found.until(began, timeout) - began
+        };
+        assert_eq!(after(WELCOME, 0), CATCH_UP_MIN);
+        assert_eq!(after(HEARTBEAT, 0), timeout);
+        assert_eq!(after(METRICS, 1), timeout + LINGER);
+        assert_eq!(after(PART, 1), CATCH_UP_MIN);
+    }
+
+    #[test]
     fn an_answer_is_bounded_where_more_always_comes() {
         let long = format!(r#"{{"type":"metrics","offset":"B","x":"{}"}}"#, "x".repeat(ANSWER_BYTES_MAX));
         let mut found = Found::new(Format::Json);
-        found.take(&event(None, &long));
+        found.take(&event(None, &long), Instant::now());
         assert!(!found.is_enough());
-        found.take(&event(Some("B"), &long));
+        found.take(&event(Some("B"), &long), Instant::now());
         assert!(found.is_enough());
     }
 }

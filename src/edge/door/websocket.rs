@@ -20,10 +20,6 @@ use crate::ops::meters::{ConnectFailure, Transport};
 use crate::ops::reply::ApiError;
 use crate::proto::deflate::Agreement;
 
-/// Bytes that may wait in the kernel unsent before a socket takes no more: what is not sent yet can still be replaced by
-/// something newer here, but not there.
-const UNSENT_BYTES_MAX: u32 = 32 * 1024;
-
 /// What a request must be to become a session.
 struct Accepted {
     key: handshake::Key,
@@ -69,7 +65,7 @@ async fn accept(
     })?;
     let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
         .map_err(|error| (ConnectFailure::BadRequest, error))?;
-    let subscription = subscription(&parameters(request.uri())?)?;
+    let subscription = subscription(&parameters(request.uri())?, &[])?;
     let admitted = edge.admit(&subscription).await?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";
@@ -93,10 +89,8 @@ async fn join(edge: &Edge, Accepted { view, admitted, upgrade, .. }: Accepted) {
 
 /// Keeps a slow client from having megabytes in the kernel, which would grow its send buffer as far as `tcp_wmem` allows.
 fn bound_kernel_memory(socket: &TcpStream, bytes: usize) {
-    let socket = socket2::SockRef::from(socket);
     // A kernel that refuses serves the client all the same, with its own bounds.
-    let _ = socket.set_send_buffer_size(bytes);
-    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    let _ = socket2::SockRef::from(socket).set_send_buffer_size(bytes);
 }
 
 /// The bare socket under an upgraded connection, and what was read from it already.

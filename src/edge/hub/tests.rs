@@ -25,7 +25,12 @@ fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
-    ViewKey { filters: FilterSet::parse(filter.split(' ')).unwrap(), format, wire: Wire::WebSocket }
+    ViewKey {
+        filters: FilterSet::parse(filter.split(' ')).unwrap(),
+        format,
+        wire: Wire::WebSocket,
+        interval_ms: None,
+    }
 }
 
 fn stored(sequence: Sequence, channel: Channel, lines: &str) -> Stored {

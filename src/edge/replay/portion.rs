@@ -104,6 +104,20 @@ impl Portion {
         })
     }
 
+    /// Frames that were made elsewhere, whose indexes count steps from the first one's.
+    pub(crate) fn of(batch: Batch) -> Arc<Self> {
+        let (steps, to) = batch.end().clone();
+        Arc::new(Self {
+            batch: Some(batch),
+            to,
+            steps,
+            unheld: 0,
+            gaps: Vec::new(),
+            own: true,
+            held: Held { bytes: 0, account: None },
+        })
+    }
+
     /// The silent way past positions that the log no longer held.
     pub(crate) fn unheld(positions: u64, to: Arc<Offset>) -> Arc<Self> {
         Arc::new(Self {
@@ -206,7 +220,7 @@ impl<'a> Draft<'a> {
     fn encode(&self, stored: &Stored) -> Option<Bytes> {
         let Self { key, at, .. } = self;
         encode::filtered(&stored.envelope, stored.stored_ns, at, &key.filters, key.format)
-            .map(|plain| self.compressor.own(plain, key.wire, at))
+            .map(|plain| self.compressor.own(plain, key.wire, Some(at)))
     }
 
     fn pass_gap(&mut self, to: Sequence, reason: GapReason) {

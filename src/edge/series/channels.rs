@@ -68,6 +68,11 @@ impl Channels {
         self.bytes
     }
 
+    /// The channel of a number that somebody holds.
+    pub(super) fn get(&self, number: ChannelNumber) -> Option<&Channel> {
+        self.entries.get(number as usize)?.as_ref().map(|known| &known.channel)
+    }
+
     /// By number.
     pub(super) fn all(&self) -> impl Iterator<Item = Option<&Channel>> {
         self.entries.iter().map(|slot| slot.as_ref().map(|known| &known.channel))

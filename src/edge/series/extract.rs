@@ -4,7 +4,6 @@ use crate::edge::series::{Key, SeriesStore, StoredPlace, Value};
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::line;
-use crate::proto::offset::{Offset, Shard};
 
 /// Last values of series at one place of the log.
 #[derive(Clone, Debug)]
@@ -26,20 +25,11 @@ pub(crate) struct Group {
     pub(crate) lines: Vec<u8>,
 }
 
-/// What has changed since a place.
-#[derive(Clone, Debug)]
-pub(crate) struct Changes {
-    /// Series that were written since, as they are now.
-    pub(crate) extract: Extract,
-    /// No series is missing that was written since. If some may be, this is all that is known.
-    pub(crate) complete: bool,
-}
-
 /// A series that matches, where its channel comes in the order of the answer.
-struct Found<'a> {
+pub(super) struct Found<'a> {
     rank: u32,
-    key: &'a Key,
-    value: &'a Value,
+    pub(super) key: &'a Key,
+    pub(super) value: &'a Value,
 }
 
 impl SeriesStore {
@@ -50,37 +40,8 @@ impl SeriesStore {
         self.extract(found.collect(), &ranks)
     }
 
-    /// What `filters` let through and was written after `after`. Walks from the newest update back, so that few changes cost
-    /// little, however many series there are.
-    pub(crate) fn changed_after(&self, filters: &FilterSet, after: &Offset) -> Changes {
-        let at = &self.at.offset;
-        if after.epoch != at.epoch || after.sequences.len() != at.sequences.len() {
-            return Changes { extract: self.matching(filters), complete: false };
-        }
-        let ranks = self.ranks(filters);
-        let shards = || (0..at.sequences.len() as u16).map(Shard);
-        // Shards that may still have something newer further back: in the order of updates a shard's sequences only grow.
-        let mut open = shards()
-            .filter(|shard| after.sequence(*shard) < at.sequence(*shard))
-            .fold(0, |open, shard| open | bit(shard));
-        let mut found = Vec::new();
-        for (key, value) in self.series.iter().rev() {
-            if open == 0 {
-                break;
-            }
-            if value.sequence <= after.sequence(value.shard) {
-                open &= !bit(value.shard);
-            } else {
-                found.extend(self.found(&ranks, filters, key, value));
-            }
-        }
-        found.reverse();
-        let complete = shards().zip(&self.incomplete_to).all(|(shard, to)| *to <= after.sequence(shard));
-        Changes { extract: self.extract(found, &ranks), complete }
-    }
-
     /// For each channel's number where it comes in an answer, and how much of it; `None` if nothing.
-    fn ranks(&self, filters: &FilterSet) -> Ranks<'_> {
+    pub(super) fn ranks(&self, filters: &FilterSet) -> Ranks<'_> {
         let mut matching: Vec<(u32, &Channel, Match)> = Vec::new();
         let mut by_number = Vec::new();
         for (number, channel) in self.channels.all().enumerate() {
@@ -99,7 +60,7 @@ impl SeriesStore {
         Ranks { by_number, channels: matching.into_iter().map(|(_, channel, _)| channel).collect() }
     }
 
-    fn found<'a>(
+    pub(super) fn found<'a>(
         &'a self,
         ranks: &Ranks<'a>,
         filters: &FilterSet,
@@ -114,7 +75,7 @@ impl SeriesStore {
         passes.then_some(Found { rank, key, value })
     }
 
-    fn extract(&self, mut found: Vec<Found<'_>>, ranks: &Ranks<'_>) -> Extract {
+    pub(super) fn extract(&self, mut found: Vec<Found<'_>>, ranks: &Ranks<'_>) -> Extract {
         // Stable: within a channel, what was updated last comes last.
         found.sort_by_key(|found| found.rank);
         let mut groups: Vec<Group> = Vec::new();
@@ -129,21 +90,22 @@ impl SeriesStore {
                     group
                 }
             };
-            for text in [&key.series, " ", &value.fields, " ", digits.format(value.timestamp_ns), "\n"] {
-                group.lines.extend_from_slice(text.as_bytes());
-            }
+            write_line(&mut group.lines, key, value, &mut digits);
         }
         Extract { at: self.at.clone(), groups, series: found.len() }
     }
 }
 
+/// A series as one line of line protocol, and a newline.
+pub(super) fn write_line(out: &mut Vec<u8>, key: &Key, value: &Value, digits: &mut itoa::Buffer) {
+    for text in [&key.series, " ", &value.fields, " ", digits.format(value.timestamp_ns), "\n"] {
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
 /// See [`SeriesStore::ranks`].
-struct Ranks<'a> {
+pub(super) struct Ranks<'a> {
     by_number: Vec<Option<(u32, Match)>>,
     /// By rank.
     channels: Vec<&'a Channel>,
-}
-
-fn bit(shard: Shard) -> u64 {
-    1 << (shard.0 % 64)
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::changes::Changes;
+use super::extract::Extract;
 use super::*;
 use crate::edge::ring::Ring;
 use crate::proto::channel::{Channel, CollectorId};
@@ -38,6 +40,10 @@ impl Stage {
 
     fn place(&self) -> Offset {
         (*self.store.at().offset).clone()
+    }
+
+    fn changed_after(&self, filters: &FilterSet, after: &Offset) -> Changes {
+        self.store.changed_after(filters, after, &self.place(), usize::MAX)
     }
 }
 
@@ -92,14 +98,50 @@ fn what_changed_after_a_place_is_what_was_written_after_it() {
     let middle = stage.place();
     stage.write(1, "b.mem", 2, "mem v=2 2");
     stage.write(0, "a.cpu", 2, "cpu v=2 2");
-    let changes = stage.store.changed_after(&filters(">"), &middle);
+    let changes = stage.changed_after(&filters(">"), &middle);
     assert_eq!(texts(&changes.extract), ["a: cpu v=2 2", "b: mem v=2 2"]);
-    assert!(changes.complete);
+    assert!(changes.incomplete_to.is_none());
     // A place of another edge, which met the shards in another order.
     let elsewhere = middle.with(Shard(1), 2).with(Shard(0), 0);
-    let changes = stage.store.changed_after(&filters(">"), &elsewhere);
-    assert_eq!((texts(&changes.extract), changes.complete), (vec!["a: cpu v=2 2".to_owned()], true));
-    assert!(stage.store.changed_after(&filters(">"), &stage.place()).extract.groups.is_empty());
+    let changes = stage.changed_after(&filters(">"), &elsewhere);
+    assert_eq!(
+        (texts(&changes.extract), changes.incomplete_to.is_none()),
+        (vec!["a: cpu v=2 2".to_owned()], true)
+    );
+    assert!(stage.changed_after(&filters(">"), &stage.place()).extract.groups.is_empty());
+}
+
+#[test]
+fn changes_come_in_parts_that_end_at_places_and_miss_nothing() {
+    let mut stage = Stage::new(2, UNBOUNDED);
+    let start = stage.place();
+    stage.write(0, "a.cpu", 1, "cpu,k=x v=1 1\ncpu,k=y v=1 1\ncpu,k=z v=1 1");
+    stage.write(1, "b.cpu", 2, "cpu v=1 1");
+    stage.write(0, "a.mem", 3, "mem v=1 1");
+    let until = stage.place();
+    // Both have been written again since: they are of what follows.
+    stage.write(0, "a.cpu", 4, "cpu,k=y v=2 2");
+    stage.write(1, "c.cpu", 5, "cpu v=2 2");
+    let mut after = start;
+    let mut parts = Vec::new();
+    while after != until {
+        let changes = stage.store.changed_after(&filters(">"), &after, &until, 1);
+        assert!(after.is_at_or_before(&changes.to) && after != changes.to, "each part moves on");
+        parts.push(texts(&changes.extract));
+        after = changes.to;
+    }
+    assert_eq!(
+        parts,
+        [vec!["a: cpu,k=x v=1 1", "a: cpu,k=z v=1 1"], vec!["b: cpu v=1 1"], vec!["a: mem v=1 1"]]
+    );
+    assert_eq!(
+        texts(&stage.changed_after(&filters(">"), &until).extract),
+        ["a: cpu,k=y v=2 2", "c: cpu v=2 2"]
+    );
+    let changed = stage.store.changed_channels(&until, |channel| channel.collector.as_str() == "a");
+    assert_eq!(changed.len(), 1);
+    assert_eq!(changed[0].lines, b"cpu,k=y v=2 2\n");
+    assert_eq!(changed[0].places, [(Shard(0), 3)]);
 }
 
 #[test]
@@ -124,8 +166,8 @@ fn what_is_over_a_bound_goes_and_is_remembered_as_missing() {
             texts(&stage.store.matching(&all)),
             ["a: cpu,host=first v=1 1", "b: cpu,host=third v=1 1"]
         );
-        assert!(!stage.store.changed_after(&all, &before).complete, "the second has changed, too");
-        assert!(stage.store.changed_after(&all, &after).complete);
+        assert!(stage.changed_after(&all, &before).incomplete_to.is_some(), "the second has changed, too");
+        assert!(stage.changed_after(&all, &after).incomplete_to.is_none());
     }
 }
 
@@ -158,8 +200,11 @@ fn a_shard_that_is_another_one_takes_its_series_along() {
     stage.store.apply(&entry);
     assert_eq!(texts(&stage.store.matching(&filters(">"))), ["a: cpu v=1 1"]);
     assert_eq!(stage.store.take_dropped()[SeriesDrop::Reset.index()], 2);
-    let changes = stage.store.changed_after(&filters(">"), &before);
-    assert_eq!((texts(&changes.extract), changes.complete), (vec!["a: cpu v=1 1".to_owned()], false));
+    let changes = stage.changed_after(&filters(">"), &before);
+    assert_eq!(
+        (texts(&changes.extract), changes.incomplete_to.is_none()),
+        (vec!["a: cpu v=1 1".to_owned()], false)
+    );
     stage.write(1, "b.cpu", 2, "cpu v=2 2");
     assert_eq!(stage.store.len(), 2);
 }
@@ -170,9 +215,12 @@ fn before_its_beginning_only_the_last_envelope_of_a_channel_is_known() {
     let mut store = SeriesStore::new(start.clone(), UNBOUNDED);
     store.preload(Shard(0), &stored(7, "a.cpu", 1, "cpu v=1 1"));
     store.preload(Shard(0), &stored(9, "b.cpu", 2, "cpu v=2 2"));
-    let changes = store.changed_after(&filters(">"), &start.with(Shard(0), 8));
-    assert_eq!((texts(&changes.extract), changes.complete), (vec!["b: cpu v=2 2".to_owned()], false));
-    assert!(store.changed_after(&filters(">"), &start).complete);
+    let changes = store.changed_after(&filters(">"), &start.with(Shard(0), 8), &start, usize::MAX);
+    assert_eq!(
+        (texts(&changes.extract), changes.incomplete_to.is_none()),
+        (vec!["b: cpu v=2 2".to_owned()], false)
+    );
+    assert!(store.changed_after(&filters(">"), &start, &start, usize::MAX).incomplete_to.is_none());
 }
 
 /// One line of the model: tags in whatever order, some of three fields.
@@ -267,10 +315,10 @@ proptest! {
             CHANNELS[channel].ends_with("cpu") && tags.get(&'k') == Some(&1) && tags.get(&'l') != Some(&0)
         };
         prop_assert_eq!(answer("*.cpu{k=1,l!=0}"), model_texts(&model, predicates));
-        let changes = stage.store.changed_after(&filters(">"), &place);
+        let changes = stage.changed_after(&filters(">"), &place);
         prop_assert_eq!(sorted_texts(&changes.extract), model_texts(&model, |_, _, step| step >= since));
-        prop_assert_eq!(changes.complete, newest_dropped <= since);
-        let some = stage.store.changed_after(&filters("*.cpu"), &place);
+        prop_assert_eq!(changes.incomplete_to.is_none(), newest_dropped <= since);
+        let some = stage.changed_after(&filters("*.cpu"), &place);
         prop_assert_eq!(sorted_texts(&some.extract), model_texts(&model, |channel, _, step| channel != 1 && step >= since));
         prop_assert!(stage.store.bytes() >= stage.store.len() * SERIES_OVERHEAD_BYTES);
     }

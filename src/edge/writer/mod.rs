@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 use crate::edge::Shared;
 use crate::edge::books::{Books, Fates, Total};
 use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
 use crate::edge::feed::Feed;
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
-use crate::edge::resolve::Place;
+use crate::edge::resolve::{First, Place};
 use crate::edge::session::{Mode, Session};
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
@@ -30,7 +31,7 @@ use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
 use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
-use crate::ops::meters::{ReplayOutcome, Transport};
+use crate::ops::meters::{ConnectionEnd, ReplayOutcome, Transport};
 use crate::ops::node::Admission;
 use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 use crate::proto::offset::Offset;
@@ -193,6 +194,8 @@ impl Writer {
             heard: now,
             inbound: None,
             deaf: false,
+            snapshots: false,
+            placeless: false,
             untold: true,
             queued: false,
             _admission: admission,
@@ -200,10 +203,11 @@ impl Writer {
         let name = format!("{name:016x}");
         let (stale, wire) = (self.shared.stale(), view.wire);
         self.begin(key, start, place, |shared, offset, outbox| {
+            let offset = offset.map(Offset::token);
             let welcome = ServerMessage::Welcome {
                 node: &shared.node.id,
                 session: &name,
-                offset: &offset.token(),
+                offset: offset.as_deref(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
             };
             let mut fits = true;
@@ -243,15 +247,16 @@ impl Writer {
         &mut self,
         key: SessionKey,
         start: Start,
-        Place { gap, quiet, replay, .. }: Place,
-        first: impl FnOnce(&Shared, &Offset, &mut Outbox) -> bool,
+        Place { gap, quiet, replay, snapshots, first, .. }: Place,
+        say: impl FnOnce(&Shared, Option<&Offset>, &mut Outbox) -> bool,
     ) {
         let shared = self.shared.clone();
         let Some(session) = self.table.get(key) else { return };
         // A client that loses its connection before it reads the gap must meet the gap again: what it learns first is
         // the place before it.
         let known = gap.as_ref().map_or(&*session.at, |(from, _)| from);
-        let mut fits = first(&shared, known, &mut session.outbox);
+        (session.snapshots, session.placeless) = (snapshots, first == First::Snapshot);
+        let mut fits = say(&shared, Some(known).filter(|_| !session.placeless), &mut session.outbox);
         if let Some((from, reason)) = &gap {
             session.books.begin_with_gap(from, &session.at);
             fits &= session.outbox.put_control(encode::gap(session.wire(), from, &session.at, *reason));
@@ -260,7 +265,7 @@ impl Writer {
         session.offset_sent = self.turn.now;
         session.quiet = quiet && matches!(start, Start::CatchUp);
         match start {
-            Start::Live(cursor, index) => {
+            Start::Live(cursor, index) if first == First::Nothing => {
                 session.mode = Mode::Live(cursor);
                 session.index = index;
                 self.table.enter_group(key);
@@ -268,23 +273,27 @@ impl Writer {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::CatchUp => self.feed(key, replay),
+            Start::Live(..) | Start::CatchUp => self.feed(key, first, replay),
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
     /// Has a session fed from its place until it can join its view.
-    fn feed(&mut self, key: SessionKey, outcome: Option<ReplayOutcome>) {
-        let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
+    fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>) {
+        let (hub, shared) = (self.hub.clone(), self.shared.clone());
         let Some(session) = self.table.get(key) else { return };
-        let (feed, fed) = mpsc::channel(1);
-        let (asks, asked) = mpsc::channel(1);
-        session.mode = Mode::CatchingUp(Box::new(Feed::new(asks, fed)));
+        let (feed, feeder) = Feed::new(self.doorbell.clone(), key);
+        session.mode = Mode::CatchingUp(Box::new(feed));
         session.index = 0;
         let (view, at) = (session.seat.view().clone(), session.at.clone());
-        let (quiet, resets) = (Quiet::all(session.quiet), hub.head().resets);
-        CatchUp { shared, hub, view, at, quiet, resets, outcome, asked, feed, doorbell, session: key }
-            .spawn();
+        let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
+        if view.key().interval_ms.is_some() {
+            let at = (*at).clone();
+            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
+        } else {
+            let quiet = Quiet::all(quiet);
+            CatchUp { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
+        }
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -308,6 +317,7 @@ impl Writer {
             return;
         }
         session.note_idle(&head);
+        self.shared.node.meters.connections_closed.of(code.into()).increment(1);
         // Who does not answer frames has nothing to be waited for once everything is written.
         let answered = !session.socket.converses();
         session.mode = Mode::Closing { until: self.turn.now + CLOSE_TIMEOUT, answered };
@@ -317,8 +327,8 @@ impl Writer {
             if wire == Wire::Events {
                 session.outbox.put_last(encode::retry(reconnect_after_ms));
             }
-            let offset = session.at.token();
-            let goodbye = ServerMessage::Goodbye { reason, offset: &offset, reconnect_after_ms };
+            let offset = (!session.placeless).then(|| session.at.token());
+            let goodbye = ServerMessage::Goodbye { reason, offset: offset.as_deref(), reconnect_after_ms };
             session.outbox.put_last(encode::server(wire, &goodbye));
         }
         session.outbox.put_last(encode::close(wire, code, reason));
@@ -337,6 +347,9 @@ impl Writer {
     fn end(&mut self, key: SessionKey) {
         self.settle(key);
         let Some(session) = self.table.remove(key) else { return };
+        if !session.is_closing() {
+            self.shared.node.meters.connections_closed.of(ConnectionEnd::Abnormal).increment(1);
+        }
         let Total { session: name, began, settled } = session.books.total();
         let Fates { delivered, filtered, conflated, gap } = settled.fates;
         tracing::debug!(

@@ -1,18 +1,20 @@
 //! The sweep: from cursors to sockets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::table::GroupIndex;
 use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
 use crate::edge::batch::Batch;
-use crate::edge::books::{Fates, Settled};
-use crate::edge::catch_up::Joined;
+use crate::edge::books::{Fates, Passage, Settled};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
-use crate::edge::feed::Found;
+use crate::edge::feed::{Found, Joined};
+use crate::edge::resolve::{First, now_ns};
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
@@ -28,6 +30,9 @@ const WRITES_PER_TURN: usize = 4;
 /// Cursors whose frames are kept during a turn. Nearly all sessions of a view are at one cursor; those that were blocked are
 /// at a few others.
 const COLLECTED_MAX: usize = 8;
+
+/// Views of a sweep whose latency is recorded: few against a thousand clients, enough for a histogram.
+const LATENCY_SAMPLES_MAX: usize = 8;
 /// Bytes for sessions that catch up, before those that are live are looked after again: a crowd that comes back costs them
 /// some tenths of a millisecond each time.
 const FEED_BYTES_PER_TURN: usize = 256 * 1024;
@@ -79,6 +84,8 @@ enum Next {
     Join(Joined),
     /// To be closed: it could not be fed.
     Fail(String),
+    /// To be sent away: it keeps what others wait for.
+    TooSlow(&'static str),
     /// Its turn among those that catch up.
     Queue,
 }
@@ -179,6 +186,7 @@ impl Turn {
         match session.look_for_feed() {
             Some(Found::Joined(joined)) => Next::Join(joined),
             Some(Found::Failed(why)) => Next::Fail(why),
+            Some(Found::TooSlow(why)) => Next::TooSlow(why),
             Some(Found::Nothing) | None => Next::Rest,
             Some(Found::Portion { .. }) if self.feed_left == 0 => Next::Queue,
             Some(Found::Portion { .. }) => {
@@ -216,9 +224,8 @@ impl Writer {
     /// Gives each view's sessions what is new in it. False when there was nothing.
     pub(super) fn sweep(&mut self) -> bool {
         let due = self.table.due_groups();
-        let any = !due.is_empty();
-        for group in due {
-            let mut at = 0;
+        for group in &due {
+            let (group, mut at) = (*group, 0);
             // A session that leaves while it is served makes room for the last one, which is served at its place.
             while let Some(key) = self.table.member(group, at) {
                 if self.table.get(key).is_some_and(|session| session.blocked_since.is_none()) {
@@ -229,7 +236,25 @@ impl Writer {
                 }
             }
         }
-        any
+        self.measure(&due);
+        !due.is_empty()
+    }
+
+    /// Samples how old the newest frames are, now that they have been written to whoever takes them.
+    fn measure(&self, due: &[GroupIndex]) {
+        // Not always the same ones, where many views have grown.
+        let first = if due.len() > LATENCY_SAMPLES_MAX { fastrand::usize(..due.len()) } else { 0 };
+        let sampled = due.iter().cycle().skip(first).take(LATENCY_SAMPLES_MAX.min(due.len()));
+        let mut received = sampled.filter_map(|group| self.table.view(*group)?.received_ns()).peekable();
+        if received.peek().is_none() {
+            return;
+        }
+        let now_ns = now_ns();
+        for received_ns in received {
+            // Clocks of other machines may be ahead.
+            let latency = u64::try_from(now_ns.saturating_sub(received_ns)).unwrap_or(0);
+            self.shared.node.meters.delivery_latency.record(Duration::from_nanos(latency));
+        }
     }
 
     /// Writes what is pending for one session, for as long as its socket takes it.
@@ -251,17 +276,20 @@ impl Writer {
                 Next::Remove => return self.end(key),
                 Next::FinishWriting => return session.socket.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
-                Next::Join(Joined { cursor, index, at }) => {
+                Next::Join(Joined { cursor, index, at, steps }) => {
+                    session.pass_to(steps, &Passage::default());
                     session.mode = Mode::Live(cursor);
                     session.index = index;
                     session.at = at;
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
                     session.quiet = false;
+                    session.placeless = false;
                     session.untold = true;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
+                Next::TooSlow(why) => return self.drop_slow(key, why),
                 Next::Queue => {
                     if !std::mem::replace(&mut session.queued, true) {
                         self.queue.push_back(key);
@@ -295,14 +323,23 @@ impl Writer {
     /// The frames at a session's cursor are gone.
     fn overtaken(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
         let Some(session) = self.table.get(key) else { return };
+        // Newest values are no loss to be overtaken by: what has changed meanwhile is what it gets.
+        if session.seat.view().key().interval_ms.is_some() {
+            self.table.leave_group(key);
+            return self.feed(key, First::Nothing, None);
+        }
         // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
-            return self.feed(key, None);
+            return self.feed(key, First::Nothing, None);
         }
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
+        }
+        if session.snapshots {
+            self.table.leave_group(key);
+            return self.feed(key, First::Lost(GapReason::Slow), None);
         }
         let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);

@@ -154,14 +154,20 @@ impl Table {
         due.collect()
     }
 
+    /// The view of a group, if it still has sessions.
+    pub(super) fn view(&self, group: GroupIndex) -> Option<&Arc<View>> {
+        self.groups.get(group)?.as_ref().map(|group| &group.view)
+    }
+
     /// The session at a position of a group.
     pub(super) fn member(&self, group: GroupIndex, position: usize) -> Option<SessionKey> {
         self.groups.get(group)?.as_ref()?.members.get(position).copied()
     }
 
-    /// How many entries the slowest live session is behind `head`.
+    /// How many entries the slowest live session is behind `head`. For one with an interval nothing waits.
     pub(super) fn lag(&self, head: Index) -> u64 {
-        let behind = self.sessions().filter(|session| session.has_pending());
+        let gets_all = |session: &&Session| session.seat.view().key().interval_ms.is_none();
+        let behind = self.sessions().filter(|session| session.has_pending()).filter(gets_all);
         behind.map(|session| head.saturating_sub(session.index)).max().unwrap_or(0)
     }
 }

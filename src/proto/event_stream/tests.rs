@@ -2,58 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a browser makes of a stream: written from the standard's rules for interpreting one, and from nothing of ours.
-#[derive(Default)]
-struct Browser {
-    line: Vec<u8>,
-    after_return: bool,
-    data: String,
-    last_id: String,
-    retry: Option<u64>,
-    /// Each with the id that `event.lastEventId` would be.
-    got: Vec<(String, String)>,
-}
+#[allow(unreachable_pub, dead_code, reason = "shared with the black-box tests")]
+#[path = "../../../tests/support/event_stream.rs"]
+mod browser;
 
-impl Browser {
-    fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            match byte {
-                b'\n' if std::mem::take(&mut self.after_return) => {}
-                b'\r' | b'\n' => {
-                    self.after_return = *byte == b'\r';
-                    let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
-                    self.interpret(&line);
-                }
-                other => {
-                    self.after_return = false;
-                    self.line.push(*other);
-                }
-            }
-        }
-    }
-
-    fn interpret(&mut self, line: &str) {
-        if line.is_empty() {
-            let data = std::mem::take(&mut self.data);
-            if !data.is_empty() {
-                self.got.push((self.last_id.clone(), data.strip_suffix('\n').unwrap_or(&data).to_owned()));
-            }
-            return;
-        }
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "data" => {
-                self.data.push_str(value);
-                self.data.push('\n');
-            }
-            "id" if !value.contains('\0') => self.last_id = value.to_owned(),
-            "retry" => self.retry = value.parse().ok().or(self.retry),
-            "event" => panic!("an EventSource's onmessage gets no events with a type: {value}"),
-            _ => {}
-        }
-    }
-}
+use browser::{EventStream, MessageEvent};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -85,14 +38,17 @@ proptest! {
         cuts in prop::collection::vec(1usize..40, 1..20),
     ) {
         let mut wire = Vec::new();
-        let (mut events, mut seen, mut retry) = (Vec::new(), Vec::new(), None);
+        let (mut events, mut seen) = (Vec::new(), Vec::new());
+        let (mut retry, mut last_id) = (None, String::new());
         for step in &steps {
             match step {
                 Step::Event(id, data) => {
                     write_event(&mut wire, id.as_deref(), data.as_bytes());
                     events.push(Event { id: id.clone(), data: as_read(data).into_bytes() });
-                    let before = seen.last().map_or(String::new(), |(id, _): &(String, String)| id.clone());
-                    seen.push((id.clone().unwrap_or(before), as_read(data)));
+                    let before = seen.last().map(|event: &MessageEvent| event.last_event_id.clone());
+                    let last_event_id = id.clone().or(before).unwrap_or_default();
+                    last_id.clone_from(&last_event_id);
+                    seen.push(MessageEvent { last_event_id, data: as_read(data) });
                 }
                 Step::Retry(milliseconds) => {
                     write_retry(&mut wire, *milliseconds);
@@ -101,17 +57,19 @@ proptest! {
                 Step::Comment(text) => write_comment(&mut wire, text),
             }
         }
-        let (mut browser, mut reader) = (Browser::default(), Reader::default());
-        let (mut read, mut rest, mut cuts) = (Vec::new(), &wire[..], cuts.iter().cycle());
+        let (mut browser, mut reader) = (EventStream::default(), Reader::default());
+        let (mut got, mut read) = (Vec::new(), Vec::new());
+        let (mut rest, mut cuts) = (&wire[..], cuts.iter().cycle());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
-            browser.take(now);
+            got.extend(browser.take(now));
             reader.feed(now);
             read.extend(std::iter::from_fn(|| reader.next_event()));
             rest = later;
         }
         prop_assert_eq!(read, events);
-        prop_assert_eq!(browser.got, seen);
+        prop_assert_eq!(got, seen);
+        prop_assert_eq!(browser.last_id, last_id);
         prop_assert_eq!(browser.retry, retry);
     }
 }

@@ -216,6 +216,13 @@ impl<V> FilterIndex<V> {
         })
     }
 
+    /// Whether some filter set lets something of the channel through, or may do so by its tags.
+    pub fn asks_for(&self, channel: &Channel) -> bool {
+        let shelves = [Some(&self.any_collector), self.collectors.get(channel.collector.as_str())];
+        let mut shelves = shelves.into_iter().flatten().flat_map(|of| of.shelves(&channel.measurement));
+        shelves.any(|shelf| !shelf.is_empty())
+    }
+
     fn measurements_mut(&mut self, filter: &Filter) -> &mut Measurements {
         match &filter.collector {
             Part::Any => &mut self.any_collector,

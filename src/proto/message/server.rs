@@ -5,7 +5,8 @@ use std::io::Write as _;
 use super::client::Id;
 use super::{ErrorCode, PROTOCOL_VERSION};
 
-/// One message to a client, except those that carry metrics: see [`write_metrics_open`].
+/// One message to a client, except those that carry metrics: see [`write_metrics_open`]
+/// and [`write_conflated_open`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerMessage<'a> {
     /// The first message of a session.
@@ -14,8 +15,8 @@ pub enum ServerMessage<'a> {
         node: &'a str,
         /// The session's own id.
         session: &'a str,
-        /// Where the session begins.
-        offset: &'a str,
+        /// Where the session begins; without it, the client has no place to resume from before it has the snapshot.
+        offset: Option<&'a str>,
         /// A heartbeat comes at least this often.
         heartbeat_ms: u64,
     },
@@ -32,6 +33,8 @@ pub enum ServerMessage<'a> {
         to: &'a str,
         /// Why.
         reason: GapReason,
+        /// A snapshot at `to` follows. Until its last part has come, the client resumes from `from`.
+        snapshot: bool,
     },
     /// The log cannot be reached: silence does not mean that nothing happens.
     Stale {
@@ -63,8 +66,8 @@ pub enum ServerMessage<'a> {
     Goodbye {
         /// Why.
         reason: GoodbyeReason,
-        /// Where to resume, on any node.
-        offset: &'a str,
+        /// Where to resume, on any node. Without it, the client comes back as it came: it has not got its snapshot.
+        offset: Option<&'a str>,
         /// When to come back.
         reconnect_after_ms: u64,
     },
@@ -125,15 +128,17 @@ impl ServerMessage<'_> {
                 .number("protocol", u64::from(PROTOCOL_VERSION))
                 .text("node", node)
                 .text("session", session)
-                .text("offset", offset)
+                .text_if("offset", *offset)
                 .number("heartbeat_ms", *heartbeat_ms)
                 .close(),
             Self::Heartbeat { offset } => Object::open(out, "heartbeat").text("offset", offset).close(),
-            Self::Gap { from, to, reason } => Object::open(out, "gap")
-                .text("from", from)
-                .text("to", to)
-                .text("reason", reason.as_str())
-                .close(),
+            Self::Gap { from, to, reason, snapshot } => {
+                let gap = Object::open(out, "gap")
+                    .text("from", from)
+                    .text("to", to)
+                    .text("reason", reason.as_str());
+                if *snapshot { gap.flag("snapshot") } else { gap }.close();
+            }
             Self::Stale { since_ms } => Object::open(out, "stale").number("since_ms", *since_ms).close(),
             Self::Live => Object::open(out, "live").close(),
             Self::Error { id, code, message } => Object::open(out, "error")
@@ -145,7 +150,7 @@ impl ServerMessage<'_> {
             Self::Pong { id } => Object::open(out, "pong").id(*id).close(),
             Self::Goodbye { reason, offset, reconnect_after_ms } => Object::open(out, "goodbye")
                 .text("reason", reason.as_str())
-                .text("offset", offset)
+                .text_if("offset", *offset)
                 .number("reconnect_after_ms", *reconnect_after_ms)
                 .close(),
         }
@@ -154,10 +159,9 @@ impl ServerMessage<'_> {
     /// Where a client would resume that has read up to here, if the message tells.
     pub fn place(&self) -> Option<&str> {
         match self {
-            Self::Welcome { offset, .. } | Self::Heartbeat { offset } | Self::Goodbye { offset, .. } => {
-                Some(offset)
-            }
-            Self::Gap { to, .. } => Some(to),
+            Self::Welcome { offset, .. } | Self::Goodbye { offset, .. } => *offset,
+            Self::Heartbeat { offset } => Some(offset),
+            Self::Gap { to, snapshot, .. } => (!snapshot).then_some(to),
             Self::Stale { .. } | Self::Live | Self::Error { .. } | Self::Ack { .. } | Self::Pong { .. } => {
                 None
             }
@@ -182,6 +186,65 @@ pub fn kind(message: &[u8]) -> Option<&str> {
 /// Appends a `metrics` message up to its array; the array and `}` have to follow.
 pub fn write_metrics_open(out: &mut Vec<u8>, offset: &str, collector: &str) {
     Object::open(out, "metrics").text("offset", offset).text("collector", collector).name("metrics");
+}
+
+/// Which message of a snapshot one is. All have the place whose state they tell; a client is there when it has the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotPart<'a> {
+    /// The place.
+    pub offset: &'a str,
+    /// Counted from 1.
+    pub part: usize,
+    /// How many there are.
+    pub parts: usize,
+}
+
+/// Appends a `snapshot` message up to its array; the array and `}` have to follow.
+pub fn write_snapshot_open(out: &mut Vec<u8>, which: SnapshotPart<'_>, collector: &str) {
+    Object::open(out, "snapshot")
+        .text("offset", which.offset)
+        .number("part", which.part as u64)
+        .number("parts", which.parts as u64)
+        .text("collector", collector)
+        .name("metrics");
+}
+
+/// Appends the comment lines before a part of a snapshot in line protocol.
+pub fn write_influx_snapshot_head(out: &mut Vec<u8>, which: SnapshotPart<'_>) {
+    write_influx_head(out, which.offset);
+    // Writing text into memory cannot fail.
+    let _ = writeln!(out, "# snapshot {}/{}", which.part, which.parts);
+}
+
+/// What metrics with an `interval` stand for: each series' newest value of a range of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflated<'a> {
+    /// The place behind which the range begins.
+    pub from: &'a str,
+    /// Metrics of the range that matched and are not sent, because a newer one of their series is; where they were counted.
+    pub conflated: Option<u64>,
+}
+
+/// Appends a `metrics` message with newest values up to its array; the array and `}` have to follow.
+pub fn write_conflated_open(out: &mut Vec<u8>, offset: &str, of: Conflated<'_>, collector: &str) {
+    let object = Object::open(out, "metrics").text("offset", offset).text("from", of.from);
+    let object = match of.conflated {
+        Some(conflated) => object.number("conflated", conflated),
+        None => object,
+    };
+    object.text("collector", collector).name("metrics");
+}
+
+/// Appends the comment lines before newest values in line protocol.
+pub fn write_influx_conflated_head(out: &mut Vec<u8>, offset: &str, of: Conflated<'_>) {
+    write_influx_head(out, offset);
+    out.extend_from_slice(b"# from ");
+    out.extend_from_slice(of.from.as_bytes());
+    if let Some(conflated) = of.conflated {
+        out.extend_from_slice(b" conflated ");
+        out.extend_from_slice(itoa::Buffer::new().format(conflated).as_bytes());
+    }
+    out.push(b'\n');
 }
 
 /// Appends the comment line before the lines of a data frame in line protocol.
@@ -213,6 +276,19 @@ impl<'a> Object<'a> {
         let object = self.name(name);
         // Writing text into memory cannot fail.
         let _ = serde_json::to_writer(&mut *object.0, text);
+        object
+    }
+
+    fn text_if(self, name: &str, text: Option<&str>) -> Self {
+        match text {
+            Some(text) => self.text(name, text),
+            None => self,
+        }
+    }
+
+    fn flag(self, name: &str) -> Self {
+        let object = self.name(name);
+        object.0.extend_from_slice(b"true");
         object
     }
 

@@ -7,6 +7,9 @@ use super::{ErrorCode, MessageError, listed, quoted};
 use crate::proto::filter::{FilterSet, FilterSetError};
 use crate::proto::offset::{Offset, OffsetError};
 
+/// Shortest `interval`, in milliseconds: ten times a second is as fast as people read. Below it, every value is hardly more
+/// than the newest one, and costs less to send.
+pub const INTERVAL_MS_MIN: u32 = 100;
 /// Longest `interval`, in milliseconds: one hour.
 pub const INTERVAL_MS_MAX: u32 = 3_600_000;
 
@@ -45,7 +48,7 @@ pub struct Subscription {
     pub from: Option<From>,
     /// Whether the last value of every matching series comes first.
     pub snapshot: bool,
-    /// At most one value per series in so many milliseconds.
+    /// At most one value per series in so many milliseconds: the newest. Every value, if nothing is said.
     pub interval_ms: Option<u32>,
     /// How they are written.
     pub format: Format,
@@ -67,8 +70,9 @@ pub struct SubscriptionChange {
 }
 
 impl Subscription {
-    /// Reads the parameters of a session's first request. `filter` may be repeated; `token` is left to others.
-    pub fn from_query(parameters: &[(String, String)]) -> Result<Self, MessageError> {
+    /// Reads the parameters of a session's first request. `filter` may be repeated; `token`, and what a transport has of its
+    /// `own`, are left to others.
+    pub fn from_query(parameters: &[(String, String)], own: &[&str]) -> Result<Self, MessageError> {
         let mut filters = Vec::new();
         let mut change = SubscriptionChange::default();
         for (at, (name, value)) in parameters.iter().enumerate() {
@@ -83,11 +87,12 @@ impl Subscription {
                 "interval" => change.interval_ms = Some(interval_text(value)?),
                 "format" => change.format = Some(value.parse()?),
                 "token" => {}
+                name if own.contains(&name) => {}
                 unknown => {
                     let message = format!(
                         "the parameter {} is unknown: there are {}",
                         quoted(unknown),
-                        listed(PARAMETERS)
+                        listed(&[PARAMETERS, own].concat())
                     );
                     return Err(MessageError::new(ErrorCode::BadParameter, message));
                 }
@@ -96,7 +101,7 @@ impl Subscription {
         if !filters.is_empty() {
             change.filters = Some(FilterSet::parse(filters)?);
         }
-        change.refuse_unserved()?;
+        change.check()?;
         Ok(change.apply(&Self::default()))
     }
 }
@@ -113,20 +118,23 @@ impl SubscriptionChange {
         }
     }
 
-    /// The one place that says what the protocol has and this server does not.
-    pub(super) fn refuse_unserved(&self) -> Result<(), MessageError> {
-        let unserved = |what: &str| {
-            let message = format!("this server does not serve {what}: leave it out");
-            Err(MessageError::new(ErrorCode::Unsupported, message))
-        };
-        if self.snapshot == Some(true) {
-            return unserved("`snapshot`");
-        }
-        if self.interval_ms.is_some_and(|interval| interval > 0) {
-            return unserved("`interval`");
-        }
-        Ok(())
+    /// Refuses what is possible alone and impossible together.
+    pub(super) fn check(&self) -> Result<(), MessageError> {
+        check_snapshot(self.snapshot, self.from.as_ref())
     }
+}
+
+/// A snapshot is the state of now, or of where the log cannot be followed from an offset on: old places are read from the log.
+pub(super) fn check_snapshot(snapshot: Option<bool>, from: Option<&From>) -> Result<(), MessageError> {
+    let word = match from {
+        Some(From::Earliest) if snapshot == Some(true) => "`earliest`",
+        Some(From::Ago(_)) if snapshot == Some(true) => "a time span",
+        _ => return Ok(()),
+    };
+    let message = format!(
+        "`snapshot` is the state of now, and does not go with `from` = {word}: leave out one of them, or give an offset"
+    );
+    Err(MessageError::new(ErrorCode::BadSnapshot, message))
 }
 
 pub(super) const FROM_EXPECTED: &str =
@@ -215,9 +223,14 @@ pub(super) fn snapshot_text(text: &str) -> Result<bool, MessageError> {
 }
 
 pub(super) fn interval_text(text: &str) -> Result<u32, MessageError> {
-    text.parse().ok().filter(|interval| *interval <= INTERVAL_MS_MAX).ok_or_else(|| {
+    let interval = text.parse().ok().filter(|interval| match interval {
+        0 => true,
+        some => (INTERVAL_MS_MIN..=INTERVAL_MS_MAX).contains(some),
+    });
+    interval.ok_or_else(|| {
         let message = format!(
-            "`interval` is a whole number of milliseconds up to {INTERVAL_MS_MAX}, not {}",
+            "`interval` is a whole number of milliseconds from {INTERVAL_MS_MIN} to {INTERVAL_MS_MAX}, or 0 for every value, \
+             not {}",
             quoted(text)
         );
         MessageError::new(ErrorCode::BadInterval, message)

@@ -1,0 +1,26 @@
+// Server-sent events, from text as it arrives (WHATWG HTML, section 9.2.6), without `EventSource`: that one can neither send a
+// token nor say why it was refused, and Node has none.
+
+/** Returns what to call with each piece of text. `onEvent` gets each event's data, `onComment` is called at each comment. */
+export const sseParser = (onEvent: (data: string, id: string | undefined) => void, onComment: () => void) => {
+  let rest = "";
+  let data: string[] = [];
+  let id: string | undefined;
+  return (text: string): void => {
+    // A carriage return at the end may be half of a line's end: it waits for what follows.
+    const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
+    rest = lines.pop() ?? "";
+    for (const line of lines) {
+      if (line === "") {
+        if (data.length > 0) onEvent(data.join("\n"), id);
+        data = [];
+      } else if (line[0] === ":") {
+        onComment();
+      } else {
+        const [, name, value = ""] = /^([^:]*)(?:: ?(.*))?$/s.exec(line) ?? [];
+        if (name === "data") data.push(value);
+        if (name === "id") id = value;
+      }
+    }
+  };
+};

@@ -1,0 +1,101 @@
+// What others get: how big it is, how it is packed, its types, and the examples of its README.
+
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { after, before, test } from "node:test";
+import { gzipSync } from "node:zlib";
+import { publint } from "publint";
+import { formatMessage } from "publint/utils";
+import { Telecast } from "../live/stage.js";
+
+/** With all its parts, as a browser gets it. */
+const GZIPPED_BYTES_MAX = 6_000;
+
+const TSC = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin/tsc");
+
+/** The README's examples, in order. */
+const EXAMPLES = [...readFileSync("README.md", "utf8").matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code as string);
+
+test("it is smaller than 6 kB", () => {
+  const bytes = gzipSync(readFileSync("dist/index.js"), { level: 9 }).length;
+  assert.ok(bytes < GZIPPED_BYTES_MAX, `${bytes} bytes`);
+});
+
+test("it is packed as it should be, and depends on nothing", async () => {
+  const manifest = JSON.parse(readFileSync("package.json", "utf8"));
+  // Without packing: that would build anew, under the feet of other tests.
+  const { messages } = await publint({ pkgDir: ".", strict: true, pack: false });
+  assert.deepEqual(
+    messages.map((message) => formatMessage(message, manifest)),
+    [],
+  );
+  assert.equal(manifest.dependencies, undefined);
+  const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { encoding: "utf8" });
+  const files: string[] = JSON.parse(listed)[0].files.map(({ path }: { path: string }) => path);
+  const unexpected = files.filter((path) => !/^(dist\/\w+\.(js|d\.ts)|package\.json|README\.md|LICENSE)$/.test(path));
+  assert.deepEqual(unexpected, []);
+  assert.ok(files.includes("dist/index.js") && files.includes("dist/index.d.ts"));
+  assert.equal(manifest.license, /^license = "(.*)"$/m.exec(readFileSync("../../Cargo.toml", "utf8"))?.[1]);
+});
+
+test("its types are right: those that the tests use, and those of the README's examples", () => {
+  // Examples are modules of a page: no types of Node, but those of its packages.
+  const folder = ".build/examples";
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  EXAMPLES.forEach((code, index) => writeFileSync(join(folder, `${index}.ts`), code));
+  const options = {
+    noEmit: true,
+    strict: true,
+    target: "es2022",
+    module: "nodenext",
+    lib: ["es2022", "dom"],
+    types: [],
+    skipLibCheck: true,
+    rootDir: "../..",
+  };
+  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, include: ["."] }));
+  for (const project of ["test", folder]) execFileSync(process.execPath, [TSC, "-p", project], { stdio: "inherit" });
+  assert.ok(EXAMPLES.length >= 4);
+});
+
+test("the links of its README lead somewhere", () => {
+  const links = [...readFileSync("README.md", "utf8").matchAll(/\]\((?!https?:)([^)#]+)/g)].map(
+    ([, link]) => link as string,
+  );
+  assert.ok(links.length > 0);
+  for (const link of links) assert.ok(existsSync(link), link);
+});
+
+let telecast: Telecast;
+before(async () => {
+  telecast = await Telecast.start("standalone", undefined, {}, ["--demo"]);
+});
+after(() => telecast.kill());
+
+/** Runs an example as it is pasted, but for the port, until its output is as wanted. */
+const prints = async (code: string, wanted: RegExp): Promise<void> => {
+  // Inside the package its own name leads to what was built.
+  const file = `.build/readme-${EXAMPLES.indexOf(code)}.js`;
+  writeFileSync(file, code.replace("http://localhost:9090", telecast.url));
+  const child = spawn(process.execPath, [file], { stdio: ["ignore", "pipe", "inherit"] });
+  let output = "";
+  for await (const text of child.stdout) {
+    output += text;
+    if (wanted.test(output)) break;
+  }
+  child.kill();
+  assert.match(output, wanted);
+};
+
+test("the README's first example has ten lines and works as pasted", async () => {
+  const [example = ""] = EXAMPLES;
+  assert.ok(example.split("\n").filter((line) => line !== "").length <= 10);
+  await prints(example, /^connecting\nopen\n(\S+ \d{4}-\d\d-\d\dT\S+Z \d+(\.\d+)?\n)+/);
+});
+
+test("so does the one that keeps last values", () =>
+  prints(EXAMPLES.find((code) => code.includes("SeriesStore")) as string, /^cpu \{[^]*usage_idle/));

@@ -1,0 +1,129 @@
+// A machine with a clock that stands still, chance that is known, and a record of what it does.
+
+import { Machine, type Action, type End, type Setup } from "../../src/machine.js";
+import type { ServerMessage } from "../../src/protocol.js";
+
+export const HEARTBEAT_MS = 15_000;
+
+export class Rig {
+  now = 1_700_000_000_000;
+  /** Full jitter takes this share of a pause. */
+  chance = 0.5;
+  link = 0;
+  url = "";
+  transport = "";
+  timerAt = Infinity;
+  actions: Action[] = [];
+  isOpen = false;
+  onAction: (action: Action) => void = () => {};
+  readonly machine: Machine;
+
+  constructor(setup: Partial<Omit<Setup, "urls">> & { urls?: string[] } = {}) {
+    const { urls = ["http://edge-1"], ...rest } = setup;
+    this.machine = new Machine(
+      {
+        subscription: {},
+        transports: ["websocket", "sse"],
+        renewsToken: false,
+        urls: urls.map((url) => new URL(url)),
+        ...rest,
+      },
+      () => this.chance,
+      (action) => {
+        if (action.type === "timer") this.timerAt = action.at;
+        else this.actions.push(action);
+        // As the shell does, which asks again once it has a token.
+        if (action.type === "drop") this.isOpen = false;
+        if (action.type === "open") this.isOpen = true;
+        this.onAction(action);
+        if (action.type === "open") ({ link: this.link, url: this.url, transport: this.transport } = action);
+      },
+    );
+  }
+
+  /** What was done since the last call, timers aside. */
+  took(): Action[] {
+    return this.actions.splice(0);
+  }
+
+  /** The same without news of the state. */
+  did(): string[] {
+    return this.took()
+      .filter(({ type }) => type !== "state")
+      .map(({ type }) => type);
+  }
+
+  start(): this {
+    this.machine.start(this.now);
+    return this;
+  }
+
+  say(message: ServerMessage): this {
+    this.machine.message(this.link, message, this.now);
+    return this;
+  }
+
+  /** `null`: a snapshot comes first. */
+  welcome(offset: string | null = "W0"): this {
+    const place = offset === null ? {} : { offset };
+    return this.say({ type: "welcome", ...place, heartbeat_ms: HEARTBEAT_MS, node: "edge-1", session: "s" });
+  }
+
+  metrics(offset: string): this {
+    return this.say({ type: "metrics", offset, collector: "c", metrics: [] });
+  }
+
+  snapshot(part: number, parts: number, offset = "S"): this {
+    return this.say({ type: "snapshot", offset, part, parts, collector: "c", metrics: [] });
+  }
+
+  gap(to: string, snapshot = false): this {
+    return this.say({ type: "gap", from: "?", to, reason: "retention", ...(snapshot && { snapshot }) });
+  }
+
+  lose(end: End = { code: 1006 }): this {
+    this.machine.lost(this.link, end, this.now);
+    return this;
+  }
+
+  /** Time goes by, and every timer rings when it should. */
+  pass(ms: number): this {
+    const until = this.now + ms;
+    while (this.timerAt <= until) {
+      this.now = Math.max(this.now, this.timerAt);
+      this.timerAt = Infinity;
+      this.machine.tick(this.now);
+    }
+    this.now = until;
+    return this;
+  }
+
+  /** To the end of the pause between two attempts. */
+  retry(): this {
+    return this.pass(this.delayMs ?? 0);
+  }
+
+  /** Time goes by, and no timer rings before the end of it: a sleep. */
+  sleep(ms: number): this {
+    this.now += ms;
+    if (this.timerAt <= this.now) {
+      this.timerAt = Infinity;
+      this.machine.tick(this.now);
+    }
+    return this;
+  }
+
+  /** A parameter of the address that was opened last. */
+  asked(name: string): string | null {
+    return new URL(this.url).searchParams.get(name);
+  }
+
+  get state(): string {
+    return this.machine.state.state;
+  }
+
+  get delayMs(): number | undefined {
+    const { state } = this.machine;
+    return state.state === "waiting" ? state.delayMs : undefined;
+  }
+}

@@ -1,0 +1,577 @@
+"""The manifests: rendered in every combination, held to Kubernetes' schemas, to those of the custom resources, and to the program."""
+
+import copy
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from support import (
+    ROOT,
+    TOOLS,
+    Stage,
+    configuration,
+    documents,
+    drain_seconds,
+    eventually,
+    free_port,
+    get,
+    metrics,
+    nats_server,
+    paths,
+    tool,
+)
+
+BASES = ["base", "overlays/dev", "overlays/production"]
+COMPONENTS = ["gateway-api", "ingress-nginx", "prometheus-operator", "keda", "prometheus-adapter"]
+# Both want to be the autoscaler of edges.
+NOT_TOGETHER = {"keda", "prometheus-adapter"}
+ROLES = ["ingest", "edge"]
+# Whoever deploys makes them: docs/kubernetes.md.
+SECRETS = {"telecast-admin", "telecast-nats", "telecast-tls"}
+WORKLOADS = ["Deployment", "StatefulSet"]
+# The oldest that docs/kubernetes.md names, and the newest whose schema is at hand.
+KUBERNETES = ["1.29", "1.37"]
+
+
+def combinations():
+    for base in BASES:
+        for size in range(len(COMPONENTS) + 1):
+            for components in itertools.combinations(COMPONENTS, size):
+                if not NOT_TOGETHER <= set(components):
+                    yield base, components
+
+
+def kustomize(folder):
+    command = [shutil.which("kubectl"), "kustomize"] if shutil.which("kubectl") else [tool("kustomize"), "build"]
+    ended = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, f"{folder}: {ended.stderr}"
+    assert not ended.stderr, f"{folder}: {ended.stderr}"
+    return ended.stdout
+
+
+@cache
+def rendered(base, components=()):
+    if not components:
+        return kustomize(ROOT / "k8s" / base)
+    # Kustomize takes relative paths only.
+    with tempfile.TemporaryDirectory(dir=ROOT / "k8s", prefix=".test-") as folder:
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"../{base}"],
+            "components": [f"../components/{name}" for name in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return kustomize(folder)
+
+
+@cache
+def objects(base, components=()):
+    return documents(rendered(base, components))
+
+
+def everything(base):
+    """All components that go together, with KEDA; and those with the adapter."""
+    for autoscaler in sorted(NOT_TOGETHER):
+        components = tuple(name for name in COMPONENTS if name not in NOT_TOGETHER - {autoscaler})
+        yield components, objects(base, components)
+
+
+def of_kind(found, *kinds):
+    return [item for item in found if item["kind"] in kinds]
+
+
+def named(found, kind, name):
+    items = [item for item in of_kind(found, kind) if item["metadata"]["name"] == name]
+    assert len(items) == 1, f"{kind} {name}: {len(items)} of them"
+    return items[0]
+
+
+def pod(workload):
+    return workload["spec"]["template"]
+
+
+def containers(workload):
+    return pod(workload)["spec"]["containers"]
+
+
+def selects(selector, labels):
+    """Whether a label selector takes these labels."""
+    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
+        return False
+    for term in selector.get("matchExpressions", []):
+        assert term["operator"] == "In", term
+        if labels.get(term["key"]) not in term["values"]:
+            return False
+    return True
+
+
+def selected(found, selector):
+    return [item for item in of_kind(found, *WORKLOADS) if selects(selector, pod(item)["metadata"]["labels"])]
+
+
+def ports(workload):
+    """Ports of a pod by name."""
+    return {port["name"]: port["containerPort"] for item in containers(workload) for port in item.get("ports", [])}
+
+
+def environment(container):
+    """What the container's environment would be; references get a text in their place."""
+    return {item["name"]: item.get("value", "by-reference") for item in container.get("env", [])}
+
+
+def config_map(found, workload, volume):
+    volumes = {item["name"]: item for item in pod(workload)["spec"]["volumes"]}
+    return named(found, "ConfigMap", volumes[volume]["configMap"]["name"])
+
+
+def settings(found, role):
+    """What the program makes of the files and variables a role's pod has."""
+    workload = named(found, "Deployment", role)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in config_map(found, workload, "config")["data"].items():
+            (Path(folder) / name).write_text(text)
+        variables = environment(containers(workload)[0])
+        mounts = {mount["name"]: mount["mountPath"] for mount in containers(workload)[0]["volumeMounts"]}
+        assert variables["TELECAST_CONFIG_DIR"] == mounts["config"], mounts
+        return configuration(role, variables, folder)
+
+
+def strict(schema):
+    """A custom resource's schema that refuses members it does not name, as `kubectl apply` with strict validation does."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: strict(value) for key, value in schema.items()}
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in schema
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object" and not open_ended:
+        schema["additionalProperties"] = False
+    return schema
+
+
+@cache
+def custom_schemas():
+    if not (TOOLS / "crds").is_dir():
+        raise unittest.SkipTest("there are no definitions of custom resources: scripts/setup-operations.py says why")
+    schemas = {}
+    for file in (TOOLS / "crds").glob("*.yaml"):
+        for definition in documents(file.read_text()):
+            for version in definition["spec"]["versions"]:
+                schema = strict(version["schema"]["openAPIV3Schema"])
+                # Kubernetes itself knows what is in there.
+                schema["properties"]["metadata"] = {"type": "object"}
+                key = (f"{definition['spec']['group']}/{version['name']}", definition["spec"]["names"]["kind"])
+                schemas[key] = schema
+    return schemas
+
+
+class Schemas(unittest.TestCase):
+    def test_what_a_custom_resource_does_not_know_is_refused(self):
+        import jsonschema
+
+        for kind, change in {
+            "ScaledObject": lambda spec: spec.update(minReplicas=2),
+            "HTTPRoute": lambda spec: spec["rules"][0].update(timeout={}),
+            "BackendTrafficPolicy": lambda spec: spec["loadBalancer"].update(type="LeastConnections"),
+            "PodMonitor": lambda spec: spec["podMetricsEndpoints"][0].update(interval=15),
+        }.items():
+            (item,) = copy.deepcopy(of_kind(objects("base", ("gateway-api", "prometheus-operator", "keda")), kind)[:1])
+            validator = jsonschema.Draft7Validator(custom_schemas()[item["apiVersion"], kind])
+            validator.validate(item)
+            change(item["spec"])
+            self.assertFalse(validator.is_valid(item), kind)
+
+
+class Rendering(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda each: rendered(*each), combinations()))
+
+    def test_every_combination_is_what_kubernetes_takes(self):
+        import jsonschema
+        import kubernetes_validate
+
+        seen, custom = set(), 0
+        for base, components in combinations():
+            for item in objects(base, components):
+                text = json.dumps(item)
+                if text in seen:
+                    continue
+                seen.add(text)
+                where = f"{base} with {components}: {item['kind']} {item['metadata']['name']}"
+                schema = custom_schemas().get((item["apiVersion"], item["kind"]))
+                try:
+                    if schema:
+                        custom += 1
+                        jsonschema.Draft7Validator(schema).validate(item)
+                    for version in [] if schema else KUBERNETES:
+                        kubernetes_validate.validate(copy.deepcopy(item), version, strict=True)
+                except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+                    self.fail(f"{where}: {error.message} at {list(error.path)}")
+        self.assertGreaterEqual(custom, 8, "no custom resource was looked at")
+
+    def test_the_base_needs_nothing_but_kubernetes(self):
+        groups = {item["apiVersion"].split("/")[0] for item in objects("base")}
+        self.assertLessEqual(groups, {"v1", "apps", "autoscaling", "networking.k8s.io", "policy"})
+
+    def test_no_object_is_there_twice_and_all_are_in_one_namespace(self):
+        for base, components in combinations():
+            found = objects(base, components)
+            names = [(item["kind"], item["metadata"]["name"]) for item in found]
+            self.assertEqual(len(names), len(set(names)), f"{base} with {components}")
+            for item in found:
+                if item["kind"] != "Namespace":
+                    self.assertEqual(item["metadata"]["namespace"], "telecast", item["metadata"])
+                self.assertEqual(item["metadata"]["labels"]["app.kubernetes.io/part-of"], "telecast")
+
+    def test_edges_have_one_autoscaler(self):
+        for base in BASES:
+            for components, found in everything(base):
+                scalers = of_kind(found, "HorizontalPodAutoscaler", "ScaledObject")
+                edge = [item for item in scalers if item["spec"]["scaleTargetRef"]["name"] == "edge"]
+                expected = 0 if base == "overlays/dev" and "keda" not in components else 1
+                self.assertEqual(len(edge), expected, f"{base} with {components}")
+
+
+class References(unittest.TestCase):
+    def test_what_is_referred_to_exists(self):
+        for base in BASES:
+            found = objects(base)
+            for workload in of_kind(found, *WORKLOADS):
+                spec = pod(workload)["spec"]
+                named(found, "ServiceAccount", spec["serviceAccountName"])
+                for volume in spec["volumes"]:
+                    if "configMap" in volume:
+                        name = volume["configMap"]["name"]
+                        named(found, "ConfigMap", name)
+                        # With a hash, so that a change rolls the pods.
+                        self.assertRegex(name, r"-[a-z0-9]{10}$")
+                volumes = {volume["name"] for volume in spec["volumes"]}
+                volumes |= {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
+                for container in spec["containers"]:
+                    self.assertLessEqual({mount["name"] for mount in container.get("volumeMounts", [])}, volumes)
+
+    def test_secrets_are_referred_to_and_never_shipped(self):
+        for base in BASES:
+            for _, found in everything(base):
+                self.assertEqual(of_kind(found, "Secret"), [])
+                referred = set(re.findall(r'"secretKeyRef": \{[^}]*"name": "([^"]+)"', json.dumps(found)))
+                self.assertLessEqual(referred, SECRETS)
+                for workload in of_kind(found, *WORKLOADS):
+                    for item in [item for container in containers(workload) for item in container.get("env", [])]:
+                        if re.search("PASSWORD|TOKEN|SECRET", item["name"]):
+                            self.assertIn("secretKeyRef", item["valueFrom"], item)
+
+    def test_only_production_insists_on_its_secrets(self):
+        for base in BASES:
+            references = [
+                item["valueFrom"]["secretKeyRef"]
+                for workload in of_kind(objects(base), *WORKLOADS)
+                for container in containers(workload)
+                for item in container.get("env", [])
+                if "secretKeyRef" in item.get("valueFrom", {})
+            ]
+            self.assertTrue(references)
+            optional = {reference.get("optional", False) for reference in references}
+            self.assertEqual(optional, {base != "overlays/production"}, base)
+
+    def test_selectors_find_pods_and_ports_have_names(self):
+        for base in BASES:
+            for _, found in everything(base):
+                for service in of_kind(found, "Service"):
+                    pods = selected(found, {"matchLabels": service["spec"]["selector"]})
+                    self.assertEqual(len(pods), 1, service["metadata"]["name"])
+                    for port in service["spec"]["ports"]:
+                        self.assertEqual(ports(pods[0])[port["targetPort"]], port["port"], service["metadata"]["name"])
+                for item in of_kind(found, "PodDisruptionBudget"):
+                    self.assertEqual(len(selected(found, item["spec"]["selector"])), 1, item["metadata"]["name"])
+                for item in of_kind(found, "PodMonitor"):
+                    pods = selected(found, item["spec"]["selector"])
+                    self.assertTrue(pods)
+                    for endpoint in item["spec"]["podMetricsEndpoints"]:
+                        self.assertTrue(all(endpoint["port"] in ports(each) for each in pods))
+                        self.assertIn(endpoint["path"], paths("operator"))
+                for item in of_kind(found, "HorizontalPodAutoscaler", "ScaledObject"):
+                    named(found, "Deployment", item["spec"]["scaleTargetRef"]["name"])
+                for workload in of_kind(found, *WORKLOADS):
+                    self.assertTrue(selects(workload["spec"]["selector"], pod(workload)["metadata"]["labels"]))
+
+    def test_routes_lead_to_whom_serves_the_path(self):
+        for _, found in everything("overlays/production"):
+            routed = {}
+            for route in of_kind(found, "HTTPRoute"):
+                for rule in route["spec"]["rules"]:
+                    (backend,) = rule["backendRefs"]
+                    service = named(found, "Service", backend["name"])
+                    self.assertIn(backend["port"], [port["port"] for port in service["spec"]["ports"]])
+                    for match in rule["matches"]:
+                        routed.setdefault(match["path"]["value"], set()).add(backend["name"])
+                    self.assertEqual(rule["timeouts"], {"request": "0s", "backendRequest": "0s"})
+            for ingress in of_kind(found, "Ingress"):
+                for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+                    backend = path["backend"]["service"]
+                    service = named(found, "Service", backend["name"])
+                    self.assertIn(backend["port"]["name"], [port["name"] for port in service["spec"]["ports"]])
+                    routed.setdefault(path["path"], set()).add(backend["name"])
+                for name in ("proxy-read-timeout", "proxy-send-timeout"):
+                    annotations = ingress["metadata"]["annotations"]
+                    self.assertEqual(annotations[f"nginx.ingress.kubernetes.io/{name}"], "3600")
+            self.assertEqual(routed.pop("/"), {"edge"})
+            self.assertEqual(routed, {path: {"ingest"} for path in paths("collector")})
+
+    def test_policies_name_ports_that_their_pods_have(self):
+        for base in BASES:
+            found = objects(base)
+            deny = named(found, "NetworkPolicy", "default-deny")["spec"]
+            self.assertEqual(deny, {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
+            for policy in of_kind(found, "NetworkPolicy"):
+                spec = policy["spec"]
+                own = selected(found, spec["podSelector"])
+                self.assertTrue(own, policy["metadata"]["name"])
+                for rule in spec.get("ingress", []):
+                    for port in rule["ports"]:
+                        self.assertTrue(all(port["port"] in ports(each) for each in own), policy["metadata"]["name"])
+                for rule in spec.get("egress", []):
+                    for peer in [peer for peer in rule["to"] if "podSelector" in peer]:
+                        for target in selected(found, peer["podSelector"]):
+                            for port in rule["ports"]:
+                                self.assertIn(port["port"], ports(target).values(), policy["metadata"]["name"])
+            for role in ROLES:
+                self.assertIn("http", json.dumps(named(found, "NetworkPolicy", role)["spec"]["ingress"]))
+
+
+class Pods(unittest.TestCase):
+    def test_every_pod_is_restricted(self):
+        for base in BASES:
+            found = objects(base)
+            labels = named(found, "Namespace", "telecast")["metadata"]["labels"]
+            self.assertEqual(labels["pod-security.kubernetes.io/enforce"], "restricted")
+            for workload in of_kind(found, *WORKLOADS):
+                spec = pod(workload)["spec"]
+                account = named(found, "ServiceAccount", spec["serviceAccountName"])
+                self.assertFalse(account["automountServiceAccountToken"] or spec["automountServiceAccountToken"])
+                self.assertTrue(spec["securityContext"]["runAsNonRoot"])
+                self.assertGreater(spec["securityContext"]["runAsUser"], 0)
+                self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+                for container in spec["containers"]:
+                    context = container["securityContext"]
+                    self.assertFalse(context["allowPrivilegeEscalation"])
+                    self.assertTrue(context["readOnlyRootFilesystem"])
+                    self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+                    self.assertLessEqual({"cpu", "memory"}, container["resources"]["requests"].keys())
+                    self.assertIn("memory", container["resources"]["limits"])
+                    self.assertRegex(container["image"], r":[^:]+$")
+                    self.assertNotRegex(container["image"], ":latest$")
+
+    def test_probes_ask_for_what_is_served(self):
+        for base in BASES:
+            for workload in of_kind(objects(base), *WORKLOADS):
+                main = containers(workload)[0]
+                for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                    probe = main[kind]["httpGet"]
+                    self.assertIn(probe["port"], ports(workload), main["name"])
+                    known = paths("operator") if main["name"] in ROLES else {"/healthz"}
+                    self.assertIn(probe["path"].split("?")[0], known)
+                if main["name"] in ROLES:
+                    self.assertEqual(main["readinessProbe"]["httpGet"], {"path": "/readyz", "port": "http"})
+                    self.assertEqual(main["livenessProbe"]["httpGet"]["path"], "/livez")
+
+    def test_a_rollout_takes_no_capacity_and_spreads(self):
+        for base in BASES:
+            found = objects(base)
+            for role in ROLES:
+                spec = named(found, "Deployment", role)["spec"]
+                self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxSurge": 1, "maxUnavailable": 0})
+                self.assertGreaterEqual(spec["minReadySeconds"], 5)
+                spread = {each["topologyKey"] for each in spec["template"]["spec"]["topologySpreadConstraints"]}
+                self.assertEqual(spread, {"topology.kubernetes.io/zone", "kubernetes.io/hostname"})
+                for each in spec["template"]["spec"]["topologySpreadConstraints"]:
+                    self.assertTrue(selects(each["labelSelector"], spec["template"]["metadata"]["labels"]))
+                if base != "overlays/dev":
+                    self.assertNotIn("replicas", spec, "an autoscaler decides")
+
+    def test_scaling_down_is_slow_and_one_at_a_time(self):
+        for base in ("base", "overlays/production"):
+            for _, found in everything(base):
+                for item in of_kind(found, "HorizontalPodAutoscaler", "ScaledObject"):
+                    spec = item["spec"]
+                    spec = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", spec)
+                    down = spec["behavior"]["scaleDown"]
+                    self.assertGreaterEqual(down["stabilizationWindowSeconds"], 600)
+                    self.assertEqual(down["policies"], [{"type": "Pods", "value": 1, "periodSeconds": 180}])
+                    self.assertEqual(spec["behavior"]["scaleUp"]["stabilizationWindowSeconds"], 60)
+
+
+class Program(unittest.TestCase):
+    """What the program itself makes of it."""
+
+    def test_configuration_is_read_and_ports_are_those_of_the_pod(self):
+        for base in BASES:
+            found = objects(base)
+            for role in ROLES:
+                effective = settings(found, role)
+                open_ports = ports(named(found, "Deployment", role))
+                self.assertEqual(effective["server"]["listen"], f"0.0.0.0:{open_ports['http']}")
+                self.assertEqual(effective["server"]["metrics_listen"], f"0.0.0.0:{open_ports['metrics']}")
+                host, port = re.fullmatch(r"nats://([^:]+):(\d+)", effective["nats"]["url"]).groups()
+                service = named(found, "Service", host)
+                self.assertIn(int(port), [each["port"] for each in service["spec"]["ports"]])
+                servers = named(found, "StatefulSet", "nats")["spec"]["replicas"]
+                self.assertLessEqual(effective["log"]["replicas"], servers)
+                self.assertEqual(containers(named(found, "Deployment", role))[0]["args"], [role])
+
+    def test_pods_may_take_longer_than_their_drain(self):
+        for base in BASES:
+            found = objects(base)
+            for role in ROLES:
+                grace = pod(named(found, "Deployment", role))["spec"]["terminationGracePeriodSeconds"]
+                self.assertGreater(grace, drain_seconds(settings(found, role), role), f"{base}: {role}")
+
+    def test_the_seeds_variables_work_as_kubectl_sets_them(self):
+        found = copy.deepcopy(objects("base"))
+        edge = containers(named(found, "Deployment", "edge"))[0]
+        edge["env"] += [{"name": "WS_WORKER_THREADS", "value": "8"}, {"name": "WS_THROTTLE_MS", "value": "100"}]
+        effective = settings(found, "edge")
+        self.assertEqual((effective["server"]["worker_threads"], effective["edge"]["throttle_ms"]), (8, 100))
+
+    def test_the_log_fits_into_the_store_and_the_store_into_the_volume(self):
+        units = {"MB": 10**6, "GB": 10**9, "Gi": 2**30}
+
+        def size(text):
+            number, unit = re.fullmatch(r"(\d+)(\w\w)", text).groups()
+            return int(number) * units[unit]
+
+        for base in BASES:
+            found = objects(base)
+            nats = named(found, "StatefulSet", "nats")
+            text = config_map(found, nats, "config")["data"]["nats.conf"]
+            store = size(re.search(r"max_file_store: (\w+)", text)[1])
+            (claim,) = nats["spec"]["volumeClaimTemplates"]
+            self.assertLess(store, size(claim["spec"]["resources"]["requests"]["storage"]))
+            log = settings(found, "ingest")["log"]
+            self.assertLess(log.get("max_bytes", 2**30) * log["shards"], store)
+
+    def test_nats_takes_its_configuration(self):
+        for base in BASES:
+            found = objects(base)
+            nats = named(found, "StatefulSet", "nats")
+            main = containers(nats)[0]
+            text = config_map(found, nats, "config")["data"]["nats.conf"]
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "nats.conf"
+                file.write_text(text.replace("/data", folder).replace("/run/nats", folder))
+                variables = {**environment(main), "POD_NAME": "nats-0"}
+                ended = subprocess.run(
+                    [nats_server(), "--config", file, "-t"], env=variables, capture_output=True, text=True, timeout=60
+                )
+            self.assertEqual(ended.returncode, 0, ended.stderr)
+            for name, port in {"port": "client", "http_port": "monitor"}.items():
+                self.assertIn(f"{name}: {ports(nats)[port]}\n", text)
+            # As many routes as there are servers, each by the name that its pod has.
+            routes = re.findall(r"nats://nats-(\d)\.nats-headless:6222", text)
+            servers = nats["spec"]["replicas"]
+            self.assertEqual(routes, [str(each) for each in range(servers)] if servers > 1 else [])
+            self.assertEqual(nats["spec"]["serviceName"], "nats-headless")
+            # What it takes to leave: handing over, then the end.
+            lame = int(re.search(r"lame_duck_duration: (\d+)s", text)[1])
+            self.assertGreater(pod(nats)["spec"]["terminationGracePeriodSeconds"], lame + 10)
+
+    def test_three_servers_are_apart_in_production(self):
+        affinity = pod(named(objects("overlays/production"), "StatefulSet", "nats"))["spec"]["affinity"]
+        required = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        self.assertEqual([term["topologyKey"] for term in required], ["kubernetes.io/hostname"])
+
+    def test_every_metric_that_is_asked_for_exists(self):
+        for _, found in everything("overlays/production"):
+            text = json.dumps(found)
+            derived = set(re.findall(r"as: (ws_[a-z_]+)", text.replace("\\n", "\n")))
+            asked = set(re.findall(r"\bws_[a-z_]+", text))
+            self.assertGreaterEqual(len(asked), 2)
+            self.assertLessEqual(asked, metrics() | derived)
+
+    def test_prometheus_can_read_every_query(self):
+        promtool = tool("promtool")
+        rules = []
+        for _, found in everything("overlays/production"):
+            for item in of_kind(found, "PrometheusRule"):
+                rules += item["spec"]["groups"]
+            for item in of_kind(found, "ScaledObject"):
+                queries = [each["metadata"]["query"] for each in item["spec"]["triggers"] if each["type"] == "prometheus"]
+                rules.append({"name": "keda", "rules": [{"record": "needed", "expr": query} for query in queries]})
+        adapter = documents((ROOT / "k8s/components/prometheus-adapter/adapter.yaml").read_text())[0]["rules"]
+        for rule in adapter:
+            query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'pod="edge-1"').replace("<<.GroupBy>>", "pod")
+            rules.append({"name": rule["name"]["as"], "rules": [{"record": "needed", "expr": query}]})
+        self.assertGreaterEqual(len(rules), 3)
+        unique = {group["name"]: group for group in rules}
+        with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+            yaml.safe_dump({"groups": list(unique.values())}, file)
+            file.flush()
+            ended = subprocess.run([promtool, "check", "rules", file.name], capture_output=True, text=True, timeout=60)
+        self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
+
+    def test_configuration_files_are_toml_with_a_reason_for_each_table(self):
+        for file in (ROOT / "k8s").rglob("*.toml"):
+            tomllib.loads(file.read_text())
+
+
+class Running(Stage):
+    """The pods of the production overlay as processes: their files and variables; service names become loopback addresses."""
+
+    def test_three_servers_with_a_password_and_two_nodes_relay(self):
+        found = objects("overlays/production")
+        nats = named(found, "StatefulSet", "nats")
+        text = config_map(found, nats, "config")["data"]["nats.conf"]
+        secret = {"TELECAST__NATS__PASSWORD": "pw-0f3c", "TELECAST__ADMIN__TOKEN": "t"}
+        clients, routes = [f"127.0.0.1:{free_port()}" for _ in range(3)], [f"127.0.0.1:{free_port()}" for _ in range(3)]
+        for number in range(3):
+            own = re.sub(r"nats-(\d)\.nats-headless:6222", lambda match: routes[int(match[1])], text)
+            own = own.replace("\nport: 4222\n", f'\nlisten: "{clients[number]}"\n')
+            own = own.replace("\n  port: 6222\n", f'\n  listen: "{routes[number]}"\n')
+            own = own.replace("\nhttp_port: 8222\n", "\n")
+            own = own.replace("/data", f"{self.folder}/{number}").replace("/run/nats", f"{self.folder}")
+            file = self.folder / f"nats-{number}.conf"
+            file.write_text(own.replace("nats.pid", f"nats-{number}.pid"))
+            variables = {**environment(containers(nats)[0]), "POD_NAME": f"nats-{number}", "NATS_PASSWORD": "pw-0f3c"}
+            self.start(f"nats-{number}", [nats_server(), "--config", file], variables)
+        nodes = {}
+        for role in ROLES:
+            workload = named(found, "Deployment", role)
+            folder = self.folder / role
+            folder.mkdir()
+            for name, content in config_map(found, workload, "config")["data"].items():
+                content = content.replace("nats://nats:4222", ",".join(f"nats://{each}" for each in clients))
+                (folder / name).write_text(content)
+            variables = {**environment(containers(workload)[0]), **secret, "TELECAST_CONFIG_DIR": str(folder)}
+            variables["TELECAST__SERVER__METRICS_LISTEN"] = f"127.0.0.1:{free_port()}"
+            process, address = self.node(role, "", variables, name=f"{role}-0")
+            probes = containers(workload)[0]
+            nodes[role] = address
+            self.answers(f"http://{address}{probes['readinessProbe']['httpGet']['path']}", process)
+            private = variables["TELECAST__SERVER__METRICS_LISTEN"]
+            self.answers(f"http://{private}{probes['livenessProbe']['httpGet']['path']}", process)
+            self.answers(f"http://{private}/metrics", process)
+            self.assertEqual(get(f"http://{address}/metrics")[0], 404, "metrics are on their own port only")
+        self.load(nodes["edge"], nodes["ingest"], clients=5, seconds=1)
+        stranger, address = self.node("edge", f"nats://{clients[0]}")
+        eventually("a refusal", lambda: any("uthorization" in line for line in stranger.lines))
+        self.assertEqual(get(f"http://{address}/readyz")[0], 503)
+
+
+if __name__ == "__main__":
+    unittest.main()

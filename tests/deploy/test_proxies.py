@@ -1,0 +1,251 @@
+"""Proxies in front of nodes, with the files in deploy/proxy: WebSocket, streams, idle connections, reloads, nodes that go."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import unittest
+from types import SimpleNamespace
+
+from support import ROOT, SLOW, Stage, eventually, free_port, get, paths, read, tool
+
+# How long a connection without a byte must live; proxies' usual time-out is 60 s.
+IDLE_SECONDS = 70 if SLOW else 3
+# What old workers may take after a reload, instead of the minute in the files.
+OLD_WORKERS_SECONDS = 1
+
+
+def replace(text, pattern, replacement):
+    """Every occurrence; there must be one, or the file has another form than these tests expect."""
+    changed, count = re.subn(pattern, replacement, text)
+    assert count, f"{pattern} is not in the file"
+    return changed
+
+
+def start_nginx(stage, edges, ingests, command=("nginx",)):
+    """nginx with deploy/proxy/nginx.conf: services become addresses, ports become free ones."""
+    proxy = SimpleNamespace(clients=f"127.0.0.1:{free_port()}", collectors=f"127.0.0.1:{free_port()}")
+    file = stage.folder / "nginx.conf"
+
+    def write(edges, ingests):
+        text = read("deploy/proxy/nginx.conf")
+        # Following DNS takes a DNS, and a newer nginx than Debian's.
+        text = replace(text, r"\n *resolver .*", "")
+        for name, nodes in {"edge:3002": edges, "ingest:9090": ingests}.items():
+            (line,) = re.findall(rf"\n( *)server {name} resolve(.*);", text)
+            servers = "".join(f"\n{line[0]}server {node}{line[1]};" for node in nodes)
+            text = replace(text, rf"\n *server {name} resolve.*;", servers)
+        text = replace(text, "listen 3002", f"listen {proxy.clients}")
+        text = replace(text, "listen 9090", f"listen {proxy.collectors}")
+        text = replace(text, "worker_shutdown_timeout 60s", f"worker_shutdown_timeout {OLD_WORKERS_SECONDS}s")
+        text = replace(text, "/tmp/", f"{stage.folder}/nginx-")
+        # One that was started by root would give its rights away, and could not write here.
+        user = "user root;\n" if os.getuid() == 0 else ""
+        file.write_text(user + text)
+
+    write(edges, ingests)
+    program = os.environ.get("NGINX") or tool(command[0])
+    process = stage.start("nginx", [program, "-e", "stderr", "-c", file, "-g", "daemon off;"])
+    stage.answers(f"http://{proxy.clients}/livez", process)
+    stage.answers(f"http://{proxy.collectors}/livez", process)
+
+    def reload(edges=edges, ingests=ingests):
+        write(edges, ingests)
+        process.send(signal.SIGHUP)
+
+    proxy.process, proxy.reload = process, reload
+    return proxy
+
+
+def start_haproxy(stage, edges, ingests):
+    """HAProxy with deploy/proxy/haproxy.cfg, in the same way."""
+    proxy = SimpleNamespace(clients=f"127.0.0.1:{free_port()}", collectors=f"127.0.0.1:{free_port()}")
+    file = stage.folder / "haproxy.cfg"
+
+    def write(edges, ingests):
+        text = read("deploy/proxy/haproxy.cfg")
+        for name, nodes in {"edge": edges, "ingest": ingests}.items():
+            servers = "".join(f"\n  server {name}-{number} {node}" for number, node in enumerate(nodes))
+            text = replace(text, rf"\n *server-template {name} .*", servers)
+        text = replace(text, r" init-addr none", "")
+        text = replace(text, r"bind :3002", f"bind {proxy.clients}")
+        text = replace(text, r"bind :9090", f"bind {proxy.collectors}")
+        # Two descriptors for each: more than the tests' shell may have.
+        text = replace(text, "maxconn 20000", "maxconn 200")
+        text = replace(text, "hard-stop-after 60s", f"hard-stop-after {OLD_WORKERS_SECONDS}s")
+        file.write_text(text)
+
+    write(edges, ingests)
+    process = stage.start("haproxy", [tool("haproxy"), "-W", "-f", file])
+    stage.answers(f"http://{proxy.clients}/livez", process)
+    stage.answers(f"http://{proxy.collectors}/livez", process)
+
+    def reload(edges=edges, ingests=ingests):
+        write(edges, ingests)
+        process.send(signal.SIGUSR2)
+
+    proxy.process, proxy.reload = process, reload
+    return proxy
+
+
+def websocket(address, path="/ws"):
+    """A socket after the handshake, and what came behind it already."""
+    peer = socket.create_connection(address.split(":"), timeout=30)
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = [f"GET {path} HTTP/1.1", f"Host: {address}", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", "", ""]
+    peer.sendall("\r\n".join(lines).encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        part = peer.recv(4096)
+        assert part, head
+        head += part
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return peer, head.split(b"\r\n\r\n", 1)[1]
+
+
+def ping(peer):
+    """A masked ping with an empty mask."""
+    peer.sendall(b"\x89\x84" + bytes(4) + b"idle")
+
+
+class Behind:
+    """What holds behind every proxy. `start_proxy` starts one."""
+
+    # Neither a heartbeat nor a ping for five minutes: idle is idle.
+    SILENT = {"TELECAST__EDGE__HEARTBEAT_MS": "300000", "TELECAST__EDGE__SLOW_CLIENT__TIMEOUT_MS": "300000"}
+
+    def cluster(self, edges=2, environment=None):
+        nats = self.one_nats()
+        ingest = self.node("ingest", nats)
+        nodes = [self.node("edge", nats, environment) for _ in range(edges)]
+        self.ready(ingest, *nodes)
+        return nats, ingest, nodes
+
+    def behind(self, ingest, edges):
+        return type(self).start_proxy(self, [address for _, address in edges], [ingest[1]])
+
+    def test_an_idle_connection_is_not_cut(self):
+        _, ingest, edges = self.cluster(1, self.SILENT)
+        proxy = self.behind(ingest, edges)
+        peer, seen = websocket(proxy.clients, "/ws?filter=nobody.nothing")
+        while b'"welcome"' not in seen:
+            seen += peer.recv(4096)
+        peer.settimeout(IDLE_SECONDS)
+        with self.assertRaises(TimeoutError, msg="something came, or the connection was cut"):
+            peer.recv(1)
+        peer.settimeout(30)
+        ping(peer)
+        self.assertEqual(peer.recv(6), b"\x8a\x04idle")
+        peer.close()
+
+    def test_events_come_when_they_are_sent(self):
+        if "/sse" not in paths():
+            self.skipTest("this version serves no /sse")
+        _, ingest, edges = self.cluster(1, self.SILENT)
+        proxy = self.behind(ingest, edges)
+        peer = socket.create_connection(proxy.clients.split(":"), timeout=30)
+        peer.sendall(f"GET /sse HTTP/1.1\r\nHost: {proxy.clients}\r\nAccept: text/event-stream\r\n\r\n".encode())
+        seen = b""
+        while b"welcome" not in seen:
+            part = peer.recv(4096)
+            self.assertTrue(part, seen)
+            seen += part
+        host, port = proxy.collectors.split(":")
+        line = b"weather,host=balcony temperature=21.5"
+        with socket.create_connection((host, port), timeout=30) as writer:
+            head = f"POST /api/v1/write HTTP/1.0\r\nHost: {proxy.collectors}\r\nContent-Length: {len(line)}\r\n\r\n"
+            writer.sendall(head.encode() + line)
+            self.assertIn(b" 204 ", writer.recv(4096))
+        sent = time.monotonic()
+        while b"21.5" not in seen:
+            part = peer.recv(4096)
+            self.assertTrue(part, seen)
+            seen += part
+        self.assertLess(time.monotonic() - sent, 2, "an event waited in a buffer")
+        peer.settimeout(IDLE_SECONDS)
+        with self.assertRaises(TimeoutError, msg="something came, or the stream was cut"):
+            peer.recv(1)
+        peer.close()
+
+    def test_a_reload_and_a_new_edge_cost_nobody_a_message(self):
+        nats, ingest, edges = self.cluster(2)
+        proxy = self.behind(ingest, edges)
+        third = self.node("edge", nats)
+        self.ready(third)
+
+        def reload(load):
+            self.connected(edges, 20)
+            proxy.reload([address for _, address in (*edges, third)])
+            # Old workers end their connections; clients come back, now to three edges.
+            self.connected([third], 1)
+
+        report = self.load(proxy.clients, proxy.collectors, seconds=4 + OLD_WORKERS_SECONDS, meanwhile=reload)
+        self.assertGreater(report["clients"]["resumed"], 0, report)
+
+    def test_clients_of_an_edge_that_drains_go_on_at_another(self):
+        _, ingest, edges = self.cluster(2)
+        proxy = self.behind(ingest, edges)
+
+        def drain(load):
+            self.connected(edges, 20)
+            # The proxy has spread them evenly.
+            self.assertEqual([self.clients(edge) for edge in edges], [10, 10])
+            edges[0][0].send(signal.SIGTERM)
+
+        report = self.load(proxy.clients, proxy.collectors, seconds=4, meanwhile=drain)
+        self.assertGreaterEqual(report["clients"]["resumed"], 10, report)
+        self.assertEqual(edges[0][0].ended(), 0)
+
+    def clients(self, edge):
+        answer = get(f"http://{edge[1]}/api/health")
+        return json.loads(answer[1])["clients"] if answer else 0
+
+    def connected(self, edges, wanted):
+        eventually(f"{wanted} clients", lambda: sum(map(self.clients, edges)) >= wanted)
+
+
+class Nginx(Behind, Stage):
+    start_proxy = staticmethod(start_nginx)
+
+
+class Haproxy(Behind, Stage):
+    start_proxy = staticmethod(start_haproxy)
+
+    def test_the_file_as_it_is_is_valid(self):
+        ended = subprocess.run(
+            [tool("haproxy"), "-c", "-f", ROOT / "deploy/proxy/haproxy.cfg"], capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
+        self.assertNotIn("WARNING", ended.stdout + ended.stderr)
+
+
+class Samples(unittest.TestCase):
+    """Proxies that are not at hand here: their files say the same things."""
+
+    def test_no_sample_cuts_a_stream_or_takes_turns(self):
+        for file, words in {
+            "nginx.conf": ["proxy_read_timeout 3600s", "proxy_send_timeout 3600s", "least_conn", "proxy_buffering off"],
+            "haproxy.cfg": ["timeout tunnel 3600s", "timeout server 3600s", "balance leastconn"],
+            "envoy.yaml": ["stream_idle_timeout: 3600s", "timeout: 0s", "LEAST_REQUEST", "upgrade_type: websocket"],
+            "traefik.yaml": ["idleTimeout: 3600s", "readTimeout: 0s"],
+            "traefik-routes.yaml": ["strategy: p2c"],
+        }.items():
+            text = read(f"deploy/proxy/{file}")
+            for word in words:
+                self.assertIn(word, text, file)
+
+    def test_samples_ask_for_what_is_served_at_ports_that_are_served(self):
+        for file in ("haproxy.cfg", "envoy.yaml", "traefik-routes.yaml"):
+            text = read(f"deploy/proxy/{file}")
+            asked = set(re.findall(r"(?:GET |path: )(/[a-z/]+)", text)) - {"/etc/"}
+            self.assertEqual(asked, {"/readyz"}, file)
+            self.assertLessEqual(asked, paths("operator"))
+
+
+if __name__ == "__main__":
+    unittest.main()
