@@ -24,7 +24,8 @@ pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
     }
 }
 
-/// The part of an entry that `filters` let through, at `offset`, if there is any.
+/// The part of an entry that `filters` let through, if there is any.
+#[cfg(test)]
 pub(crate) fn part(entry: &Entry, filters: &FilterSet, format: Format) -> Option<Bytes> {
     match &entry.item {
         Item::Envelope(stored) => {

@@ -261,3 +261,45 @@ async fn what_retention_took_while_an_edge_was_frozen_is_one_gap_for_its_clients
     let reasons = frozen.ledger.gap_reasons();
     assert!(!reasons.is_empty() && reasons.iter().all(|reason| *reason == "retention"), "{reasons:?}");
 }
+
+/// What edges read at a time, in sequences; see the page on performance.
+const BLOCK: usize = 512;
+
+#[tokio::test]
+async fn a_crowd_that_resumes_from_the_same_old_place_costs_the_stream_a_bounded_number_of_reads() {
+    const CLIENTS: usize = 30;
+    let stage = Stage::with(1, |launch| {
+        launch.set("edge.ring_bytes_max", RING_BYTES).set("collector.envelope_bytes_max", 65_536)
+    })
+    .await;
+    let mut witness = Client::connect(stage.edge(0), "filter=*.disk").await;
+    let start = witness.ledger.offset.clone().expect("the welcome's offset");
+    let mut collector = stage.collector("web-01");
+    for _ in 0..2_000 {
+        collector.flush(1).await;
+    }
+    let flushed = collector.flushed();
+    witness.until("everything", |ledger| ledger.metrics() >= flushed.len()).await;
+    let before = stage.edges[0].metric("ws_replay_reads_total").await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let filter = ["*.cpu", "*.mem", "*.*%7Bcpu=cpu1%7D"][number % 3];
+        clients.push(Client::connect(stage.edge(0), &format!("filter={filter}&from={start}")).await);
+    }
+    // The seam is crossed under traffic, by all of them.
+    collector.flush(100).await;
+    let last = collector.flushed().len() as i64 - 3;
+    let channels = ["cpu", "mem", "cpu"];
+    for (client, channel) in clients.iter_mut().zip(channels.into_iter().cycle()) {
+        client.until("the end", |ledger| ledger.numbers("web-01", channel).last() >= Some(&last)).await;
+        assert!(client.ledger.gaps.is_empty());
+    }
+    let reads = stage.edges[0].metric("ws_replay_reads_total").await - before;
+    let blocks = (flushed.len() * MEASUREMENTS.len()).div_ceil(BLOCK);
+    assert!((1.0..=blocks as f64).contains(&reads), "{reads} reads of {blocks} blocks for {CLIENTS} clients");
+    assert!(stage.edges[0].metric("ws_replayed_bytes_total").await > 0.0);
+    assert_eq!(
+        stage.edges[0].metric(r#"ws_replay_requests_total{outcome="recovered"}"#).await,
+        CLIENTS as f64
+    );
+}

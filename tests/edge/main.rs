@@ -6,6 +6,7 @@ mod accounting;
 mod bench;
 mod delivery;
 mod loss;
+mod replay;
 mod sessions;
 mod snapshot;
 #[path = "../support/state.rs"]

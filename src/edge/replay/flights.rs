@@ -61,9 +61,22 @@ where
     where
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
+        self.get_if(key, |_| true, begin).await
+    }
+
+    /// The same, where what is kept may not do any more: it is replaced then.
+    pub(crate) async fn get_if<F>(
+        &self,
+        key: K,
+        does: impl Fn(&V) -> bool,
+        begin: impl FnOnce() -> F,
+    ) -> Result<V, E>
+    where
+        F: Future<Output = Result<V, E>> + Send + 'static,
+    {
         let work = {
             let mut state = lock(&self.0);
-            if let Some(kept) = state.kept.get(&key) {
+            if let Some(kept) = state.kept.get(&key).filter(|kept| does(kept)) {
                 return Ok(kept.clone());
             }
             match state.flying.get(&key).and_then(|flight| flight.work.upgrade()) {

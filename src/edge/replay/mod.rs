@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use metrics::Counter;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -93,7 +94,7 @@ impl Kept for Found {
 pub(crate) struct Replays {
     broker: Arc<dyn Broker>,
     compressor: Arc<Compressor>,
-    meters: Reads,
+    reads: Counter,
     portions: Flights<PortionKey, Arc<Portion>, Obstacle>,
     pieces: Flights<PieceKey, Arc<Piece>, BrokerError>,
     searches: Flights<SearchKey, Found, BrokerError>,
@@ -107,8 +108,6 @@ pub(crate) struct Replays {
     bytes_max: usize,
     targets: Mutex<[Option<(Instant, Head)>; 2]>,
 }
-
-struct Reads(metrics::Counter);
 
 #[derive(Clone, Copy)]
 struct Asked(Bounds);
@@ -136,7 +135,7 @@ impl Replays {
             bounds: Mutex::new(vec![None; usize::from(broker.shards())]),
             broker,
             compressor,
-            meters: Reads(meters.replay_reads.clone()),
+            reads: meters.replay_reads.clone(),
             portions: Flights::new(bytes_max / 2),
             pieces: Flights::new(bytes_max / 4),
             searches: Flights::new(SEARCHES_BYTES_MAX),
@@ -254,22 +253,22 @@ impl Replays {
     /// The piece that says what the log holds at `next`: that of the whole block, which serves all who are somewhere in it; or,
     /// where that was too large to reach `next`, one that begins there.
     async fn piece(self: &Arc<Self>, key: &PortionKey, next: Sequence) -> Result<Arc<Piece>, BrokerError> {
-        let start = block_start(next);
-        let piece = self.read(PieceKey { shard: key.shard, from: start, resets: key.resets }).await?;
-        if piece.covers(next) || start == next {
-            return Ok(piece);
+        let (PortionKey { shard, resets, .. }, start) = (key, block_start(next));
+        let whole = self.read(PieceKey { shard: *shard, from: start, resets: *resets }, next).await?;
+        if whole.covers(next) || start == next {
+            return Ok(whole);
         }
-        self.read(PieceKey { shard: key.shard, from: next, resets: key.resets }).await
+        self.read(PieceKey { shard: *shard, from: next, resets: *resets }, next).await
     }
 
-    async fn read(self: &Arc<Self>, key: PieceKey) -> Result<Arc<Piece>, BrokerError> {
+    async fn read(self: &Arc<Self>, key: PieceKey, next: Sequence) -> Result<Arc<Piece>, BrokerError> {
         let (replays, PieceKey { shard, from, .. }) = (self.clone(), key.clone());
         let read = || async move {
-            replays.meters.0.increment(1);
+            replays.reads.increment(1);
             let answer = replays.broker.read(shard, from, limits(from)).await?;
             Ok(Arc::new(Piece::new(from, answer)))
         };
-        self.pieces.get(key, read).await
+        self.pieces.get_if(key, |piece| !piece.is_outdated_at(next), read).await
     }
 
     /// The log's bounds, as they are or were moments ago: with a last sequence of `reach` at least, if the log reaches that
@@ -323,7 +322,7 @@ impl Replays {
         while low < high {
             let middle = low + (high - low) / 2;
             let one = ReadLimits { envelopes_max: 1, bytes_max: 1 };
-            self.meters.0.increment(1);
+            self.reads.increment(1);
             match self.broker.read(shard, middle, one).await?.first() {
                 Some(stored) if stored.stored_ns < stored_ns => low = stored.sequence + 1,
                 _ => high = middle,

@@ -64,6 +64,11 @@ impl Piece {
         Self { stored: answer, to, beyond, is_open: !full && beyond.is_none() && to < end, bytes }
     }
 
+    /// Whether another read may know more of what the log holds at `sequence`.
+    pub(crate) fn is_outdated_at(&self, sequence: Sequence) -> bool {
+        self.is_open && !self.covers(sequence)
+    }
+
     /// Whether it says what the log holds at `sequence`.
     pub(crate) fn covers(&self, sequence: Sequence) -> bool {
         sequence <= self.to
@@ -86,7 +91,7 @@ impl Kept for Arc<Piece> {
     }
 
     fn is_lasting(&self) -> bool {
-        !self.is_open
+        !self.stored.is_empty() || self.beyond.is_some()
     }
 }
 
