@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import WebSocket from "ws";
+import { endWithUs } from "./stage.js";
 
 interface Answer {
   id?: number;
@@ -49,7 +50,7 @@ export class Chromium {
     ];
     // A group of its own: a machine that sleeps stops all of its processes.
     const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe"], detached: true });
-    const ended = new Promise((done) => child.on("exit", done));
+    const ended = endWithUs(child, { group: true });
     const address = await new Promise<string>((found, fail) => {
       let log = "";
       child.stderr?.on("data", (text) => {

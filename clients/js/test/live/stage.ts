@@ -42,6 +42,25 @@ const freePort = (): Promise<number> =>
     server.on("error", () => freePort().then(found)).listen(port, "127.0.0.1", () => server.close(() => found(port)));
   });
 
+/** What is to be done when this process ends, however that comes about: nothing may outlive its test. */
+const atEnd = new Set<() => void>();
+process.on("exit", () => atEnd.forEach((end) => end()));
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+
+/** Has a child killed with this process; with its whole group, if it leads one. Returns when it has ended. */
+export const endWithUs = (child: ChildProcess, { group = false } = {}): Promise<number | null> => {
+  const end = () => {
+    if (child.pid !== undefined) process.kill(group ? -child.pid : child.pid, "SIGKILL");
+  };
+  atEnd.add(end);
+  return new Promise((done) =>
+    child.on("exit", (code) => {
+      atEnd.delete(end);
+      done(code);
+    }),
+  );
+};
+
 class Process {
   protected constructor(
     readonly child: ChildProcess,
@@ -63,7 +82,7 @@ const launch = async <T>(
   ready: (line: string) => T | undefined,
 ): Promise<{ child: ChildProcess; ended: Promise<number | null>; found: T }> => {
   const child = spawn(command, args, { env, stdio: ["ignore", "ignore", "pipe"] });
-  const ended = new Promise<number | null>((done) => child.on("exit", done));
+  const ended = endWithUs(child);
   const log: string[] = [];
   const found = await new Promise<T>((done, fail) => {
     child.on("error", fail);
