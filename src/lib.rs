@@ -30,6 +30,8 @@
 //! * There is one path for all transports. A session writes to the raw socket of a WebSocket, or into a short pipe whose other
 //!   end is the body of an HTTP response: events as long as the client listens, or those of one poll. (HTTP has a task per
 //!   connection, these clients too.)
+//! * An edge keeps the last value of every series, bounded, at the ring's newest place. A client that asks for a snapshot gets
+//!   these first; what is encoded for one is shared by all who come at the same time.
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
 //!   repairs its own holes from the stream.
 //!
@@ -47,6 +49,7 @@
 //! | broker | the port to the log and the shared state: JetStream, or this process's memory |
 //! | view | one distinct (filters, format, wire form, interval): frames shared by all its sessions |
 //! | session | one connected client: a cursor on a view |
+//! | snapshot | the last value of every series at one place of the log |
 //! | gap | a range of the log that a client will not get, always announced |
 //!
 //! # Invariants
@@ -61,11 +64,13 @@
 //! 4. *Acknowledged means stored.* HTTP writes are answered after the log's acknowledgement.
 //! 5. *Back-pressure before loss.* Accepted bytes are bounded per node; beyond the bound sockets are not read and HTTP gets
 //!    503 + Retry-After.
-//! 6. *A resume has three ends:* everything missed is sent; a gap, then the rest; a reset, then what the new log has.
-//! 7. *A slow client costs nobody else anything.* It is skipped ahead with a gap, or disconnected; memory is bounded by the
+//! 6. *A snapshot is a place.* The last values of all series are applied in the ring's order, so a snapshot is the state at one
+//!    offset, and a session that begins with it goes on right behind that: nothing twice, nothing left out.
+//! 7. *A resume has three ends:* everything missed is sent; a gap, then the rest; a reset, then what the new log has.
+//! 8. *A slow client costs nobody else anything.* It is skipped ahead with a gap, or disconnected; memory is bounded by the
 //!    views.
-//! 8. *A drain loses nothing.* Not ready → still serving → collectors' batches into the log → goodbye with an offset.
-//! 9. *Everything has a bound,* with its unit in its name, and every drop is counted.
+//! 9. *A drain loses nothing.* Not ready → still serving → collectors' batches into the log → goodbye with an offset.
+//! 10. *Everything has a bound,* with its unit in its name, and every drop is counted.
 //!
 //! Tests to begin with, for each of them:
 //!
@@ -106,7 +111,6 @@
 //! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
 //! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes
 //!   at once are interleaved in the log, each writer's envelopes under its own revision.
-//! * Last-value snapshots (`snapshot`): the protocol names them, this version refuses them with an error.
 
 pub mod app;
 pub mod broker;

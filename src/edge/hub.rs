@@ -360,8 +360,9 @@ impl Hub {
         meters.view_bytes.set(self.account.bytes() as f64);
     }
 
-    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970.
-    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) {
+    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970. Returns
+    /// the last of the bounds that has cost a series since the last call, if one has.
+    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) -> Option<SeriesDrop> {
         let (series, bytes, dropped) = self.with_series(|series| {
             series.expire(now_ns);
             (series.len(), series.bytes(), series.take_dropped())
@@ -371,6 +372,8 @@ impl Hub {
         for (reason, count) in SeriesDrop::ALL.iter().zip(dropped) {
             meters.snapshot_series_dropped.of(*reason).increment(count);
         }
+        let bounds = [SeriesDrop::Bytes, SeriesDrop::Count];
+        bounds.into_iter().find(|bound| dropped[bound.index()] > 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

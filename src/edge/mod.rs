@@ -232,7 +232,8 @@ impl Edge {
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
                 self.shared.snapshots.tidy();
-                hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
+                let bitten = hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
+                self.shared.snapshots.warn(&self.shared.node, self.shared.settings.snapshot, bitten);
             }
             let silence = self.shared.log_silence();
             let stale = self.shared.stale.load(Ordering::Relaxed);

@@ -22,6 +22,8 @@ pub struct Inputs {
     pub memory_limit_bytes: u64,
     /// CPU used, in percent of what the process may use.
     pub cpu_percent: f64,
+    /// What parts of the process warn of.
+    pub concerns: Vec<String>,
     /// Seconds since the start.
     pub uptime_s: u64,
 }
@@ -37,6 +39,7 @@ impl Inputs {
             memory_bytes: node.usage.memory_bytes(),
             memory_limit_bytes: node.usage.memory_limit_bytes(),
             cpu_percent: node.usage.cpu_percent(),
+            concerns: node.concerns(),
             uptime_s: node.started.elapsed().as_secs(),
         }
     }
@@ -178,6 +181,7 @@ pub fn assess(inputs: &Inputs) -> Health {
         percentage,
         healthy: findings.judge("CPU", percentage, CPU, "of what this process may use"),
     };
+    findings.warnings.extend_from_slice(&inputs.concerns);
     let Findings { warnings, errors } = findings;
     let status = match (errors.is_empty(), warnings.is_empty()) {
         (false, _) => Status::Unhealthy,
@@ -238,6 +242,7 @@ mod tests {
             memory_bytes: 100 << 20,
             memory_limit_bytes: 512 << 20,
             cpu_percent: 12.345,
+            concerns: Vec::new(),
             uptime_s: 3_600,
         }
     }
@@ -296,6 +301,12 @@ mod tests {
             let inputs = Inputs { cpu_percent, ..calm() };
             assert_eq!(check(&inputs, status, "CPU").checks.cpu.healthy, status != Status::Unhealthy);
         }
+    }
+
+    #[test]
+    fn what_a_part_of_the_process_warns_of_degrades_it() {
+        let concerns = vec!["snapshots are incomplete".to_owned()];
+        check(&Inputs { concerns, ..calm() }, Status::Degraded, "incomplete");
     }
 
     #[test]

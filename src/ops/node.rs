@@ -1,5 +1,6 @@
 //! What every part of a process knows of the process: identity, lifecycle, readiness, and who adds to its status.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -60,6 +61,7 @@ pub struct Node {
     lifecycle: watch::Sender<Lifecycle>,
     gates: Mutex<Vec<Arc<Gate>>>,
     sections: Mutex<Vec<Arc<dyn StatusSection>>>,
+    concerns: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// A condition without which the node is not ready.
@@ -115,6 +117,7 @@ impl Node {
             lifecycle: watch::Sender::new(Lifecycle::Starting),
             gates: Mutex::default(),
             sections: Mutex::default(),
+            concerns: Mutex::default(),
         })
     }
 
@@ -150,6 +153,20 @@ impl Node {
     pub fn closed_gates(&self) -> Vec<&'static str> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         gates.iter().filter(|gate| !gate.is_open()).map(|gate| gate.name).collect()
+    }
+
+    /// Has `/health` warn of what a part of the process is concerned about, until it says that it is no more.
+    pub fn set_concern(&self, part: &'static str, concern: Option<String>) {
+        let mut concerns = self.concerns.lock().unwrap_or_else(PoisonError::into_inner);
+        match concern {
+            Some(concern) => drop(concerns.insert(part, concern)),
+            None => drop(concerns.remove(part)),
+        }
+    }
+
+    /// What parts of the process are concerned about.
+    pub fn concerns(&self) -> Vec<String> {
+        self.concerns.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Adds a section to the status.

@@ -55,6 +55,7 @@ pub const PATHS: &[ServedPath] = &[
         "GET",
         "the same by asking: ?from=OFFSET&timeout=25 answers when there is something",
     ),
+    client("/api/metrics/latest", "GET", "the last value of every series; ?filter=*.cpu&format=influx"),
     collector("/ws/collector", "WebSocket", "metrics in: line protocol or Telegraf JSON (outputs.websocket)"),
     collector("/api/v1/write", "POST", "metrics in: line protocol or Telegraf JSON (outputs.http)"),
     collector("/api/v2/write", "POST", "metrics in, as InfluxDB 2 takes them (outputs.influxdb_v2)"),

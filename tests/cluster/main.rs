@@ -22,5 +22,6 @@ mod relay;
 mod resume;
 mod shards;
 mod slow;
+mod snapshot;
 mod sse;
 mod stage;

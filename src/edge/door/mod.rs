@@ -2,7 +2,7 @@
 //!
 //! What every client has to meet is here, for all transports: parameters that can be read, a node that takes clients, room,
 //! and a place in the log. `websocket` (with its `handshake`), `sse` and `poll` add what is their own, and hand the client
-//! to a writer. Who is turned away is counted by reason, and gets an error that says what to do.
+//! to a writer; `latest` answers by itself. Who is turned away is counted by reason, and gets an error that says what to do.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use crate::edge::Edge;
+use crate::edge::hub::Hub;
 use crate::edge::resolve::{Place, resolve};
 use crate::edge::writer::{Command, Joining};
 use crate::ops::cors::Cors;
@@ -24,6 +25,7 @@ use crate::ops::reply::ApiError;
 use crate::proto::message::Subscription;
 
 mod handshake;
+mod latest;
 mod poll;
 mod sse;
 mod websocket;
@@ -43,29 +45,34 @@ impl Edge {
     pub fn router(self: &Arc<Self>, cors: &Cors) -> Router {
         let sockets =
             Router::new().route("/ws", any(websocket::connect)).route("/ws/clients", any(websocket::connect));
-        let reads =
-            Router::new().route("/sse", get(sse::connect)).route("/api/metrics/poll", get(poll::answer));
+        let reads = Router::new()
+            .route("/sse", get(sse::connect))
+            .route("/api/metrics/poll", get(poll::answer))
+            .route("/api/metrics/latest", get(latest::answer));
         sockets.merge(cors.apply(reads)).with_state(self.clone())
     }
 
-    /// Lets a client in that wants `subscription`, if this node takes clients now.
-    async fn admit(&self, subscription: &Subscription) -> Result<Admitted, Refusal> {
-        let node = &self.shared.node;
+    /// What clients are served from, if this node serves clients now.
+    fn serving(&self) -> Result<&Arc<Hub>, Refusal> {
         if self.draining.load(Ordering::Relaxed) {
             let message = "this node is draining: connect again, another node will answer";
             return Err((ConnectFailure::Draining, ApiError::unavailable("draining", message, 1)));
         }
-        let away = |why: String| {
-            let message =
-                format!("the log cannot be reached, so there is nothing to show yet: try again ({why})");
-            (ConnectFailure::NotReady, ApiError::unavailable("log_unavailable", message, 2))
-        };
-        let hub = self.hub.get().ok_or_else(|| away("never since this node started".to_owned()))?;
-        if self.gates.iter().any(|gate| !gate.is_open()) {
+        let is_reached = self.shared.node.log.borrow().is_connected();
+        let Some(hub) = self.hub.get().filter(|_| self.gates.iter().all(|gate| gate.is_open())) else {
+            if self.hub.get().is_none() && !is_reached {
+                return Err(away("never since this node started"));
+            }
             // What is still being read from the log is old: a client that wants what comes next must not get it.
             let message = "this node is still reading what the log holds: try again, or another node";
             return Err((ConnectFailure::NotReady, ApiError::unavailable("not_ready", message, 1)));
-        }
+        };
+        Ok(hub)
+    }
+
+    /// Lets a client in that wants `subscription`, if this node takes clients now.
+    async fn admit(&self, subscription: &Subscription) -> Result<Admitted, Refusal> {
+        let (node, hub) = (&self.shared.node, self.serving()?);
         let admission = node.admit().ok_or_else(|| {
             let message = format!(
                 "this node has its maximum of {} clients: try again, or another node",
@@ -75,7 +82,7 @@ impl Edge {
         })?;
         // Only for clients that have their place: finding an old one costs reads of the log.
         let (from, snapshots) = (subscription.from.clone(), subscription.snapshot);
-        let place = resolve(&self.shared, hub, from, snapshots).await.map_err(|e| away(e.to_string()))?;
+        let place = resolve(&self.shared, hub, from, snapshots).await.map_err(|e| away(&e.to_string()))?;
         Ok(Admitted { place, admission })
     }
 
@@ -98,6 +105,11 @@ impl Edge {
     fn answer(&self, result: Result<Response<Body>, Refusal>) -> Response {
         result.unwrap_or_else(|refusal| self.refuse(refusal).into_response())
     }
+}
+
+fn away(why: &str) -> Refusal {
+    let message = format!("the log cannot be reached, so there is nothing to show yet: try again ({why})");
+    (ConnectFailure::NotReady, ApiError::unavailable("log_unavailable", message, 2))
 }
 
 /// The parameters behind the `?`, in their order.

@@ -168,7 +168,7 @@ impl Found {
                 self.is_at_end = false;
             }
         }
-        let is_part = matches!(kind, None | Some("metrics" | "snapshot")) && event.id.is_none();
+        let is_part = matches!(kind, None | Some("metrics" | "snapshot" | "gap")) && event.id.is_none();
         if !is_part {
             self.whole_bytes = self.body.len();
         }

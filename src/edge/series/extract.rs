@@ -12,8 +12,6 @@ pub(crate) struct Extract {
     pub(crate) at: StoredPlace,
     /// One per collector that has any, in the order of their ids.
     pub(crate) groups: Vec<Group>,
-    /// How many series.
-    pub(crate) series: usize,
 }
 
 /// Those of one collector.
@@ -92,7 +90,7 @@ impl SeriesStore {
             };
             write_line(&mut group.lines, key, value, &mut digits);
         }
-        Extract { at: self.at.clone(), groups, series: found.len() }
+        Extract { at: self.at.clone(), groups }
     }
 }
 

@@ -15,12 +15,16 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::time::Instant;
 
+use crate::config::SnapshotSettings;
 use crate::edge::Shared;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::hub::Hub;
 use crate::edge::series::{Extract, Part};
 use crate::edge::view::ViewKey;
+use crate::ops::meters::SeriesDrop;
+use crate::ops::node::Node;
+use crate::proto::filter::FilterSet;
 use crate::proto::message::SnapshotPart;
 use crate::proto::offset::Offset;
 
@@ -29,6 +33,8 @@ const FRESH: Duration = Duration::from_millis(100);
 /// Snapshots that are copied and encoded at the same time. Each keeps a thread busy and the last values locked for some
 /// milliseconds per 10,000 series.
 const MAKERS: usize = 2;
+/// A bound that has cost series their values is warned of for so long.
+const CONCERN: Duration = Duration::from_secs(60);
 /// A client that takes less of its snapshot per second, on average and after the time that any client may be slow, is too
 /// slow for it: others wait for the room.
 const BYTES_PER_SECOND_MIN: usize = 16 * 1024;
@@ -40,7 +46,7 @@ pub(crate) struct Snapshot {
     /// In order; none, if nothing matches.
     pub(crate) frames: Vec<Bytes>,
     made: Instant,
-    _charge: Charge,
+    _held: Held,
 }
 
 impl Snapshot {
@@ -56,6 +62,8 @@ pub(crate) struct Snapshots {
     fresh: Mutex<HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>>,
     makers: Semaphore,
     room: Arc<Room>,
+    /// When a bound last cost a series its value.
+    incomplete: Mutex<Option<Instant>>,
 }
 
 /// What snapshots take that somebody still holds.
@@ -65,13 +73,13 @@ struct Room {
     freed: Notify,
 }
 
-/// A snapshot's share of it.
-struct Charge {
+/// A part of the room, free again when it is dropped.
+pub(crate) struct Held {
     room: Arc<Room>,
     bytes: usize,
 }
 
-impl Drop for Charge {
+impl Drop for Held {
     fn drop(&mut self) {
         self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.room.freed.notify_waiters();
@@ -92,9 +100,9 @@ impl Room {
         }
     }
 
-    fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+    fn hold(self: &Arc<Self>, bytes: usize) -> Held {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Charge { room: self.clone(), bytes }
+        Held { room: self.clone(), bytes }
     }
 }
 
@@ -102,7 +110,12 @@ impl Snapshots {
     /// None yet; those that are being sent take about `bytes_max` together.
     pub(crate) fn new(bytes_max: usize) -> Self {
         let room = Room { bytes: AtomicUsize::new(0), bytes_max, freed: Notify::new() };
-        Self { fresh: Mutex::default(), makers: Semaphore::new(MAKERS), room: Arc::new(room) }
+        Self {
+            fresh: Mutex::default(),
+            makers: Semaphore::new(MAKERS),
+            room: Arc::new(room),
+            incomplete: Mutex::default(),
+        }
     }
 
     /// A snapshot for sessions on views with this key, of a place that the edge has been at just now.
@@ -151,24 +164,57 @@ impl Snapshots {
         &self,
         shared: &Shared,
         hub: &Arc<Hub>,
-        key: &ViewKey,
+        filters: &FilterSet,
         work: impl FnOnce(Extract) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
         let _turn = self.makers.acquire().await.map_err(|_| Stopped)?;
         self.room.wait().await;
-        let (hub, filters) = (hub.clone(), key.filters.clone());
+        let (hub, filters) = (hub.clone(), filters.clone());
         let work =
             shared.tasks.spawn_blocking(move || work(hub.with_series(|series| series.matching(&filters))));
         work.await.map_err(|_| Stopped)
     }
 
+    /// Has `/health` warn while a bound costs series their values, and for some time after that.
+    pub(crate) fn warn(&self, node: &Node, limits: SnapshotSettings, bitten: Option<SeriesDrop>) {
+        let mut incomplete = self.incomplete.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bound) = bitten {
+            let (key, value) = match bound {
+                SeriesDrop::Bytes => ("edge.snapshot.bytes_max", limits.bytes_max),
+                _ => ("edge.snapshot.series_max", limits.series_max),
+            };
+            if incomplete.is_none() {
+                tracing::warn!(
+                    event = "snapshots_incomplete",
+                    key,
+                    value,
+                    "more series are written than are kept"
+                );
+            }
+            *incomplete = Some(Instant::now());
+            let concern = format!(
+                "snapshots are incomplete: more series are written than {key} = {value} allows, and those updated least \
+                 lately are left out; raise it, or write fewer series"
+            );
+            node.set_concern("snapshots", Some(concern));
+        } else if incomplete.is_some_and(|since| since.elapsed() >= CONCERN) {
+            *incomplete = None;
+            node.set_concern("snapshots", None);
+        }
+    }
+
+    /// Takes a part of the room, until what is returned is dropped.
+    pub(crate) fn hold(&self, bytes: usize) -> Held {
+        self.room.hold(bytes)
+    }
+
     async fn make(&self, shared: &Shared, hub: &Arc<Hub>, key: &ViewKey) -> Result<Arc<Snapshot>, Stopped> {
         let (room, compressor, key_) = (self.room.clone(), shared.compressor.clone(), key.clone());
-        self.extract(shared, hub, key, move |extract| {
+        self.extract(shared, hub, &key.filters, move |extract| {
             let offset = (*extract.at.offset).clone();
             let frames = frames(&offset, extract.into_parts(key_.format), &key_, &compressor);
-            let charge = room.charge(frames.iter().map(Bytes::len).sum());
-            Arc::new(Snapshot { offset, frames, made: Instant::now(), _charge: charge })
+            let held = room.hold(frames.iter().map(Bytes::len).sum());
+            Arc::new(Snapshot { offset, frames, made: Instant::now(), _held: held })
         })
         .await
     }
@@ -203,7 +249,7 @@ mod tests {
     async fn who_finds_no_room_waits_until_some_is_free() {
         let room = Arc::new(Room { bytes: AtomicUsize::new(0), bytes_max: 10, freed: Notify::new() });
         room.wait().await;
-        let (large, small) = (room.charge(20), room.charge(5));
+        let (large, small) = (room.hold(20), room.hold(5));
         let mut waits = std::pin::pin!(room.wait());
         assert!(futures_util::poll!(&mut waits).is_pending());
         drop(small);
