@@ -7,7 +7,7 @@ use serde_json::Value;
 use telecast::ops::paths::PATHS;
 use telecast::proto::message::{CloseCode, Reconnect};
 
-use crate::documents::{self, ASYNCAPI, OPENAPI, is_awaited, members, text_of, texts};
+use crate::documents::{self, ASYNCAPI, OPENAPI, members, text_of, texts};
 use crate::nodes::Stage;
 
 fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
@@ -54,8 +54,7 @@ fn the_tables_of_the_protocol_have_what_the_program_has_and_nothing_else() {
         ("### Messages of the client", "| type |", set(asked)),
         ("### Messages of the client", "| code |", enumerated("ErrorCode")),
     ] {
-        let found: BTreeSet<String> =
-            documents::first_column(heading, head).into_iter().filter(|name| !is_awaited(name)).collect();
+        let found: BTreeSet<String> = documents::first_column(heading, head).into_iter().collect();
         assert_eq!(found, wanted, "{heading}, {head}");
     }
 }
@@ -64,7 +63,6 @@ fn the_tables_of_the_protocol_have_what_the_program_has_and_nothing_else() {
 fn every_path_and_method_is_described_and_every_described_one_is_served() {
     let document = documents::whole(OPENAPI);
     let described: BTreeSet<String> = members(&document["paths"])
-        .filter(|(path, _)| !is_awaited(path))
         .flat_map(|(path, item)| {
             members(item).map(move |(method, _)| format!("{} {path}", method.to_uppercase()))
         })

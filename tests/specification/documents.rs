@@ -5,20 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
-use telecast::ops::paths::PATHS;
 
 /// docs/openapi.yaml.
 pub const OPENAPI: &str = "openapi.yaml";
 /// docs/asyncapi.yaml.
 pub const ASYNCAPI: &str = "asyncapi.yaml";
-
-/// The last values over HTTP.
-pub const LATEST: &str = "/api/metrics/latest";
-
-/// Whether the documents have this path already, and nodes do not serve it yet.
-pub fn is_awaited(path: &str) -> bool {
-    path == LATEST && !PATHS.iter().any(|known| known.path == path)
-}
 
 /// A file of this project.
 pub fn text(path: &str) -> String {

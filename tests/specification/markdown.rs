@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::alike::{self, Compare, compare};
 use crate::channels::{Connection, Messages, parse};
-use crate::documents::{self, LATEST, is_awaited};
+use crate::documents;
 use crate::nodes::Stage;
 use crate::support::{self, PATIENCE};
 
@@ -107,9 +107,6 @@ async fn commands_print_what_is_written_below_them() {
     for Fence { place, lines, .. } in consoles {
         let stage = Stage::when(None).await;
         for (command, output) in commands(&lines) {
-            if is_awaited(LATEST) && command.contains(LATEST) {
-                continue;
-            }
             let command = command.replace("localhost:9090", &stage.address().to_string());
             prints(&place, Command::new("sh").args(["-c", &command]), &output).await;
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::alike::{self, Compare};
-use crate::documents::{self, OPENAPI, is_awaited, members, text_of};
+use crate::documents::{self, OPENAPI, members, text_of};
 use crate::nodes::Stage;
 use crate::standards::{check, holds_to};
 
@@ -220,7 +220,7 @@ async fn read_lines(answer: &mut Response, example: &str, is_stream: bool) -> Re
 fn all_cases() -> Vec<Case> {
     let document = documents::whole(OPENAPI);
     let mut all = Vec::new();
-    for (path, item) in members(&document["paths"]).filter(|(path, _)| !is_awaited(path)) {
+    for (path, item) in members(&document["paths"]) {
         for (method, operation) in members(item) {
             all.extend(cases(path, method, operation));
         }

@@ -24,6 +24,10 @@ use crate::proto::json;
 use crate::proto::line;
 use crate::proto::message::{Format, write_influx_head};
 
+/// Of the parameters of sessions, those that an answer has a use for.
+const PARAMETERS: [&str; 3] = ["filter", "format", "token"];
+/// Of a parameter that is refused, so much is repeated.
+const SHOWN_CHARACTERS_MAX: usize = 40;
 /// Bytes that are encoded at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 /// A request waits so long for its turn: others copy last values, or have not taken theirs.
@@ -37,9 +41,10 @@ pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: U
 
 async fn latest(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
     let parameters = parameters(uri)?;
-    if let Some((name, _)) = parameters.iter().find(|(name, _)| is_for_sessions(name)) {
+    if let Some((name, _)) = parameters.iter().find(|(name, _)| !PARAMETERS.contains(&name.as_str())) {
+        let shown: String = name.chars().take(SHOWN_CHARACTERS_MAX).collect();
         let message = format!(
-            "`{name}` is for streams and polls: this answer is the state of now, and takes `filter`, `format` and `token`"
+            "the parameter {shown:?} means nothing to this answer, which is the state of now: there are `filter`, `format`, `token`"
         );
         return Err(bad_request("bad_parameter", message));
     }
@@ -68,11 +73,6 @@ async fn latest(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Ref
     let patience = edge.shared.settings.slow_client_timeout;
     edge.shared.tasks.spawn(send(extract, format, pieces, patience, held));
     Ok((StatusCode::OK, headers, Body::from_stream(stream(body))).into_response())
-}
-
-/// Parameters of sessions that an answer has no use for.
-fn is_for_sessions(name: &str) -> bool {
-    matches!(name, "from" | "snapshot" | "interval")
 }
 
 /// A piece of the answer; the end is said, so that an answer that was given up is none that is whole.
