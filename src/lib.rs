@@ -56,7 +56,8 @@
 //!    the log fails to take at first may come after its neighbours.
 //! 2. *No duplicates.* A batch whose lines carry their own times, sent again within the dedup window, is stored once. No
 //!    session gets an offset twice, resumes included.
-//! 3. *No silent loss.* Whatever a session skips is announced as a gap {from, to, reason}.
+//! 3. *No silent loss.* Whatever a session skips is announced as a gap {from, to, reason}. Of every session, published =
+//!    delivered + filtered out + conflated + announced gaps, in envelopes: both sides are counted, each for itself.
 //! 4. *Acknowledged means stored.* HTTP writes are answered after the log's acknowledgement.
 //! 5. *Back-pressure before loss.* Accepted bytes are bounded per node; beyond the bound sockets are not read and HTTP gets
 //!    503 + Retry-After.
@@ -65,6 +66,20 @@
 //!    views.
 //! 8. *A drain loses nothing.* Not ready → still serving → collectors' batches into the log → goodbye with an offset.
 //! 9. *Everything has a bound,* with its unit in its name, and every drop is counted.
+//!
+//! Tests to begin with, for each of them:
+//!
+//! | | a claim that holds it |
+//! |---|---|
+//! | 1 | `batches_of_a_collector_are_stored_in_order_with_one_in_flight`, `order_is_per_collector_and_offsets_of_one_edge_resume_on_another_exactly_once` |
+//! | 2 | `a_flush_that_is_sent_again_is_stored_once`, `thirty_hopping_clients_end_with_exactly_what_was_published_for_them` |
+//! | 3 | `published_is_delivered_and_filtered_and_conflated_and_announced_gaps_whatever_happens`, `every_ledger_equals_what_was_published_whatever_happens_to_edges` |
+//! | 4 | `a_write_is_answered_when_the_log_has_it_on_every_path`, `a_server_killed_while_publishing_loses_nothing_and_doubles_nothing` |
+//! | 5 | `back_pressure_stops_the_reading_but_not_the_pings_and_loses_nothing`, `clients_hear_within_ten_seconds_that_a_killed_server_is_gone_and_lose_nothing` |
+//! | 6 | `an_offset_older_than_the_ring_is_resumed_from_the_log_without_a_seam`, `what_retention_took_is_one_gap_and_then_everything_that_is_left`, `a_log_that_was_created_anew_is_one_reset_for_who_stayed_and_for_who_comes_back` |
+//! | 7 | `a_client_that_does_not_read_gets_exactly_what_its_gaps_leave_out_and_costs_others_nothing` |
+//! | 8 | `a_draining_edge_delivers_through_its_grace_and_sends_clients_away_with_their_place`, `an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted` |
+//! | 9 | `frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share`, `a_full_node_refuses_says_when_to_come_back_and_is_not_ready` |
 //!
 //! # Where things are, in reading order
 //!
@@ -79,6 +94,9 @@
 //! * [`app`]: builds roles from settings, owns their tasks, drains them. Only it sees everything.
 //!
 //! `tests/layering.rs` holds the arrows between these rooms.
+//!
+//! Beside them, and knowing a cluster only from outside: `clients/js`, the client library for browsers and Node, whose pure core
+//! decides when to connect where and from which place; `examples/python`, the same rules in one file.
 //!
 //! # What is deliberately absent
 //!

@@ -171,3 +171,27 @@ fn every_make_target_that_is_mentioned_exists() {
         }
     }
 }
+
+/// Every Rust source below a folder.
+fn sources(folder: &Path, found: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_map_names_exists() {
+    let (mut all, map) = (String::new(), read("src/lib.rs"));
+    ["src", "tests"].iter().for_each(|folder| sources(&repository(folder), &mut all));
+    let rows = map.lines().filter(|line| line.starts_with("//! | ") && line.as_bytes()[6].is_ascii_digit());
+    let names: Vec<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() >= 9, "{names:?}");
+    for name in names {
+        assert!(all.contains(&format!("fn {name}(")), "src/lib.rs names a test that is not there: {name}");
+    }
+}

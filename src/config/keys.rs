@@ -124,6 +124,7 @@ pub const KEYS: &[Key] = &[
     integer("edge.heartbeat_ms", 1_000, 300_000, 15_000),
     integer("edge.client_message_bytes_max", 256, MIB, 16 << 10),
     integer("edge.replay_concurrency_max", 1, 1_024, 8),
+    integer("edge.replay_bytes_max", MIB, 64 * GIB, 32 * MIB),
     integer("edge.drain_grace_ms", 0, 600_000, 5_000),
     integer("edge.drain_waves_ms", 0, 600_000, 5_000),
     text("edge.slow_client.policy", Kind::Choice(&["skip", "disconnect"]), "skip"),

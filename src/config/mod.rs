@@ -265,8 +265,10 @@ pub struct EdgeSettings {
     pub heartbeat: Duration,
     /// Largest message of a client, in bytes.
     pub client_message_bytes_max: usize,
-    /// How many clients may read old parts of the log at the same time.
+    /// How many reads of old parts of the log may go on at the same time.
     pub replay_concurrency_max: usize,
+    /// Bytes that all clients that catch up hold together.
+    pub replay_bytes_max: usize,
     /// After SIGTERM: time to keep serving while balancers turn away.
     pub drain_grace: Duration,
     /// After that: time over which clients are sent away in waves.

@@ -318,6 +318,7 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
         heartbeat: millis(values, "edge.heartbeat_ms")?,
         client_message_bytes_max: size(values, "edge.client_message_bytes_max")?,
         replay_concurrency_max: size(values, "edge.replay_concurrency_max")?,
+        replay_bytes_max: size(values, "edge.replay_bytes_max")?,
         drain_grace: millis(values, "edge.drain_grace_ms")?,
         drain_waves: millis(values, "edge.drain_waves_ms")?,
     })

@@ -83,9 +83,9 @@ impl Batch {
         &self.wire
     }
 
-    /// The place behind the last frame.
-    pub(crate) fn end(&self) -> &Arc<Offset> {
-        &self.end.1
+    /// The step that the last frame is, and the place behind it.
+    pub(crate) fn end(&self) -> &(Index, Arc<Offset>) {
+        &self.end
     }
 
     /// How far a socket got that took `written` bytes, at least one.

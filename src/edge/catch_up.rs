@@ -1,78 +1,47 @@
-//! Feeds a session that cannot join its view yet: from the ring where it reaches, else from the log by bounded reads.
+//! Leads a session that cannot join its view yet to where it can: through the ring where that reaches, else through the log.
 //!
-//! It walks shard by shard up to the head it saw, and joins the view exactly there, so that nothing is sent twice and
-//! nothing is left out. While it walks, it holds a bounded number of frames: the session's writer takes a batch when the
-//! socket has taken the one before.
+//! It walks shard by shard to a place that the ring has been at, and joins the view exactly there, so that nothing is sent
+//! twice and nothing is left out. What it is fed on the way it shares with all who go the same way: see `replay`. It takes a
+//! step when its writer asks for one, which is when the socket has taken the one before.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::broker::{BrokerError, ReadLimits, Stored};
+use crate::broker::BrokerError;
 use crate::edge::Shared;
-use crate::edge::batch::{Batch, Frame};
-use crate::edge::books::Passage;
-use crate::edge::doorbell::{Doorbell, SessionKey};
-use crate::edge::encode;
+use crate::edge::feed::{Fed, Feeder, Joined, Over};
 use crate::edge::hub::{Head, Hub};
-use crate::edge::ring::{Entry, Index, Item};
+use crate::edge::replay::Obstacle;
+use crate::edge::replay::portion::Portion;
+use crate::edge::resolve::First;
+use crate::edge::snapshot::delivery::Delivery;
 use crate::edge::view::{Cursor, View};
-use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
-use crate::proto::filter::Match;
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Offset, SHARDS_MAX, Sequence, Shard};
 
-/// What is fetched at a time: a session that catches up holds at most two such chunks, one that its socket is taking and
-/// the next, of about as many bytes in frames as in lines, or a few times that as JSON.
-const CHUNK: ReadLimits = ReadLimits { envelopes_max: 128, bytes_max: 64 * 1024 };
 /// Between two attempts to read the log while it does not answer.
 const RETRY: Duration = Duration::from_millis(500);
 /// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What a session's writer is given.
-pub(crate) enum Fed {
-    /// The next frames.
-    Frames(Box<Batch>),
-    /// Nothing is missing any more.
-    Joined(Joined),
-    /// The log refuses to be read.
-    Failed(String),
-}
-
-/// How a session goes on with its view.
-pub(crate) struct Joined {
-    pub(crate) cursor: Cursor,
-    pub(crate) index: Index,
-    pub(crate) at: Arc<Offset>,
-    /// Steps of the log it was taken past.
-    pub(crate) steps: Index,
-    /// Positions since its last frame that the log no longer held, and that were no loss.
-    pub(crate) unheld: u64,
-}
 
 /// One session's way to its view.
 pub(crate) struct CatchUp {
     pub(crate) shared: Arc<Shared>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) view: Arc<View>,
-    /// What the session has got so far.
-    pub(crate) at: Offset,
+    /// What the session has got, or will have when it has written what it was given last.
+    pub(crate) at: Arc<Offset>,
     pub(crate) quiet: Quiet,
-    /// Steps of the log it has taken: envelopes and gaps, sent or not.
-    pub(crate) steps: Index,
-    /// Positions that the log no longer held, and that were no loss, since the last frame.
-    pub(crate) unheld: u64,
+    /// Where a part of the log is lost to the session, it wants the last values instead.
+    pub(crate) snapshots: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
     pub(crate) outcome: Option<ReplayOutcome>,
-    pub(crate) feed: mpsc::Sender<Fed>,
-    pub(crate) doorbell: Arc<Doorbell>,
-    pub(crate) session: SessionKey,
+    pub(crate) feeder: Feeder,
 }
 
 /// Shards whose first hole is no loss, because the session asked for whatever there is and has got nothing of them yet.
@@ -96,245 +65,177 @@ impl Quiet {
     }
 }
 
-/// The session is gone, or was told that it cannot go on.
-struct Over;
+/// What comes next for a session.
+enum Step {
+    /// This.
+    Fed(Fed),
+    /// What lies between the session and the place is lost to it.
+    Lost(Arc<Offset>, GapReason),
+}
 
 impl CatchUp {
     /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self) {
-        let tracker = self.shared.tasks.clone();
-        tracker.spawn(async move {
-            let feed = self.feed.clone();
-            // A session that leaves ends whatever this waits for.
-            tokio::select! {
-                () = feed.closed() => {}
-                _ = self.run() => {}
-            }
-        });
+    pub(crate) fn spawn(self, first: First) {
+        let (tracker, wanted) = (self.shared.tasks.clone(), self.feeder.wanted());
+        // A session that leaves ends whatever this waits for.
+        tracker.spawn(Feeder::while_wanted(wanted, self.run(first)));
     }
 
-    async fn run(mut self) -> Result<(), Over> {
+    async fn run(mut self, first: First) -> Result<(), Over> {
+        match first {
+            First::Nothing => {}
+            First::Snapshot => self.take_snapshot(None).await?,
+            First::Lost(reason) => self.take_snapshot(Some(reason)).await?,
+        }
         let mut heads = self.hub.watch_head();
-        let mut resets = self.resets;
+        // Where it was, and how, before what it gave last.
+        let mut before = (self.at.clone(), self.quiet);
         loop {
-            let head = heads.borrow_and_update().clone();
-            if std::mem::replace(&mut resets, head.resets) != head.resets
-                && head.offset.epoch == self.at.epoch
-                && !self.at.is_at_or_before(&head.offset)
-            {
-                // The log went backwards, behind this session: what it will hold up to there again is not the same.
-                self.announce((*head.offset).clone(), GapReason::Reset).await?;
-                continue;
+            let at = self.feeder.asked().await?;
+            if at != self.at {
+                // What the session was given was let go before its socket took all of it.
+                self.quiet = if at == before.0 { before.1 } else { self.quiet };
+                self.at = at;
             }
-            if head.offset.epoch != self.at.epoch || head.offset.sequences.len() != self.at.sequences.len() {
-                let start = Offset::start(head.offset.epoch, head.offset.sequences.len() as u16);
-                self.announce(start, GapReason::Reset).await?;
-                self.quiet = Quiet::all(true);
-                continue;
-            }
-            let advanced = self.advance_to(&head).await?;
-            // Right where it has got to, even if the head has moved on meanwhile: or it might chase it for ever.
-            if self.at == *head.offset
-                && let Some(cursor) = self.view.join(head.index)
-            {
-                return self.join(cursor, &head).await;
-            }
-            if !advanced {
-                self.wait_for_head(&mut heads).await?;
+            before = (self.at.clone(), self.quiet);
+            let fed = match self.step(&mut heads).await? {
+                Step::Fed(fed) => fed,
+                Step::Lost(_, reason) if self.snapshots => {
+                    self.take_snapshot(Some(reason)).await?;
+                    continue;
+                }
+                Step::Lost(to, reason) => Fed::Portion(self.announce(to, reason)),
+            };
+            let goes_on = matches!(fed, Fed::Portion(_));
+            self.feeder.give(fed).await?;
+            if !goes_on {
+                return Ok(());
             }
         }
     }
 
-    async fn join(self, cursor: Cursor, head: &Head) -> Result<(), Over> {
-        if let Some(outcome) = self.outcome {
-            self.shared.node.meters.replay_requests.of(outcome).increment(1);
-        }
-        let (steps, unheld) = (self.steps, self.unheld);
-        let (index, at) = (head.index, head.offset.clone());
-        self.send(Fed::Joined(Joined { cursor, index, at, steps, unheld })).await
-    }
-
-    /// Waits until this edge is where the session is. A log that has gone backwards will never be: that is a reset.
-    async fn wait_for_head(&mut self, heads: &mut watch::Receiver<Head>) -> Result<(), Over> {
-        if let Ok(changed) = tokio::time::timeout(AHEAD_PATIENCE, heads.changed()).await {
-            return changed.map_err(|_| Over);
-        }
-        for shard in self.shards() {
-            let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
-            if bounds.last < self.at.sequence(shard) {
-                let head = (*heads.borrow().offset).clone();
-                return self.announce(head, GapReason::Reset).await;
-            }
-        }
+    /// Gives the session the last values, and goes on behind them. With a reason, what it has missed before them is lost.
+    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
+        lost.into_iter().for_each(|reason| self.count(reason));
+        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &self.at };
+        self.at = delivery.send(&mut self.feeder, lost).await?;
+        self.quiet = Quiet::all(false);
         Ok(())
     }
 
-    /// Sends everything between the session's place and `head`. False when the session is ahead of it.
-    async fn advance_to(&mut self, head: &Head) -> Result<bool, Over> {
-        let mut advanced = false;
-        for shard in self.shards() {
-            let last = head.offset.sequence(shard);
-            while self.at.sequence(shard) < last {
-                advanced = true;
-                // Nothing is fetched before there is room for it.
-                drop(self.feed.reserve().await.map_err(|_| Over)?);
-                let after = self.at.sequence(shard);
-                match self.hub.entries(self.at.epoch, shard, after, CHUNK) {
-                    Some(entries) if !entries.is_empty() => self.send_entries(shard, &entries, last).await?,
-                    _ => {
-                        if self.send_from_log(shard, last).await?.is_break() {
-                            // The log is another one now; the hub will say so.
-                            return Ok(false);
-                        }
+    /// What comes next.
+    async fn step(&mut self, heads: &mut watch::Receiver<Head>) -> Result<Step, Over> {
+        loop {
+            let head = heads.borrow_and_update().clone();
+            if let Some(start) = self.reset(&head) {
+                return Ok(Step::Lost(start, GapReason::Reset));
+            }
+            // Right there, even if the head has moved on meanwhile: or it might chase it for ever.
+            let target = self.shared.replays.target(&head, &self.at, self.view.covered_after());
+            if *self.at == *target.offset
+                && let Some(cursor) = self.view.join(target.index)
+            {
+                return Ok(Step::Fed(Fed::Joined(self.join(cursor, &target))));
+            }
+            let Some(shard) = self.shard_behind(&target.offset) else {
+                if let Some(head) = self.wait_for_head(heads).await? {
+                    return Ok(Step::Lost(head, GapReason::Reset));
+                }
+                continue;
+            };
+            let last = target.offset.sequence(shard);
+            let (replays, view) = (&self.shared.replays, self.view.key());
+            match replays.portion(&self.hub, view, &self.at, shard, last).await {
+                Ok(portion) => {
+                    self.quiet.end(shard);
+                    self.at = portion.to.clone();
+                    portion.gaps.iter().for_each(|reason| self.count(*reason));
+                    return Ok(Step::Fed(Fed::Portion(portion)));
+                }
+                Err(Obstacle::Hole(first)) => {
+                    if let Some(step) = self.hole(shard, first, last).await {
+                        return Ok(step);
                     }
                 }
+                // The hub will say so.
+                Err(Obstacle::Replaced) => tokio::task::yield_now().await,
+                Err(Obstacle::Broker(BrokerError::Unavailable(_))) => tokio::time::sleep(RETRY).await,
+                Err(Obstacle::Broker(refused)) => return Ok(Step::Fed(Fed::Failed(refused.to_string()))),
             }
         }
-        Ok(advanced)
     }
 
-    async fn send_entries(
+    /// Where the session has to go on, if the log is another one than that of its place.
+    fn reset(&mut self, head: &Head) -> Option<Arc<Offset>> {
+        let resets = std::mem::replace(&mut self.resets, head.resets);
+        let (at, now) = (&self.at, &head.offset);
+        if resets != head.resets && now.epoch == at.epoch && !at.is_at_or_before(now) {
+            // The log went backwards, behind this session: what it will hold up to there again is not the same.
+            return Some(now.clone());
+        }
+        if now.epoch != at.epoch || now.sequences.len() != at.sequences.len() {
+            // Of a log that is new to the session, what it holds no more is no loss.
+            self.quiet = Quiet::all(true);
+            return Some(Arc::new(Offset::start(now.epoch, now.sequences.len() as u16)));
+        }
+        None
+    }
+
+    fn join(&self, cursor: Cursor, target: &Head) -> Joined {
+        if let Some(outcome) = self.outcome {
+            self.shared.node.meters.replay_requests.of(outcome).increment(1);
+        }
+        Joined { cursor, index: target.index, at: target.offset.clone(), steps: 0 }
+    }
+
+    fn shard_behind(&self, target: &Offset) -> Option<Shard> {
+        self.shards().find(|shard| self.at.sequence(*shard) < target.sequence(*shard))
+    }
+
+    /// Waits until this edge is where the session is. A log that has gone backwards will never be: that is a reset.
+    async fn wait_for_head(
         &mut self,
-        shard: Shard,
-        entries: &[Arc<Entry>],
-        last: Sequence,
-    ) -> Result<(), Over> {
-        self.quiet.end(shard);
-        let mut frames = Vec::new();
-        for entry in entries.iter().take_while(|entry| entry.sequence() <= last) {
-            let stored = match &entry.item {
-                Item::Gap { reason, .. } => {
-                    frames.push(self.pass_gap(self.at.with(shard, entry.sequence()), *reason));
-                    continue;
-                }
-                Item::Envelope(stored) => stored,
-            };
-            self.at = self.at.with(shard, entry.sequence());
-            self.steps += 1;
-            let key = self.view.key();
-            let bytes = if self.at == *entry.offset {
-                // The same place as in the ring's order: the ring's own frame will do.
-                match key.filters.matches_channel(&stored.envelope.channel) {
-                    Match::No => None,
-                    Match::Whole => self.shared.compressor.replayed(entry, key),
-                    Match::Lines => encode::part(entry, &key.filters, key.format)
-                        .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at))),
-                }
-            } else {
-                self.encode(stored)
-            };
-            frames.extend(bytes.map(|bytes| self.frame(bytes, None)));
+        heads: &mut watch::Receiver<Head>,
+    ) -> Result<Option<Arc<Offset>>, Over> {
+        if let Ok(changed) = tokio::time::timeout(AHEAD_PATIENCE, heads.changed()).await {
+            return changed.map(|()| None).map_err(|_| Over);
         }
-        self.send_frames(frames).await
-    }
-
-    /// One bounded read. Breaks off when the log does not hold what it should: it has been replaced.
-    async fn send_from_log(&mut self, shard: Shard, last: Sequence) -> Result<ControlFlow<()>, Over> {
-        let from = self.at.sequence(shard) + 1;
-        let answer = {
-            // Few sessions read the log at a time, so that a crowd of old offsets cannot starve the live flow.
-            let _permit = self.shared.replays.acquire().await.map_err(|_| Over)?;
-            self.shared.broker.read(shard, from, CHUNK).await
-        };
-        if self.hub.head().offset.epoch != self.at.epoch {
-            // What was read may be of another log than the session's place.
-            return Ok(ControlFlow::Break(()));
-        }
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(BrokerError::Unavailable(_)) => {
-                tokio::time::sleep(RETRY).await;
-                return Ok(ControlFlow::Continue(()));
+        for shard in self.shards() {
+            let seen = self.at.sequence(shard);
+            let Ok(bounds) = self.shared.replays.bounds(shard, seen).await else { return Ok(None) };
+            if bounds.last < seen {
+                return Ok(Some(heads.borrow().offset.clone()));
             }
-            Err(refused) => {
-                self.send(Fed::Failed(refused.to_string())).await?;
-                return Err(Over);
-            }
-        };
-        let first = answer.first().map(|stored| stored.sequence);
-        if first.is_none_or(|first| first > from) {
-            return self.hole(shard, from, first, last).await;
         }
-        self.send_stored(shard, &answer, last).await?;
-        Ok(ControlFlow::Continue(()))
+        Ok(None)
     }
 
-    /// What lies between `from` and `first` is gone, if the log's bounds say so too.
-    async fn hole(
-        &mut self,
-        shard: Shard,
-        from: Sequence,
-        first: Option<Sequence>,
-        last: Sequence,
-    ) -> Result<ControlFlow<()>, Over> {
-        let Ok(bounds) = self.shared.broker.bounds(shard).await else {
+    /// The way past what lies between the session's place and `first`, if the log's bounds say too that it is gone.
+    async fn hole(&mut self, shard: Shard, first: Option<Sequence>, last: Sequence) -> Option<Step> {
+        let after = self.at.sequence(shard);
+        let bounds = self.shared.replays.bounds(shard, last).await;
+        // A log that ends before `last` is another one now, and the hub will say so.
+        let bounds = bounds.ok().filter(|bounds| bounds.last >= last);
+        let next = bounds.map(|bounds| first.unwrap_or(bounds.first).min(last.saturating_add(1)));
+        // A replica that lags answers with nothing; the next read will be answered by another, or later.
+        let Some(next) = next.filter(|next| *next > after + 1) else {
             tokio::time::sleep(RETRY).await;
-            return Ok(ControlFlow::Continue(()));
+            return None;
         };
-        if bounds.last < last {
-            tokio::time::sleep(RETRY).await;
-            return Ok(ControlFlow::Break(()));
+        let to = Arc::new(self.at.with(shard, next - 1));
+        if !self.quiet.end(shard) {
+            return Some(Step::Lost(to, GapReason::Retention));
         }
-        let next = first.unwrap_or(bounds.first).min(last + 1);
-        if next <= from {
-            // A replica that lags answers with nothing; the next read will be answered by another, or later.
-            tokio::time::sleep(RETRY).await;
-            return Ok(ControlFlow::Continue(()));
-        }
-        let to = self.at.with(shard, next - 1);
-        if self.quiet.end(shard) {
-            self.unheld += self.at.positions_to(&to);
-            self.at = to;
-        } else {
-            self.announce(to, GapReason::Retention).await?;
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    async fn send_stored(&mut self, shard: Shard, answer: &[Stored], last: Sequence) -> Result<(), Over> {
-        self.quiet.end(shard);
-        let mut frames = Vec::new();
-        for stored in answer.iter().take_while(|stored| stored.sequence <= last) {
-            if stored.sequence > self.at.sequence(shard) + 1 {
-                let to = self.at.with(shard, stored.sequence - 1);
-                frames.push(self.pass_gap(to, GapReason::Retention));
-            }
-            self.at = self.at.with(shard, stored.sequence);
-            self.steps += 1;
-            frames.extend(self.encode(stored).map(|bytes| self.frame(bytes, None)));
-        }
-        self.send_frames(frames).await
-    }
-
-    fn encode(&self, stored: &Stored) -> Option<bytes::Bytes> {
-        let key = self.view.key();
-        encode::filtered(&stored.envelope, stored.stored_ns, &self.at, &key.filters, key.format)
-            .map(|plain| self.shared.compressor.own(plain, key.wire, Some(&self.at)))
-    }
-
-    /// A frame at the session's place. It is not part of the view's run: its index counts the steps taken here.
-    fn frame(&mut self, bytes: bytes::Bytes, passage: Option<Passage>) -> Frame {
-        let passage = match std::mem::take(&mut self.unheld) {
-            0 => passage,
-            unheld => Some(passage.unwrap_or_else(|| Passage::envelopes(1)).behind_unheld(unheld)),
-        };
-        let offset = Arc::new(self.at.clone());
-        Frame { index: self.steps, offset, bytes, own: true, passage: passage.map(Arc::new) }
-    }
-
-    /// The announcement that what lies up to `to` does not come, and moves behind that.
-    fn pass_gap(&mut self, to: Offset, reason: GapReason) -> Frame {
-        let from = Arc::new(std::mem::replace(&mut self.at, to));
-        self.count(reason);
-        self.steps += 1;
-        let passage = Passage::gap(&from, &self.at, reason);
-        self.frame(encode::gap(self.wire(), &from, &self.at, reason), Some(passage))
+        let unheld = self.at.positions_to(&to);
+        self.at = to.clone();
+        Some(Step::Fed(Fed::Portion(Portion::unheld(unheld, to))))
     }
 
     /// Tells the session what it will not get, and moves it behind that.
-    async fn announce(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
-        let gap = self.pass_gap(to, reason);
-        self.send_frames(vec![gap]).await
+    fn announce(&mut self, to: Arc<Offset>, reason: GapReason) -> Arc<Portion> {
+        let from = std::mem::replace(&mut self.at, to.clone());
+        self.count(reason);
+        Portion::gap(self.view.key(), from, to, reason)
     }
 
     fn count(&mut self, reason: GapReason) {
@@ -346,23 +247,6 @@ impl CatchUp {
                 _ => *outcome,
             };
         }
-    }
-
-    async fn send_frames(&mut self, frames: Vec<Frame>) -> Result<(), Over> {
-        match Batch::new(frames) {
-            Some(batch) => self.send(Fed::Frames(Box::new(batch))).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn send(&self, fed: Fed) -> Result<(), Over> {
-        self.feed.send(fed).await.map_err(|_| Over)?;
-        self.doorbell.ready(self.session);
-        Ok(())
-    }
-
-    fn wire(&self) -> Wire {
-        self.view.key().wire
     }
 
     fn shards(&self) -> impl Iterator<Item = Shard> + use<> {

@@ -11,7 +11,7 @@ use crate::proto::filter::{FilterSet, Match};
 use crate::proto::frame::{self, Opcode};
 use crate::proto::json;
 use crate::proto::line::{self, Line};
-use crate::proto::message::{self, CloseCode, Conflated, Format, GapReason, ServerMessage};
+use crate::proto::message::{self, CloseCode, Conflated, Format, GapReason, ServerMessage, SnapshotPart};
 use crate::proto::offset::Offset;
 
 /// The entry as it is for everybody whose filters take all of it.
@@ -53,7 +53,35 @@ pub(crate) fn filtered(
 
 /// A gap announcement as a frame.
 pub(crate) fn gap(wire: Wire, from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
-    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason })
+    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason, snapshot: false })
+}
+
+/// The same where a snapshot at `to` follows.
+pub(crate) fn gap_before_snapshot(wire: Wire, from: &Offset, to: &Offset, reason: GapReason) -> Bytes {
+    server(wire, &ServerMessage::Gap { from: &from.token(), to: &to.token(), reason, snapshot: true })
+}
+
+/// A part of a snapshot: `metrics` of one collector, each as [`write_line`] writes it, with commas between them in JSON.
+pub(crate) fn snapshot(
+    format: Format,
+    which: SnapshotPart<'_>,
+    collector: &CollectorId,
+    metrics: &[u8],
+) -> Bytes {
+    let mut draft = Draft::new(metrics.len() + 256);
+    match format {
+        Format::Json => {
+            message::write_snapshot_open(&mut draft.0, which, collector.as_str());
+            draft.0.push(b'[');
+            draft.0.extend_from_slice(metrics);
+            draft.0.extend_from_slice(b"]}");
+        }
+        Format::Influx => {
+            message::write_influx_snapshot_head(&mut draft.0, which);
+            draft.0.extend_from_slice(metrics);
+        }
+    }
+    draft.finish()
 }
 
 /// Newest values of one collector, each as [`write_line`] has written it, with commas between them in JSON.

@@ -2,7 +2,7 @@
 //!
 //! In reading order: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring` keeps the newest part of the log,
 //! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
-//! and `view` shares them, `hub` ties these together; `conflate` gives views newest values instead of all; `resolve` finds a client's place, `catch_up` brings it to its view; `inbound`, `outbox`, `socket`, `wire` and
+//! and `view` shares them, `hub` ties these together; `conflate` gives views newest values instead of all; `resolve` finds a client's place, `catch_up` brings it to its view with what `replay` has of the log, by way of its `feed`; `inbound`, `outbox`, `socket`, `wire` and
 //! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
 //! broker's port only.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +23,8 @@ use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
+use crate::edge::replay::Replays;
+use crate::edge::snapshot::Snapshots;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
@@ -39,16 +41,19 @@ mod conflate;
 mod door;
 mod doorbell;
 mod encode;
+mod feed;
 mod follow;
 mod hub;
 mod inbound;
 mod outbox;
 mod pieces;
+mod replay;
 mod resolve;
 mod ring;
 mod sequencer;
 mod series;
 mod session;
+mod snapshot;
 mod socket;
 mod status;
 mod view;
@@ -67,8 +72,9 @@ pub(crate) struct Shared {
     broker: Arc<dyn Broker>,
     settings: EdgeSettings,
     compressor: Arc<Compressor>,
-    /// Reads of old parts of the log that may go on at a time.
-    replays: Semaphore,
+    snapshots: Snapshots,
+    /// Old parts of the log, for sessions that catch up.
+    replays: Arc<Replays>,
     tasks: TaskTracker,
     started: Instant,
     /// When each shard was heard of, in milliseconds since `started`.
@@ -134,13 +140,22 @@ impl Edge {
         let gates = (0..broker.shards()).map(|_| node.add_gate("log_followed")).collect();
         let doorbells = (0..writers.max(1)).map(Doorbell::new).collect();
         let (writers, inboxes) = (0..writers.max(1)).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
+        let compressor = Compressor::new(settings.compression.clone(), &node.meters);
+        let replays = Replays::new(
+            broker.clone(),
+            compressor.clone(),
+            &node.meters,
+            settings.replay_concurrency_max,
+            settings.replay_bytes_max,
+        );
         let shared = Arc::new(Shared {
             node: node.clone(),
             heard_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
             stale: AtomicBool::new(false),
             broker,
-            replays: Semaphore::new(settings.replay_concurrency_max),
-            compressor: Compressor::new(settings.compression.clone(), &node.meters),
+            snapshots: Snapshots::new(settings.snapshot.bytes_max),
+            replays,
+            compressor,
             settings,
             tasks: TaskTracker::new(),
             started: Instant::now(),
@@ -216,6 +231,7 @@ impl Edge {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
+                self.shared.snapshots.tidy();
                 hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
             }
             let silence = self.shared.log_silence();

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::broker::{Broker, BrokerError, ReadLimits};
+use crate::broker::BrokerError;
 use crate::edge::Shared;
 use crate::edge::hub::Hub;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::message::{From, GapReason};
-use crate::proto::offset::{Offset, Sequence, Shard};
+use crate::proto::offset::{Offset, Shard};
 
 /// Where a session begins, and what it has to be told first.
 #[derive(Clone, Debug)]
@@ -20,12 +20,32 @@ pub(crate) struct Place {
     pub(crate) quiet: bool,
     /// How this is counted, if it is a resume.
     pub(crate) replay: Option<ReplayOutcome>,
+    /// Where a part of the log is lost to this session, it wants the last values instead.
+    pub(crate) snapshots: bool,
+    /// What comes before everything else.
+    pub(crate) first: First,
+}
+
+/// What a session begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// With what follows its place.
+    Nothing,
+    /// With the last values: its place is theirs.
+    Snapshot,
+    /// With the announcement that what follows its place is lost up to the last values, and these.
+    Lost(GapReason),
 }
 
 impl Place {
     /// After the newest.
     pub(crate) fn newest() -> Self {
-        Self { at: None, gap: None, quiet: false, replay: None }
+        Self { at: None, gap: None, quiet: false, replay: None, snapshots: false, first: First::Nothing }
+    }
+
+    /// After the newest, with the last values first.
+    pub(crate) fn snapshot() -> Self {
+        Self { snapshots: true, first: First::Snapshot, ..Self::newest() }
     }
 
     /// After `offset`, which this session has been at.
@@ -38,11 +58,31 @@ impl Place {
     }
 }
 
-/// Finds the place.
+/// Finds the place of a session, which may want snapshots.
 ///
 /// # Errors
 /// When only the log could tell, and it does not answer.
-pub(crate) async fn resolve(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, BrokerError> {
+pub(crate) async fn resolve(
+    shared: &Shared,
+    hub: &Hub,
+    from: Option<From>,
+    snapshots: bool,
+) -> Result<Place, BrokerError> {
+    let found = match from {
+        None | Some(From::Latest) if snapshots => return Ok(Place::snapshot()),
+        from => find(shared, hub, from).await?,
+    };
+    Ok(match found {
+        // What the new log has says nothing of what the session knew: instead of all of it, it gets how things are.
+        Place { gap: Some((from, reason)), .. } if snapshots => {
+            let first = First::Lost(reason);
+            Place { replay: found.replay, snapshots, first, ..Place::at(from) }
+        }
+        found => Place { snapshots, ..found },
+    })
+}
+
+async fn find(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, BrokerError> {
     let head = hub.head();
     match from {
         None | Some(From::Latest) => Ok(Place::newest()),
@@ -54,10 +94,9 @@ pub(crate) async fn resolve(shared: &Shared, hub: &Hub, from: Option<From>) -> R
             if let Some(offset) = hub.since(since_ns) {
                 return Ok(Place::quietly_at((*offset).clone()));
             }
-            let _permit = shared.replays.acquire().await;
             let mut offset = (*head.offset).clone();
             for (shard, sequence) in offset.sequences.iter_mut().enumerate() {
-                *sequence = last_before(&*shared.broker, Shard(shard as u16), since_ns).await?;
+                *sequence = shared.replays.last_before(Shard(shard as u16), since_ns, head.resets).await?;
             }
             Ok(Place::quietly_at(offset))
         }
@@ -72,10 +111,10 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
         return Ok(recovered(offset));
     }
     let reset = |to| Place {
-        at: Some(to),
         gap: Some((offset.clone(), GapReason::Reset)),
         quiet: true,
         replay: Some(ReplayOutcome::Reset),
+        ..Place::at(to)
     };
     if offset.epoch != head.epoch || offset.sequences.len() != head.sequences.len() {
         // Another log: all of this one is new to the client.
@@ -87,27 +126,12 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
             continue;
         }
         // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
-        let bounds = shared.broker.bounds(Shard(shard)).await?;
+        let bounds = shared.replays.bounds(Shard(shard), seen).await?;
         if bounds.last < seen {
             return Ok(reset((*head).clone()));
         }
     }
     Ok(recovered(offset))
-}
-
-/// The last sequence of a shard that was stored before `stored_ns`, by binary search: some twenty reads of one envelope.
-async fn last_before(broker: &dyn Broker, shard: Shard, stored_ns: i64) -> Result<Sequence, BrokerError> {
-    let bounds = broker.bounds(shard).await?;
-    let (mut low, mut high) = (bounds.first, bounds.last + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let one = ReadLimits { envelopes_max: 1, bytes_max: 1 };
-        match broker.read(shard, middle, one).await?.first() {
-            Some(stored) if stored.stored_ns < stored_ns => low = stored.sequence + 1,
-            _ => high = middle,
-        }
-    }
-    Ok(low - 1)
 }
 
 /// The time since 1970, by this machine's clock.

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::edge::batch::{Batch, Progress};
 use crate::edge::books::{Books, Passage};
-use crate::edge::catch_up::Fed;
 use crate::edge::doorbell::SessionKey;
+use crate::edge::feed::{Feed, Found};
 use crate::edge::hub::Head;
 use crate::edge::inbound::Inbound;
 use crate::edge::outbox::{Outbox, SLICES_MAX};
+use crate::edge::replay::portion::Portion;
 use crate::edge::ring::Index;
 use crate::edge::socket::Socket;
 use crate::edge::view::{Cursor, Seat};
@@ -38,7 +38,7 @@ pub(crate) struct Session {
     /// Everything up to here was written to the socket or will be before anything else, was filtered out, or announced
     /// as a gap.
     pub(crate) at: Arc<Offset>,
-    /// The ring's index of that place for live sessions; for others, the steps of the log they were fed.
+    /// The ring's index of that place for live sessions; for others, the steps of the portion that they are fed.
     pub(crate) index: Index,
     /// What became of everything before that place.
     pub(crate) books: Books,
@@ -59,8 +59,14 @@ pub(crate) struct Session {
     pub(crate) inbound: Option<Box<Inbound>>,
     /// Nothing the client says counts any more: it has said goodbye, or nonsense.
     pub(crate) deaf: bool,
-    /// A poll wants to know its place as soon as it has everything, and does not know it yet.
+    /// Where a part of the log is lost to it, it wants the last values instead.
+    pub(crate) snapshots: bool,
+    /// It began with a snapshot that it has not got yet: its client has no place to resume from.
+    pub(crate) placeless: bool,
+    /// It is at another place than it was last told. A poll wants to know as soon as it has everything.
     pub(crate) untold: bool,
+    /// It waits for its turn among those that catch up.
+    pub(crate) queued: bool,
     /// Its place on the node, free again when the session is dropped, if nobody else has it.
     pub(crate) _admission: Option<Admission>,
 }
@@ -75,7 +81,7 @@ pub(crate) enum Mode {
     /// From its view.
     Live(Cursor),
     /// From the ring or the log, until it can join its view.
-    CatchingUp(mpsc::Receiver<Fed>, Option<Feed>),
+    CatchingUp(Box<Feed>),
     /// From nowhere: what is in the outbox is its last.
     Closing {
         /// It ends by itself at this time.
@@ -83,13 +89,6 @@ pub(crate) enum Mode {
         /// The client has sent its close frame: once ours is written, nothing is left to wait for.
         answered: bool,
     },
-}
-
-/// Frames that were fetched for a session alone.
-pub(crate) struct Feed {
-    batch: Box<Batch>,
-    /// Bytes of it that are written; between frames, as the rest of a begun one goes to the outbox.
-    written: usize,
 }
 
 /// What came of an attempt to write.
@@ -163,25 +162,57 @@ impl Session {
         })
     }
 
-    /// Writes frames that were fetched for it; `None` when there are none.
+    /// What there is for a session that catches up, and is not in its outbox; `None` for others.
+    pub(crate) fn look_for_feed(&mut self) -> Option<Found> {
+        let Mode::CatchingUp(feed) = &mut self.mode else { return None };
+        let found = feed.look(&self.at);
+        if let Found::Portion { new: true } = found {
+            self.index = 0;
+        }
+        Some(found)
+    }
+
+    /// Writes frames that it was fed; `None` when there was nothing to write.
     pub(crate) fn write_feed(&mut self, now: Instant) -> Option<Wrote> {
-        let Mode::CatchingUp(_, slot) = &mut self.mode else { return None };
-        let Feed { batch, written } = slot.take()?;
+        let Mode::CatchingUp(feed) = &mut self.mode else { return None };
+        let (portion, written) = feed.take()?;
+        let Some(batch) = &portion.batch else {
+            self.pass_portion(&portion);
+            return None;
+        };
         let result = self.socket.write(&self.waker, &[IoSlice::new(&batch.wire()[written..])]);
         let bytes = *result.as_ref().unwrap_or(&0);
         if bytes == 0 {
-            *slot = Some(Feed { batch, written });
+            feed.put_back(portion, written);
             return Some(Wrote::of(result, |_| 0));
         }
         let begun_before = if written == 0 { 0 } else { batch.progress(written).begun };
         let progress = batch.progress(written + bytes);
         let begun = (progress.begun - begun_before) as u64;
         let written = written + bytes + progress.rest.as_ref().map_or(0, Bytes::len);
-        self.take_progress(&batch, begun_before, progress, now);
-        if written < batch.wire().len() {
-            self.put_feed_at(batch, written);
+        self.take_progress(batch, begun_before, progress, now);
+        if written == batch.wire().len() {
+            self.pass_portion(&portion);
+        } else if let Mode::CatchingUp(feed) = &mut self.mode {
+            feed.put_back(portion, written);
         }
         Some(Wrote::of(result, |_| begun - u64::from(!self.outbox.is_empty())))
+    }
+
+    /// Moves to where a portion leads, of which all frames were begun.
+    fn pass_portion(&mut self, portion: &Portion) {
+        self.pass_to(portion.steps, &Passage::default().behind_unheld(portion.unheld));
+        self.index = 0;
+        // Nothing matches a snapshot that leads on in silence: its place is told with what comes next.
+        self.placeless &= portion.batch.is_some();
+        self.at = portion.to.clone();
+    }
+
+    /// Holds nothing that it cannot write.
+    pub(crate) fn lay_feed_aside(&mut self) {
+        if let Mode::CatchingUp(feed) = &mut self.mode {
+            feed.lay_aside();
+        }
     }
 
     /// Moves behind the frames of `batch` that were begun; `skip` of them were before.
@@ -190,23 +221,17 @@ impl Session {
         if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
             self.books.pass_reset(from, &progress.offset);
         }
+        if self.placeless && progress.offset != self.at {
+            // With its last part: the others leave the session where it was.
+            self.placeless = false;
+            self.books.go_on_at(&self.at, progress.offset.clone());
+        }
         self.at = progress.offset;
         self.quiet = false;
         self.offset_sent = now;
         self.untold = true;
         if let Some(rest) = progress.rest {
             self.outbox.put_rest(rest);
-        }
-    }
-
-    /// The next frames that were fetched for it.
-    pub(crate) fn put_feed(&mut self, batch: Box<Batch>) {
-        self.put_feed_at(batch, 0);
-    }
-
-    fn put_feed_at(&mut self, batch: Box<Batch>, written: usize) {
-        if let Mode::CatchingUp(_, feed) = &mut self.mode {
-            *feed = Some(Feed { batch, written });
         }
     }
 
@@ -240,6 +265,7 @@ impl Session {
         if end == cursor && index > self.index {
             self.pass_to(index, &Passage::default());
             self.at = offset;
+            self.untold = true;
         }
     }
 

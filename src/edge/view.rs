@@ -282,6 +282,11 @@ impl View {
         self.lock().trim(first_index);
     }
 
+    /// All frames behind this place of the ring are here.
+    pub(crate) fn covered_after(&self) -> Index {
+        self.lock().covered_after
+    }
+
     /// The cursor for a session that has seen everything up to `index`, if everything after it is still here.
     pub(crate) fn join(&self, index: Index) -> Option<Cursor> {
         let state = self.lock();

@@ -400,6 +400,8 @@ meters! {
     slow_clients_disconnected: counter "ws_slow_clients_disconnected_total", Count, "Clients disconnected because they did not keep up.";
     rate_limited_messages: counter "ws_rate_limited_messages_total", Count, "Client messages refused because they came too fast.";
     replay_requests: replays "ws_replay_requests_total", Count, "Resumes from an offset, by outcome.";
+    replay_reads: counter "ws_replay_reads_total", Count, "Reads of the log for clients that begin before what this edge keeps; each is shared by all who need it.";
+    replayed_bytes: counter "ws_replayed_bytes_total", Bytes, "Bytes written to clients that catch up.";
     log_messages_received: counter "ws_nats_messages_received_total", Count, "Envelopes received from the log, repairs included.";
     log_messages_repaired: counter "ws_log_repaired_messages_total", Count, "Envelopes that were missing in the live flow and were read from the log.";
     log_connected: gauge "ws_nats_connected", Count, "1 while the log can be reached (always 1 with the embedded log).";

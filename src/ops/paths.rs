@@ -59,6 +59,7 @@ pub const PATHS: &[ServedPath] = &[
     collector("/api/v1/write", "POST", "metrics in: line protocol or Telegraf JSON (outputs.http)"),
     collector("/api/v2/write", "POST", "metrics in, as InfluxDB 2 takes them (outputs.influxdb_v2)"),
     collector("/write", "POST", "metrics in, as InfluxDB 1 takes them (outputs.influxdb)"),
+    collector("/ping", "GET", "204 and a version: InfluxDB's clients ask before they write"),
     operator("/", "this list"),
     operator("/health", "health with its checks; 503 when unhealthy"),
     operator("/health/detailed", "the same, and which node in which state"),

@@ -26,6 +26,8 @@ const STEPS: usize = 250;
 const SCHEDULES: u64 = 3;
 /// A client takes what comes until nothing has for so long.
 const QUIET: Duration = Duration::from_millis(5);
+/// Of clients that want the newest values only: the shortest there is.
+const INTERVAL_MS: u32 = 100;
 /// Small, so that a few rows are more than a client's kernel takes while it does not read.
 const RECEIVE_BUFFER_BYTES: u32 = 4 * 1024;
 
@@ -100,15 +102,15 @@ enum Asked {
 }
 
 impl Client {
-    async fn connect(&mut self, edge: &RunningEdge, from: &str) {
+    async fn connect(&mut self, edge: &RunningEdge, from: &str, interval: u32) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).unwrap();
         let stream = socket.connect(edge.address).await.unwrap();
-        let url = format!("ws://{}/ws?{}&from={from}", edge.address, WISHES[self.wish].0);
+        let url = format!("ws://{}/ws?{}&from={from}&interval={interval}", edge.address, WISHES[self.wish].0);
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         let welcome = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
         let welcome: Value = serde_json::from_str(welcome.to_text().unwrap()).unwrap();
-        let walk = Walk::begin(&welcome, self.wish, from == "earliest");
+        let walk = Walk::begin(&welcome, self.wish, from == "earliest", interval > 0);
         if self.last.as_ref().is_some_and(|last| last.token() == from) {
             assert_eq!(Some(&walk.at), self.last.as_ref(), "a resume begins where the client was");
         }
@@ -273,7 +275,8 @@ impl World {
             (_, 1) => "earliest".to_owned(),
             (Some(last), _) => last.token(),
         };
-        client.connect(edge, &from).await;
+        let interval = if self.random.u8(..4) == 0 { INTERVAL_MS } else { 0 };
+        client.connect(edge, &from, interval).await;
     }
 
     /// Brings every client to the end of the log, then sends everybody away in order.
@@ -292,7 +295,7 @@ impl World {
                 while !done(client) || client.session.is_none() {
                     if !client.read(&self.truth, 1, PATIENCE).await {
                         let from = client.last.as_ref().map_or("latest".to_owned(), Offset::token);
-                        client.connect(&self.edges[0], &from).await;
+                        client.connect(&self.edges[0], &from, 0).await;
                     }
                 }
             };
@@ -322,13 +325,6 @@ impl World {
     /// Compares what sessions say of themselves with what their clients know.
     fn compare(&self) -> Account {
         let mut sum = Account::default();
-        let mut add = |account: &Account| {
-            sum.published += account.published;
-            sum.delivered += account.delivered;
-            sum.filtered += account.filtered;
-            sum.conflated += account.conflated;
-            sum.gap += account.gap;
-        };
         for (walk, in_order) in self.clients.iter().flat_map(|client| &client.over) {
             let server = ended(|all| all[&walk.id]);
             let fates = server.delivered + server.filtered + server.conflated + server.gap;
@@ -345,7 +341,7 @@ impl World {
                 assert!(server.delivered >= client.delivered, "{server:?} {walk:?}");
                 assert!(server.gap >= client.gap, "{server:?} {walk:?}");
             }
-            add(&server);
+            sum += server;
         }
         let exported = |name: &str| -> u64 {
             let value = |text: String| -> u64 {
@@ -371,8 +367,8 @@ fn is_at(socket: &WebSocketStream<TcpStream>, edge: &RunningEdge) -> bool {
     socket.get_ref().peer_addr().is_ok_and(|address| address == edge.address)
 }
 
-/// Runs one schedule to its end; the reasons of all gaps.
-async fn run(seed: u64) -> Vec<String> {
+/// Runs one schedule to its end. What became of everything, and the reasons of all gaps.
+async fn run(seed: u64) -> (Account, Vec<String>) {
     let mut world = World::new(seed).await;
     for _ in 0..STEPS {
         world.step().await;
@@ -382,8 +378,7 @@ async fn run(seed: u64) -> Vec<String> {
     until(|| over().all(|(walk, _)| ended(|all| all.contains_key(&walk.id)))).await;
     let sum = world.compare();
     println!("seed {seed}: {} sessions on {} shards: {sum:?}", over().count(), world.truth.shards().count());
-    assert!(sum.delivered > 0 && sum.filtered > 0 && sum.gap > 0, "{sum:?}");
-    over().flat_map(|(walk, _)| walk.reasons.clone()).collect()
+    (sum, over().flat_map(|(walk, _)| walk.reasons.clone()).collect())
 }
 
 /// `TELECAST_TEST_SEED` repeats one schedule.
@@ -399,11 +394,13 @@ async fn published_is_delivered_and_filtered_and_conflated_and_announced_gaps_wh
     for seed in seeds {
         seed_of.insert(running.spawn(run(seed)).id(), seed);
     }
-    let mut reasons = HashMap::<String, usize>::new();
+    let (mut all, mut reasons) = (Account::default(), HashMap::<String, usize>::new());
     while let Some(ended) = running.join_next_with_id().await {
-        let found =
+        let (sum, found) =
             ended.unwrap_or_else(|error| panic!("TELECAST_TEST_SEED={}: {error}", seed_of[&error.id()])).1;
+        all += sum;
         found.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1);
     }
     println!("gaps: {reasons:?}");
+    assert!(all.delivered > 0 && all.filtered > 0 && all.conflated > 0 && all.gap > 0, "{all:?}");
 }

@@ -7,4 +7,7 @@ mod bench;
 mod delivery;
 mod loss;
 mod sessions;
+mod snapshot;
+#[path = "../support/state.rs"]
+mod state;
 mod walk;

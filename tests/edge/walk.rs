@@ -97,6 +97,16 @@ pub struct Account {
     pub gap: u64,
 }
 
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, more: Self) {
+        self.published += more.published;
+        self.delivered += more.delivered;
+        self.filtered += more.filtered;
+        self.conflated += more.conflated;
+        self.gap += more.gap;
+    }
+}
+
 /// One session as its client sees it.
 #[derive(Debug)]
 pub struct Walk {
@@ -106,6 +116,8 @@ pub struct Walk {
     /// What it asked for before, while it cannot know from where on the new wish holds.
     before: Option<usize>,
     pub at: Offset,
+    /// It asked for the newest values only. What was left out for them, and what nobody asked for, it cannot tell apart.
+    conflated: bool,
     /// It asked for whatever there is: shards of which nothing came yet may begin anywhere.
     quiet: Vec<bool>,
     pub account: Account,
@@ -116,26 +128,30 @@ pub struct Walk {
 
 impl Walk {
     /// A session that was welcomed.
-    pub fn begin(welcome: &Value, wish: usize, quiet: bool) -> Self {
+    pub fn begin(welcome: &Value, wish: usize, quiet: bool, conflated: bool) -> Self {
         let at = offset(welcome, "offset");
         let quiet = vec![quiet; at.sequences.len()];
         let id = welcome["session"].as_str().unwrap().to_owned();
         // Where the first row of whoever asks for what there is may be is not said, so neither is what was filtered out.
-        let exact = !quiet[0];
+        let exact = !quiet[0] && !conflated;
         let (account, reasons) = (Account::default(), Vec::new());
-        Self { id, wish, before: None, at, quiet, account, exact, reasons }
+        Self { id, wish, before: None, at, conflated, quiet, account, exact, reasons }
     }
 
     /// Takes a message with an offset.
     pub async fn take(&mut self, truth: &Truth, message: &Value) {
         match message["type"].as_str().unwrap() {
+            "metrics" if self.conflated => {
+                for metric in message["metrics"].as_array().unwrap() {
+                    let row = row(message, metric);
+                    assert!(self.wants(&row), "{}: {row:?} was not asked for", self.id);
+                }
+                self.pass(truth, &offset(message, "offset"), None);
+            }
             "metrics" => {
                 let metrics = message["metrics"].as_array().unwrap();
                 assert_eq!(metrics.len(), 1, "an envelope has one metric here");
-                let text = |value: &Value| value.as_str().unwrap().to_owned();
-                let count = metrics[0]["fields"]["count"].as_u64().unwrap();
-                let row = (text(&message["collector"]), text(&metrics[0]["name"]), count);
-                self.deliver(truth, offset(message, "offset"), &row);
+                self.deliver(truth, offset(message, "offset"), &row(message, &metrics[0]));
             }
             "gap" => {
                 let (from, to) = (offset(message, "from"), offset(message, "to"));
@@ -185,7 +201,7 @@ impl Walk {
                 }
                 let row = truth.row(to.epoch, shard, sequence);
                 let before = self.before.is_some_and(|wish| !(WISHES[wish].1)(&row));
-                if self.wants(&row) && !before {
+                if self.wants(&row) && !before && !self.conflated {
                     assert!(self.quiet[number], "{}: {row:?} at {sequence} was lost in silence", self.id);
                     skipped = sequence - self.at.sequence(shard);
                 }
@@ -226,6 +242,11 @@ impl Walk {
         self.reasons.push(reason.to_owned());
         self.at = to;
     }
+}
+
+fn row(message: &Value, metric: &Value) -> Row {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&message["collector"]), text(&metric["name"]), metric["fields"]["count"].as_u64().unwrap())
 }
 
 /// The offset that a message carries in `member`.

@@ -34,8 +34,6 @@ use crate::support::nginx::Nginx;
 use crate::support::telecast;
 use crate::viewer::{Surroundings, Wish, follow};
 
-/// Between two flushes of a collector, in milliseconds.
-const PACE_MS: std::ops::Range<u64> = 100..700;
 /// Clients get so long to have everything, once nothing more is sent.
 const REST: Duration = Duration::from_secs(60);
 const SHARDS: u64 = 2;
@@ -60,10 +58,10 @@ fn site(edges: [SocketAddr; 2]) -> String {
 }
 
 /// Sends rows at random until the end; how many.
-async fn collect(mut collector: Collector, mut rng: Rng, end: Instant) -> i64 {
+async fn collect(mut collector: Collector, pace_ms: u64, mut rng: Rng, end: Instant) -> i64 {
     while Instant::now() < end {
         collector.flush(rng.usize(1..4)).await;
-        sleep(Duration::from_millis(rng.u64(PACE_MS))).await;
+        sleep(Duration::from_millis(rng.u64(..=pace_ms * 2))).await;
     }
     collector.flushed().len() as i64
 }
@@ -104,7 +102,7 @@ async fn every_ledger_equals_what_was_published_whatever_happens_to_edges() {
     let mut collecting = JoinSet::new();
     for number in 0..plan.collectors {
         let collector = Collector::new(&format!("web-{number}"), &[ingests[number % 2].address()]);
-        let collect = collect(collector, rng.fork(), end);
+        let collect = collect(collector, plan.pace_ms, rng.fork(), end);
         collecting.spawn(async move { (number, collect.await) });
     }
     let edges = edges.unsettle(plan.every, rng.fork(), end).await;

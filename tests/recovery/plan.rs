@@ -14,6 +14,8 @@ pub struct Plan {
     pub clients: usize,
     /// `TELECAST_RECOVERY_COLLECTORS`.
     pub collectors: usize,
+    /// `TELECAST_RECOVERY_PACE_MS`: between two flushes of a collector, on average.
+    pub pace_ms: u64,
     /// `TELECAST_RECOVERY_EVERY_S`: between the ends of two edges.
     pub every: Duration,
 }
@@ -26,6 +28,7 @@ impl Plan {
             flow: Duration::from_secs(variable("TELECAST_RECOVERY_SECONDS").unwrap_or(15)),
             clients: variable("TELECAST_RECOVERY_CLIENTS").unwrap_or(60),
             collectors: variable("TELECAST_RECOVERY_COLLECTORS").unwrap_or(6),
+            pace_ms: variable("TELECAST_RECOVERY_PACE_MS").unwrap_or(400),
             every: Duration::from_secs(variable("TELECAST_RECOVERY_EVERY_S").unwrap_or(4)),
         }
     }

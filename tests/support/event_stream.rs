@@ -7,8 +7,10 @@ pub struct EventStream {
     line: Vec<u8>,
     after_return: bool,
     data: String,
-    /// What an `EventSource` would send as `Last-Event-ID`.
+    /// What an `EventSource` would send as `Last-Event-ID`: the id of the last event that came whole.
     pub last_id: String,
+    /// The id of what is coming.
+    next_id: String,
     /// After how many milliseconds it would come back.
     pub retry: Option<u64>,
     /// Lines that were comments.
@@ -52,6 +54,7 @@ impl EventStream {
 
     fn interpret(&mut self, line: &str) -> Option<MessageEvent> {
         if line.is_empty() {
+            self.last_id.clone_from(&self.next_id);
             let data = std::mem::take(&mut self.data);
             let data = data.strip_suffix('\n')?.to_owned();
             return Some(MessageEvent { last_event_id: self.last_id.clone(), data });
@@ -64,7 +67,7 @@ impl EventStream {
                 self.data.push_str(value);
                 self.data.push('\n');
             }
-            "id" if !value.contains('\0') => self.last_id = value.to_owned(),
+            "id" if !value.contains('\0') => self.next_id = value.to_owned(),
             "retry" => self.retry = value.parse().ok().or(self.retry),
             "event" => panic!("onmessage gets no events with a type: {value}"),
             _ => {}

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod nats;
 pub mod nginx;
 pub mod poller;
+pub mod state;
 pub mod telecast;
 pub mod wire;
 

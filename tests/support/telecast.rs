@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -99,7 +100,7 @@ impl Launch {
     pub async fn start_unready(self) -> Telecast {
         let name = format!("{} {}", self.arguments[0], self.node);
         // Nothing of the surroundings may decide what is tested: neither variables nor files.
-        let mut process = Command::new(env!("CARGO_BIN_EXE_telecast"))
+        let mut process = Command::new(binary())
             .args(&self.arguments)
             .args(["--listen", &self.listen, "--node", &self.node])
             .env_clear()
@@ -225,6 +226,11 @@ impl Drop for Telecast {
             log.iter().skip(log.len().saturating_sub(SHOWN_LINES_MAX)).for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// `TELECAST`, or the one that was built for these tests.
+fn binary() -> PathBuf {
+    std::env::var_os("TELECAST").map_or_else(|| env!("CARGO_BIN_EXE_telecast").into(), PathBuf::from)
 }
 
 /// Keeps the log, and tells the address as soon as it is there.

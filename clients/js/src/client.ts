@@ -36,8 +36,6 @@ interface Settle {
 }
 
 const BUFFER_MAX = 4096;
-/** `setTimeout` takes no more. */
-const TIMER_MS_MAX = 2 ** 31 - 1;
 
 /** A stream of live metrics that keeps its place: see {@link connect}. */
 export class Client implements AsyncIterable<Message> {
@@ -177,8 +175,9 @@ export class Client implements AsyncIterable<Message> {
         return void this.#probe(action.url);
       case "timer": {
         clearTimeout(this.#timer);
-        const delay = Math.min(Math.max(0, action.at - Date.now()), TIMER_MS_MAX);
-        if (action.at < Infinity) this.#timer = setTimeout(() => this.#machine.tick(Date.now()), delay);
+        if (action.at < Infinity) {
+          this.#timer = setTimeout(() => this.#machine.tick(Date.now()), Math.max(0, action.at - Date.now()));
+        }
         return;
       }
       case "deliver":

@@ -101,9 +101,8 @@ export class Machine {
   #deadline = Infinity;
   #probeAt = Infinity;
   #goodbyeUntil: number | undefined;
-  /** A server's offset is not yet a place to resume at, because the snapshot that belongs to it has not come in full. */
-  #hold: "no" | "may come" | "in parts" = "no";
-  #holdAt: string | undefined;
+  /** Between the news of a snapshot and its last part there is no place to resume at. */
+  #inSnapshot = false;
   #wishes: Wish[] = [];
   #wishId = 0;
 
@@ -122,6 +121,11 @@ export class Machine {
     return link === this.#link;
   }
 
+  /** Or about to be. */
+  get #isConnected(): boolean {
+    return this.state.state === "open" || this.state.state === "connecting";
+  }
+
   get isClosed(): boolean {
     return this.state.state === "closed";
   }
@@ -133,15 +137,16 @@ export class Machine {
 
   /** Stops until {@link start}. Returns false inside a snapshot: one that is never read to its end would come again and again. */
   pause(): boolean {
-    const { state } = this.state;
-    if (this.#hold === "in parts" || (state !== "open" && state !== "connecting")) return false;
-    this.#leave({ state: "paused" });
+    if (this.#inSnapshot || !this.#isConnected) return false;
+    this.#leave();
+    this.#become({ state: "paused" });
     return true;
   }
 
   close(error?: TelecastError): void {
     if (this.isClosed) return;
-    this.#leave({ state: "closed", ...(error && { error }) });
+    this.#leave();
+    this.#become({ state: "closed", ...(error && { error }) });
     const settled = error ?? new TelecastError("closed", "the client was closed");
     for (const { id } of this.#wishes.splice(0)) this.#act({ type: "settle", id, error: settled });
     if (error) this.#act({ type: "error", error });
@@ -178,21 +183,19 @@ export class Machine {
         return this.#answered(message);
       case "goodbye":
         this.#goodbyeUntil = now + message.reconnect_after_ms;
-        if (this.#hold === "no") this.#reach(message.offset);
+        if (message.offset) this.#reach(message.offset);
         return;
       case "heartbeat":
-        // At the place where the snapshot is to be, nothing of it has come yet.
-        if (message.offset !== this.#holdAt) this.#reach(message.offset);
-        return;
+        return this.#reach(message.offset);
       case "gap":
-        // Where last values were asked for, they follow the gap. A connection that breaks before they came has to meet it again.
-        if (this.#subscription.snapshot) this.#expect(message.to);
-        else this.#reach(message.to);
+        this.#reach(message.snapshot ? undefined : message.to);
         break;
       case "metrics":
+        this.#reach(message.offset);
+        break;
       case "snapshot":
       case "lines":
-        this.#passed(message.offset, message);
+        this.#reach(message.part === message.parts ? message.offset : undefined);
         break;
       case "stale":
       case "live":
@@ -206,23 +209,23 @@ export class Machine {
 
   /** A connection ended, or did not come about. */
   lost(link: Link, end: End, now: number): void {
-    if (link !== this.#link || (this.state.state !== "open" && this.state.state !== "connecting")) return;
+    if (link !== this.#link || !this.#isConnected) return;
     const wasOpen = this.state.state === "open";
     const { status } = end;
     if (status === 400 && this.#refused(end)) return this.#connect(now);
-    // On a WebSocket that did not open, the code is the browser's and says nothing.
-    const final = wasOpen && end.code !== undefined && reconnect(end.code) === "no";
+    // On a WebSocket that did not open, the code is the browser's and says nothing, unless only a server gives it.
+    const final = end.code === 1008 || (wasOpen && end.code !== undefined && reconnect(end.code) === "no");
     const code =
       end.error?.code ?? (status === undefined ? (end.code ? `close_${end.code}` : "lost") : `http_${status}`);
     const text = end.error?.message || end.reason || (wasOpen ? `the connection broke (${code})` : "it does not open");
     if (final || status === 400 || ((status === 401 || status === 403) && !this.#setup.renewsToken)) {
       return this.close(new TelecastError(code, text, true));
     }
-    if (end.error) this.#act({ type: "error", error: new TelecastError(code, text) });
     if (wasOpen && now - this.#openedAt >= this.#timing.stableMs) this.#attempt = 0;
     if (!wasOpen) this.#turn(end.timeout === true);
     this.#url = (this.#url + 1) % this.#setup.urls.length;
     this.#wait(this.#pauseAfter(end, wasOpen, now), text, now);
+    if (end.error) this.#act({ type: "error", error: new TelecastError(code, text) });
   }
 
   /** Whether a WebSocket got through, while this client reads a stream of events. */
@@ -246,7 +249,7 @@ export class Machine {
     const { state } = this.state;
     if (state === "waiting" && now >= this.#deadline) return this.#connect(now);
     const silentSince = state === "open" && now >= this.#heardAt + this.#silenceMs();
-    if ((state === "open" || state === "connecting") && (silentSince || now >= this.#deadline)) {
+    if (this.#isConnected && (silentSince || now >= this.#deadline)) {
       return this.lost(this.#link, { reason: "nothing was heard for too long", timeout: true }, now);
     }
     if (state === "open" && now >= this.#probeAt) {
@@ -283,14 +286,13 @@ export class Machine {
     this.#arm(now);
   }
 
-  #welcome(offset: string, heartbeatMs: number, now: number): void {
+  #welcome(offset: string | undefined, heartbeatMs: number, now: number): void {
     this.#heartbeatMs = heartbeatMs;
     this.#openedAt = now;
     this.#goodbyeUntil = undefined;
     if (this.#transport === "websocket") this.#blocked = 0;
     else this.#planProbe(now);
-    if (this.#subscription.snapshot) this.#expect(offset);
-    else this.#reach(offset);
+    this.#reach(offset);
     this.#deadline = Infinity;
     this.#become({ state: "open", transport: this.#transport, url: this.#base().href });
     for (const wish of this.#wishes.filter(({ before }) => before)) this.#settle(wish);
@@ -340,8 +342,9 @@ export class Machine {
 
   #apply({ change: { from, ...rest } }: Wish): void {
     this.#subscription = { ...this.#subscription, ...rest };
+    // Last values are those of now, unless another place was asked for.
+    from ??= this.#subscription.snapshot ? "latest" : undefined;
     if (from !== undefined) this.#begin(from);
-    if (this.#subscription.snapshot) this.#expect(this.offset);
   }
 
   #begin(from: string | undefined): void {
@@ -359,33 +362,30 @@ export class Machine {
       wish.before = { subscription: this.#subscription, from: this.#from, offset: this.offset };
       this.#apply(wish);
     }
-    this.#leave({ state: "connecting", transport: this.#transport, url: this.#base().href, attempt: this.#attempt });
-    this.#hold = "no";
-    this.#holdAt = undefined;
+    const transport = this.#transport;
+    const url = address(this.#base(), transport, this.#subscription, this.#from ?? this.offset);
+    this.#leave();
+    this.#inSnapshot = false;
     this.#goodbyeUntil = undefined;
     this.#heardAt = now;
     this.#deadline = now + this.#timing.connectTimeoutMs;
-    this.#act({
-      type: "open",
-      link: this.#link,
-      transport: this.#transport,
-      url: address(this.#base(), this.#transport, this.#subscription, this.#from ?? this.offset),
-    });
+    this.#act({ type: "open", link: this.#link, transport, url });
+    this.#become({ state: "connecting", transport, url: this.#base().href, attempt: this.#attempt });
     this.#arm(now);
   }
 
-  #leave(state: State): void {
-    const had = this.state.state === "open" || this.state.state === "connecting";
+  /** Every way to a state other than `open` begins here. {@link #become} ends it: who is told may close the client. */
+  #leave(): void {
     this.#link += 1;
     this.#deadline = this.#probeAt = Infinity;
-    if (had) this.#act({ type: "drop" });
-    this.#become(state);
+    if (this.#isConnected) this.#act({ type: "drop" });
     this.#act({ type: "timer", at: (this.#timerAt = Infinity) });
   }
 
   #wait(delayMs: number, reason: string, now: number): void {
-    this.#leave({ state: "waiting", attempt: this.#attempt, delayMs, reason });
+    this.#leave();
     this.#deadline = now + delayMs;
+    this.#become({ state: "waiting", attempt: this.#attempt, delayMs, reason });
     this.#arm(now);
   }
 
@@ -399,7 +399,7 @@ export class Machine {
     }
     const { backoffBaseMs, backoffMaxMs } = this.#timing;
     const pause = this.#random() * Math.min(backoffMaxMs, backoffBaseMs * 2 ** this.#attempt++);
-    return pause + Math.min(end.retryAfterMs ?? 0, backoffMaxMs);
+    return pause + (end.retryAfterMs ?? 0);
   }
 
   /** Which transport the next attempt takes, behind one that did not open. */
@@ -422,20 +422,12 @@ export class Machine {
       : Infinity;
   }
 
-  #reach(offset: string): void {
+  /** Everything up to there has come; nowhere, inside a snapshot: one that breaks off is met again from where it began. */
+  #reach(offset: string | undefined): void {
+    this.#inSnapshot = offset === undefined;
+    if (offset === undefined) return;
     this.offset = offset;
-    this.#from = this.#holdAt = undefined;
-    this.#hold = "no";
-  }
-
-  #expect(at: string | undefined): void {
-    this.#hold = "may come";
-    this.#holdAt = at;
-  }
-
-  #passed(offset: string, { part, parts }: { type: string; part?: number; parts?: number }): void {
-    if (part !== undefined && parts !== undefined && part < parts) this.#hold = "in parts";
-    else this.#reach(offset);
+    this.#from = undefined;
   }
 
   #silenceMs(): number {

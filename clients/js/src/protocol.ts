@@ -58,6 +58,8 @@ export interface GapMessage {
   to: string;
   /** `retention`: no longer held; `slow`: this client took too little; `reset`: another log; `source`: lost before the log. */
   reason: "retention" | "slow" | "reset" | "source";
+  /** A snapshot at `to` follows. */
+  snapshot?: true;
 }
 
 /** The log cannot be reached for so long already: silence does not mean that nothing happens. */
@@ -76,14 +78,14 @@ export type Message = MetricsMessage | SnapshotMessage | LinesMessage | GapMessa
 
 type Id = string | number;
 
-/** Everything a server says. */
+/** Everything a server says. Without an offset, a place that there may be is none yet: a snapshot comes first. */
 export type ServerMessage =
   | Message
-  | { type: "welcome"; offset: string; heartbeat_ms: number; node: string; session: string }
+  | { type: "welcome"; offset?: string; heartbeat_ms: number; node: string; session: string }
   | { type: "heartbeat"; offset: string }
   | { type: "ack" | "pong"; id?: Id }
   | { type: "error"; id?: Id; code: string; message: string }
-  | { type: "goodbye"; reason: string; offset: string; reconnect_after_ms: number };
+  | { type: "goodbye"; reason: string; offset?: string; reconnect_after_ms: number };
 
 /** Whether to come back behind a close code: never (it would end the same way), at once, or after a pause that grows. */
 export const reconnect = (code: number): "no" | "at once" | "pause" =>

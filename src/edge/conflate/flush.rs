@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::parts::{Encoded, Parts, Stretch};
+use super::parts::{Encoded, Stretch, messages};
 use super::{Matcher, Round, Tally};
 use crate::edge::batch::Frame;
 use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
-use crate::edge::series::Changed;
+use crate::edge::series::{Changed, Parts};
 use crate::edge::view::View;
 use crate::ops::meters::Meters;
 use crate::proto::filter::Share;
@@ -112,7 +112,7 @@ impl Round {
             fates: stretch.fates(sent.envelopes, tally.envelopes),
             ..Passage::default()
         };
-        frames.extend(parts.messages(&stretch).map(|message| {
+        frames.extend(messages(parts, &stretch).map(|message| {
             let at = message.is_last.then_some(&*message.offset);
             let bytes = compressor.own(message.bytes, key.wire, at);
             match message.is_last {
@@ -132,9 +132,10 @@ fn assemble(format: Format, taken: &[Taken], lines: &mut [Lines<'_>], floor: &Fl
     for (number, runs) in taken {
         let Lines { changed, lines, formats } = &mut lines[*number];
         let encoded = formats[format as usize].get_or_insert_with(|| Encoded::new(format, lines.len()));
-        let whole = [0..lines.len() as u32];
+        let whole = 0..lines.len() as u32;
+        let runs = runs.as_deref().unwrap_or(std::slice::from_ref(&whole));
         let mut last = None;
-        for line in runs.as_deref().unwrap_or(&whole).iter().cloned().flatten().map(|line| line as usize) {
+        for line in runs.iter().cloned().flatten().map(|line| line as usize) {
             let place = changed.places[line];
             if floor.has.as_ref().is_some_and(|has| !is_behind(has, place)) {
                 continue;

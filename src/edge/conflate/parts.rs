@@ -1,4 +1,4 @@
-//! Newest values as messages: by collector, of bounded size, with the range of the log they stand for. Pure.
+//! Newest values as messages, with the range of the log they stand for. Pure.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,13 +7,10 @@ use bytes::Bytes;
 
 use crate::edge::books::Fates;
 use crate::edge::encode;
-use crate::proto::channel::CollectorId;
+use crate::edge::series::{Part, Parts};
 use crate::proto::line::Line;
 use crate::proto::message::{Conflated, Format};
 use crate::proto::offset::Offset;
-
-/// A message ends when its metrics have so many bytes: as few frames as that allows, none of which holds up a slow socket.
-const PART_BYTES_MAX: usize = 64 * 1024;
 
 /// What messages stand for: the newest value of every series that has one in the range.
 pub(super) struct Stretch {
@@ -67,54 +64,19 @@ impl Encoded {
     }
 }
 
-/// Messages in the making.
-pub(super) struct Parts {
-    format: Format,
-    parts: Vec<Part>,
-}
-
-struct Part {
-    collector: CollectorId,
-    metrics: Vec<u8>,
-}
-
-impl Parts {
-    /// None yet.
-    pub(super) fn new(format: Format) -> Self {
-        Self { format, parts: Vec::new() }
-    }
-
-    /// Adds an encoded metric. Those of one collector should come one after the other.
-    pub(super) fn add(&mut self, collector: &CollectorId, metric: &[u8]) {
-        // Line protocol does not tell collectors apart, so its messages need not either.
-        let goes_on = |part: &&mut Part| {
-            part.metrics.len() + metric.len() <= PART_BYTES_MAX
-                && (self.format == Format::Influx || part.collector == *collector)
+/// Newest values as messages. Only the last one moves its clients on, so that a connection that breaks before it misses
+/// nothing; it also has the whole count.
+pub(super) fn messages(parts: Parts, stretch: &Stretch) -> impl Iterator<Item = Message> {
+    let (format, parts) = (parts.format(), parts.finish());
+    let last = parts.len().saturating_sub(1);
+    let from = stretch.from.token();
+    parts.into_iter().enumerate().map(move |(at, Part { collector, metrics })| {
+        let (offset, conflated) = match at == last {
+            true => (&stretch.to, stretch.conflated),
+            false => (&stretch.from, stretch.conflated.map(|_| 0)),
         };
-        if let Some(part) = self.parts.last_mut().filter(goes_on) {
-            if self.format == Format::Json {
-                part.metrics.push(b',');
-            }
-            part.metrics.extend_from_slice(metric);
-        } else {
-            self.parts.push(Part { collector: collector.clone(), metrics: metric.to_vec() });
-        }
-    }
-
-    /// The messages. Only the last one moves its clients on, so that a connection that breaks before it misses nothing; it
-    /// also has the whole count.
-    pub(super) fn messages(self, stretch: &Stretch) -> impl Iterator<Item = Message> {
-        let Self { format, parts } = self;
-        let last = parts.len().saturating_sub(1);
-        let from = stretch.from.token();
-        parts.into_iter().enumerate().map(move |(at, Part { collector, metrics })| {
-            let (offset, conflated) = match at == last {
-                true => (&stretch.to, stretch.conflated),
-                false => (&stretch.from, stretch.conflated.map(|_| 0)),
-            };
-            let of = Conflated { from: &from, conflated };
-            let bytes = encode::newest(format, &offset.token(), of, &collector, &metrics);
-            Message { bytes, offset: offset.clone(), is_last: at == last }
-        })
-    }
+        let of = Conflated { from: &from, conflated };
+        let bytes = encode::newest(format, &offset.token(), of, &collector, &metrics);
+        Message { bytes, offset: offset.clone(), is_last: at == last }
+    })
 }

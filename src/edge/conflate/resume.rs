@@ -10,19 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
-use super::parts::{Encoded, Parts, Stretch};
+use super::parts::{Encoded, Stretch, messages};
 use crate::edge::Shared;
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::books::{Fates, Passage};
-use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::compress::Compressor;
-use crate::edge::doorbell::{Doorbell, SessionKey};
 use crate::edge::encode;
+use crate::edge::feed::{Fed, Feeder, Joined, Over};
 use crate::edge::hub::{Head, Hub};
+use crate::edge::replay::portion::Portion;
+use crate::edge::resolve::First;
 use crate::edge::ring::Index;
-use crate::edge::series::Group;
+use crate::edge::series::{Group, Parts};
+use crate::edge::snapshot::delivery::Delivery;
 use crate::edge::view::{Cursor, View};
 use crate::edge::wire::Wire;
 use crate::ops::meters::ReplayOutcome;
@@ -48,13 +49,13 @@ pub(crate) struct Resume {
     pub(crate) at: Offset,
     /// It asked for whatever there is: what is missing is no loss.
     pub(crate) quiet: bool,
+    /// Where something is lost to the session, it wants the last values instead.
+    pub(crate) snapshots: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
     pub(crate) outcome: Option<ReplayOutcome>,
-    pub(crate) feed: mpsc::Sender<Fed>,
-    pub(crate) doorbell: Arc<Doorbell>,
-    pub(crate) session: SessionKey,
+    pub(crate) feeder: Feeder,
 }
 
 /// Parts that a view has made lately, each once however many sessions ask for it.
@@ -79,14 +80,11 @@ impl Part {
     /// What a session that has the part has been told: a gap may reach further than what is known of it.
     pub(super) fn at_end(&self) -> Offset {
         match &self.batch {
-            Some(batch) => (**batch.end()).clone(),
+            Some(batch) => (*batch.end().1).clone(),
             None => self.at.clone(),
         }
     }
 }
-
-/// The session is gone.
-struct Over;
 
 impl KeptParts {
     /// Forgets them, unless somebody is making one.
@@ -99,19 +97,14 @@ impl KeptParts {
 
 impl Resume {
     /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self) {
-        let tracker = self.shared.tasks.clone();
-        tracker.spawn(async move {
-            let feed = self.feed.clone();
-            // A session that leaves ends whatever this waits for.
-            tokio::select! {
-                () = feed.closed() => {}
-                _ = self.run() => {}
-            }
-        });
+    pub(crate) fn spawn(self, first: First) {
+        let (tracker, wanted) = (self.shared.tasks.clone(), self.feeder.wanted());
+        // A session that leaves ends whatever this waits for.
+        tracker.spawn(Feeder::while_wanted(wanted, self.run(first)));
     }
 
-    async fn run(mut self) -> Result<(), Over> {
+    async fn run(mut self, first: First) -> Result<(), Over> {
+        self.begin(first).await?;
         let heads = self.hub.watch_head();
         let mut resets = self.resets;
         // Ahead of what the session was told, where nothing has matched.
@@ -124,13 +117,13 @@ impl Resume {
             let head = heads.borrow().clone();
             let was_reset = std::mem::replace(&mut resets, head.resets) != head.resets;
             if let Some(start) = self.reset_to(&head, was_reset) {
-                self.announce(start, GapReason::Reset).await?;
+                self.lose(start, GapReason::Reset).await?;
                 since = self.at.clone();
             } else if since == *place {
                 return self.join(cursor, index, place).await;
             } else if since.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
                 // Nothing is made before there is room for it.
-                drop(self.feed.reserve().await.map_err(|_| Over)?);
+                self.feeder.asked().await?;
                 since = self.send_part(since, &place).await?;
             } else if since.is_at_or_before(&head.offset) {
                 // The view comes here with its next flush.
@@ -142,13 +135,43 @@ impl Resume {
         }
     }
 
-    async fn join(self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
+    /// Sends what comes before everything else. What is missing here is lost, whatever the log still holds.
+    async fn begin(&mut self, first: First) -> Result<(), Over> {
+        let is_missing = |at: &Offset| self.hub.with_series(|series| series.incomplete_after(at).is_some());
+        match first {
+            First::Snapshot => self.take_snapshot(None).await,
+            First::Lost(reason) => self.take_snapshot(Some(reason)).await,
+            First::Nothing if self.snapshots && is_missing(&self.at) => {
+                let same_log = self.hub.head().offset.epoch == self.at.epoch;
+                let reason = if same_log { GapReason::Retention } else { GapReason::Reset };
+                self.take_snapshot(Some(reason)).await
+            }
+            First::Nothing => Ok(()),
+        }
+    }
+
+    /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.
+    async fn lose(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
+        if self.snapshots { self.take_snapshot(Some(reason)).await } else { self.announce(to, reason).await }
+    }
+
+    /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
+    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
+        lost.into_iter().for_each(|reason| self.count(reason));
+        let at = Arc::new(self.at.clone());
+        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &at };
+        self.at = (*delivery.send(&mut self.feeder, lost).await?).clone();
+        self.quiet = false;
+        Ok(())
+    }
+
+    async fn join(mut self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
         if let Some(outcome) = self.outcome {
             self.shared.node.meters.replay_requests.of(outcome).increment(1);
         }
         // What lies between was not for it: there was nothing to send.
         let steps = self.at.positions_to(&at);
-        self.send(Fed::Joined(Joined { cursor, index, at, steps, unheld: 0 })).await
+        self.feeder.give(Fed::Joined(Joined { cursor, index, at, steps })).await
     }
 
     /// Where the session has to begin anew, if the log is another one than that of its place.
@@ -168,7 +191,7 @@ impl Resume {
         for shard in (0..self.at.sequences.len() as u16).map(Shard) {
             let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
             if bounds.last < self.at.sequence(shard) {
-                return self.announce((*head.offset).clone(), GapReason::Reset).await;
+                return self.lose((*head.offset).clone(), GapReason::Reset).await;
             }
         }
         Ok(())
@@ -181,7 +204,7 @@ impl Resume {
             self.count(GapReason::Retention);
         }
         if let Some(batch) = &part.batch {
-            self.send(Fed::Frames(Box::new(batch.clone()))).await?;
+            self.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;
         }
         self.quiet = false;
         self.at = part.at_end();
@@ -217,7 +240,7 @@ impl Resume {
         self.count(reason);
         let frame = gap_frame(self.view.key().wire, &from, Arc::new(self.at.clone()), reason);
         match Batch::new(vec![frame]) {
-            Some(batch) => self.send(Fed::Frames(Box::new(batch))).await,
+            Some(batch) => self.feeder.give(Fed::Portion(Portion::of(batch))).await,
             None => Ok(()),
         }
     }
@@ -231,12 +254,6 @@ impl Resume {
                 _ => *outcome,
             };
         }
-    }
-
-    async fn send(&self, fed: Fed) -> Result<(), Over> {
-        self.feed.send(fed).await.map_err(|_| Over)?;
-        self.doorbell.ready(self.session);
-        Ok(())
     }
 }
 
@@ -273,7 +290,7 @@ pub(super) fn make(
     let to = Arc::new(from.latest_of(&changes.to));
     let stretch = Stretch { from, to, conflated: None };
     let fates = stretch.fates(changes.envelopes, u64::MAX);
-    frames.extend(parts.messages(&stretch).map(|message| {
+    frames.extend(messages(parts, &stretch).map(|message| {
         let fates = if message.is_last { fates } else { Fates::default() };
         let at = message.is_last.then_some(&*message.offset);
         let bytes = compressor.own(message.bytes, key.wire, at);

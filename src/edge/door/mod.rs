@@ -74,8 +74,8 @@ impl Edge {
             (ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 5))
         })?;
         // Only for clients that have their place: finding an old one costs reads of the log.
-        let place =
-            resolve(&self.shared, hub, subscription.from.clone()).await.map_err(|e| away(e.to_string()))?;
+        let (from, snapshots) = (subscription.from.clone(), subscription.snapshot);
+        let place = resolve(&self.shared, hub, from, snapshots).await.map_err(|e| away(e.to_string()))?;
         Ok(Admitted { place, admission })
     }
 
@@ -107,9 +107,9 @@ fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Refusal> {
     Ok(parameters.0)
 }
 
-/// What a request asks for.
-fn subscription(parameters: &[(String, String)]) -> Result<Subscription, Refusal> {
-    Subscription::from_query(parameters).map_err(|error| bad_request(error.code.as_str(), error.message))
+/// What a request asks for. Its transport may have parameters of its `own`.
+fn subscription(parameters: &[(String, String)], own: &[&str]) -> Result<Subscription, Refusal> {
+    Subscription::from_query(parameters, own).map_err(|error| bad_request(error.code.as_str(), error.message))
 }
 
 fn bad_request(code: &'static str, message: impl Into<String>) -> Refusal {

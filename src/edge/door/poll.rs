@@ -31,13 +31,15 @@ use crate::ops::reply::ApiError;
 use crate::proto::event_stream::{Event, Reader};
 use crate::proto::message::{Format, kind};
 
+/// A parameter of the request, and not of the session.
+const TIMEOUT: &str = "timeout";
 /// How long a request waits for something new, unless it says so itself: below the half minute after which the first
 /// proxies give up.
 const TIMEOUT_DEFAULT_S: u64 = 25;
 /// Longer silence is more than most proxies suffer: nginx's default is as long.
 const TIMEOUT_MAX_S: u64 = 60;
-/// A client that asks for an old place waits so long for the log at least: answers that come before it are empty, however
-/// often it asks.
+/// A session that is on its way from an old place says within so long how far it has got, even if it has found nothing: an
+/// answer that did not wait for that would lead back to where it began, however often its client asks.
 const CATCH_UP_MIN: Duration = Duration::from_secs(10);
 /// What comes so soon after the first news goes along, where more always comes.
 const LINGER: Duration = Duration::from_millis(50);
@@ -56,9 +58,9 @@ pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: U
 
 async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
     let began = Instant::now();
-    let mut parameters = parameters(uri)?;
-    let timeout = take_timeout(&mut parameters)?;
-    let subscription = subscription(&parameters)?;
+    let parameters = parameters(uri)?;
+    let subscription = subscription(&parameters, &[TIMEOUT])?;
+    let timeout = timeout(&parameters)?;
     let Admitted { place, admission } = edge.admit(&subscription).await?;
     let (socket, reader) = Socket::pipe();
     if method == Method::HEAD {
@@ -79,13 +81,11 @@ async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refus
         .into_response())
 }
 
-/// `timeout`, which is a parameter of the request and not of the session.
-fn take_timeout(parameters: &mut Vec<(String, String)>) -> Result<Duration, Refusal> {
-    let mut given = parameters.extract_if(.., |(name, _)| name == "timeout").map(|(_, value)| value);
-    let Some(value) = given.next() else { return Ok(Duration::from_secs(TIMEOUT_DEFAULT_S)) };
-    if given.next().is_some() {
-        return Err(bad_request("bad_parameter", "the parameter `timeout` is given twice"));
-    }
+/// How long the request may take.
+fn timeout(parameters: &[(String, String)]) -> Result<Duration, Refusal> {
+    let Some((_, value)) = parameters.iter().find(|(name, _)| name == TIMEOUT) else {
+        return Ok(Duration::from_secs(TIMEOUT_DEFAULT_S));
+    };
     match value.parse() {
         Ok(seconds @ 0..=TIMEOUT_MAX_S) => Ok(Duration::from_secs(seconds)),
         _ => {
@@ -138,9 +138,9 @@ struct Found {
     next: Option<String>,
     /// Since when there is something to answer with at once.
     news_since: Option<Instant>,
-    /// The session has had everything there was.
+    /// The session has had everything there was, or has said how far it is on its way.
     is_current: bool,
-    /// The session has just had everything.
+    /// It has just said so.
     is_at_end: bool,
 }
 

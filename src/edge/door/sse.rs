@@ -43,7 +43,7 @@ pub(super) async fn connect(
 async fn open(edge: &Edge, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refusal> {
     let mut parameters = parameters(uri)?;
     resume_from_last_event(&mut parameters, headers)?;
-    let subscription = subscription(&parameters)?;
+    let subscription = subscription(&parameters, &[])?;
     let Admitted { place, admission } = edge.admit(&subscription).await?;
     let (socket, reader) = Socket::pipe();
     if method == Method::GET {

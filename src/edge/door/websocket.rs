@@ -65,7 +65,7 @@ async fn accept(
     })?;
     let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
         .map_err(|error| (ConnectFailure::BadRequest, error))?;
-    let subscription = subscription(&parameters(request.uri())?)?;
+    let subscription = subscription(&parameters(request.uri())?, &[])?;
     let admitted = edge.admit(&subscription).await?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";

@@ -24,11 +24,13 @@ use crate::proto::offset::{Offset, Sequence, Shard};
 mod changes;
 mod channels;
 mod extract;
+mod parts;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use changes::Changed;
-pub(crate) use extract::Group;
+pub(crate) use extract::{Extract, Group};
+pub(crate) use parts::{Part, Parts};
 
 /// What a series costs besides its texts: its node, its slot in the table, and what three allocations waste.
 const SERIES_OVERHEAD_BYTES: usize = 200;

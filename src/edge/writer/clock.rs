@@ -16,7 +16,7 @@ use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
 /// Between two ticks. Each looks at one part of the sessions, so that thousands of heartbeats are spread over a second
 /// instead of holding up the data once in a second.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// A poll that waits hears its place so often: what its client comes back with at its end is this old at most.
+/// A poll that waits hears a new place so often: what its client comes back with at its end is this old at most.
 const POLL_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Parts: every session is looked at once in a second.
 const PARTS: usize = 20;
@@ -32,7 +32,11 @@ pub(super) struct Clock {
 impl Clock {
     /// A heartbeat; false when too much is waiting.
     fn tell_place(&mut self, session: &mut Session, now: Instant) -> bool {
-        (session.offset_sent, session.untold) = (now, false);
+        session.offset_sent = now;
+        if session.placeless {
+            return true;
+        }
+        session.untold = false;
         let token = session.at.token();
         if self.heartbeat.as_ref().is_none_or(|(same, _)| *same != token) {
             let said = Said::of(&ServerMessage::Heartbeat { offset: &token });
@@ -90,9 +94,11 @@ impl Writer {
         let now = self.turn.now;
         let Some(session) = self.table.get(key) else { return };
         session.note_idle(head);
-        let place_due = if session.transport == Transport::Poll { POLL_HEARTBEAT } else { heartbeat };
+        let untold = now.saturating_duration_since(session.offset_sent);
         let mut fits = true;
-        if now.saturating_duration_since(session.offset_sent) >= place_due {
+        // One that is still on its way too: its client goes on from there if its time ends before.
+        let polls_for_long = session.transport == Transport::Poll && untold >= POLL_HEARTBEAT;
+        if untold >= heartbeat || (polls_for_long && session.untold) {
             fits &= self.clock.tell_place(session, now);
         }
         if now.saturating_duration_since(session.ping_sent) >= heartbeat {

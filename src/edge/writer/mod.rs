@@ -5,6 +5,7 @@
 //! can be written again; nothing is retried in a loop. There is no task per session: none is woken per message and
 //! client, and an idle session costs its struct and its socket.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ use crate::edge::catch_up::{CatchUp, Quiet};
 use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
+use crate::edge::feed::Feed;
 use crate::edge::hub::{Attachment, Hub, Start};
 use crate::edge::outbox::Outbox;
-use crate::edge::resolve::Place;
+use crate::edge::resolve::{First, Place};
 use crate::edge::session::{Mode, Session};
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
@@ -80,6 +82,8 @@ pub(crate) struct Writer {
     clock: Clock,
     /// Sessions of each wave of a drain.
     wave: Option<usize>,
+    /// Sessions that catch up and have something to write, in the order of their turns.
+    queue: VecDeque<SessionKey>,
     /// Kept to be used again; empty between two uses.
     ready: Vec<SessionKey>,
     buffer: Vec<u8>,
@@ -95,6 +99,7 @@ impl Writer {
             turn: Turn::new(),
             clock: Clock::default(),
             wave: None,
+            queue: VecDeque::new(),
             ready: Vec::new(),
             buffer: vec![0; receive::READ_BYTES],
         }
@@ -138,6 +143,7 @@ impl Writer {
                 // From the end of the flush on: one that takes longer than the throttle would void it otherwise.
                 flushed = Instant::now();
             }
+            self.feed_some();
             self.turn.end(&self.shared);
             // A writer whose bell never stops must not keep the other tasks of its thread from their work.
             tokio::task::yield_now().await;
@@ -188,16 +194,20 @@ impl Writer {
             heard: now,
             inbound: None,
             deaf: false,
+            snapshots: false,
+            placeless: false,
             untold: true,
+            queued: false,
             _admission: admission,
         });
         let name = format!("{name:016x}");
         let (stale, wire) = (self.shared.stale(), view.wire);
         self.begin(key, start, place, |shared, offset, outbox| {
+            let offset = offset.map(Offset::token);
             let welcome = ServerMessage::Welcome {
                 node: &shared.node.id,
                 session: &name,
-                offset: &offset.token(),
+                offset: offset.as_deref(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
             };
             let mut fits = true;
@@ -237,15 +247,16 @@ impl Writer {
         &mut self,
         key: SessionKey,
         start: Start,
-        Place { gap, quiet, replay, .. }: Place,
-        first: impl FnOnce(&Shared, &Offset, &mut Outbox) -> bool,
+        Place { gap, quiet, replay, snapshots, first, .. }: Place,
+        say: impl FnOnce(&Shared, Option<&Offset>, &mut Outbox) -> bool,
     ) {
         let shared = self.shared.clone();
         let Some(session) = self.table.get(key) else { return };
         // A client that loses its connection before it reads the gap must meet the gap again: what it learns first is
         // the place before it.
         let known = gap.as_ref().map_or(&*session.at, |(from, _)| from);
-        let mut fits = first(&shared, known, &mut session.outbox);
+        (session.snapshots, session.placeless) = (snapshots, first == First::Snapshot);
+        let mut fits = say(&shared, Some(known).filter(|_| !session.placeless), &mut session.outbox);
         if let Some((from, reason)) = &gap {
             session.books.begin_with_gap(from, &session.at);
             fits &= session.outbox.put_control(encode::gap(session.wire(), from, &session.at, *reason));
@@ -254,7 +265,7 @@ impl Writer {
         session.offset_sent = self.turn.now;
         session.quiet = quiet && matches!(start, Start::CatchUp);
         match start {
-            Start::Live(cursor, index) => {
+            Start::Live(cursor, index) if first == First::Nothing => {
                 session.mode = Mode::Live(cursor);
                 session.index = index;
                 self.table.enter_group(key);
@@ -262,40 +273,27 @@ impl Writer {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::CatchUp => self.feed(key, replay),
+            Start::Live(..) | Start::CatchUp => self.feed(key, first, replay),
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
     /// Has a session fed from its place until it can join its view.
-    fn feed(&mut self, key: SessionKey, outcome: Option<ReplayOutcome>) {
-        let (hub, shared, doorbell) = (self.hub.clone(), self.shared.clone(), self.doorbell.clone());
+    fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>) {
+        let (hub, shared) = (self.hub.clone(), self.shared.clone());
         let Some(session) = self.table.get(key) else { return };
-        let (feed, fed) = mpsc::channel(1);
-        session.mode = Mode::CatchingUp(fed, None);
+        let (feed, feeder) = Feed::new(self.doorbell.clone(), key);
+        session.mode = Mode::CatchingUp(Box::new(feed));
         session.index = 0;
-        let (view, at) = (session.seat.view().clone(), (*session.at).clone());
-        let (quiet, resets) = (session.quiet, hub.head().resets);
+        let (view, at) = (session.seat.view().clone(), session.at.clone());
+        let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
         if view.key().interval_ms.is_some() {
-            return Resume { shared, hub, view, at, quiet, resets, outcome, feed, doorbell, session: key }
-                .spawn();
+            let at = (*at).clone();
+            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
+        } else {
+            let quiet = Quiet::all(quiet);
+            CatchUp { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
         }
-        let (quiet, steps, unheld) = (Quiet::all(quiet), 0, 0);
-        CatchUp {
-            shared,
-            hub,
-            view,
-            at,
-            quiet,
-            steps,
-            unheld,
-            resets,
-            outcome,
-            feed,
-            doorbell,
-            session: key,
-        }
-        .spawn();
     }
 
     fn control(&mut self, key: SessionKey, frame: Bytes) {
@@ -329,8 +327,8 @@ impl Writer {
             if wire == Wire::Events {
                 session.outbox.put_last(encode::retry(reconnect_after_ms));
             }
-            let offset = session.at.token();
-            let goodbye = ServerMessage::Goodbye { reason, offset: &offset, reconnect_after_ms };
+            let offset = (!session.placeless).then(|| session.at.token());
+            let goodbye = ServerMessage::Goodbye { reason, offset: offset.as_deref(), reconnect_after_ms };
             session.outbox.put_last(encode::server(wire, &goodbye));
         }
         session.outbox.put_last(encode::close(wire, code, reason));

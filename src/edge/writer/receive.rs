@@ -12,7 +12,7 @@ use super::Writer;
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
 use crate::edge::inbound::{Inbound, MESSAGES_PER_SECOND, Request};
-use crate::edge::resolve::resolve;
+use crate::edge::resolve::{Place, resolve};
 use crate::edge::session::{Mode, Session};
 use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
@@ -159,28 +159,32 @@ impl Writer {
                 let subscription = change.apply(&session.subscription());
                 let view = ViewKey::of(&subscription, session.wire());
                 match subscription.from {
-                    Some(from) => self.find_place(key, id, view, from),
-                    None => self.attach(key, &view, None, ack(id.as_ref())),
+                    Some(from) => self.find_place(key, id, view, from, subscription.snapshot),
+                    None => {
+                        let place = subscription.snapshot.then(Place::snapshot);
+                        self.attach(key, &view, place, ack(id.as_ref()));
+                    }
                 }
             }
-            Ok(ClientMessage::Replay { id, from }) => {
+            Ok(ClientMessage::Replay { id, from, snapshot }) => {
                 let Some(session) = self.table.get(key) else { return };
                 let view = session.seat.view().key().clone();
-                self.find_place(key, id, view, from);
+                let snapshots = snapshot.unwrap_or(session.snapshots);
+                self.find_place(key, id, view, from, snapshots);
             }
             Err(MessageError { id, code, message }) => self.refuse(key, id, code, &message),
         }
     }
 
     /// Has the place looked up that a client asks for. Only the log may know it.
-    fn find_place(&mut self, key: SessionKey, id: Option<Id>, view: ViewKey, from: From) {
+    fn find_place(&mut self, key: SessionKey, id: Option<Id>, view: ViewKey, from: From, snapshots: bool) {
         let (shared, hub, doorbell) = (self.shared.clone(), self.hub.clone(), self.doorbell.clone());
         let (mut answer, place) = oneshot::channel();
         self.shared.tasks.spawn(async move {
             let place = tokio::select! {
                 // The session is gone.
                 () = answer.closed() => return,
-                place = resolve(&shared, &hub, Some(from)) => place,
+                place = resolve(&shared, &hub, Some(from), snapshots) => place,
             };
             let place = place.map_err(|error| format!("{error}; nothing has changed, try again"));
             if answer.send(place).is_ok() {
@@ -245,7 +249,8 @@ impl Session {
     /// What the client has asked for so far.
     fn subscription(&self) -> Subscription {
         let ViewKey { filters, format, interval_ms, .. } = self.seat.view().key().clone();
-        Subscription { filters, format, interval_ms, ..Subscription::default() }
+        let snapshot = self.snapshots;
+        Subscription { filters, format, interval_ms, snapshot, ..Subscription::default() }
     }
 }
 

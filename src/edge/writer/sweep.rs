@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use super::table::GroupIndex;
@@ -12,10 +11,10 @@ use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
 use crate::edge::batch::Batch;
 use crate::edge::books::{Fates, Passage, Settled};
-use crate::edge::catch_up::{Fed, Joined};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
-use crate::edge::resolve::now_ns;
+use crate::edge::feed::{Found, Joined};
+use crate::edge::resolve::{First, now_ns};
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
@@ -34,9 +33,11 @@ const COLLECTED_MAX: usize = 8;
 
 /// Views of a sweep whose latency is recorded: few against a thousand clients, enough for a histogram.
 const LATENCY_SAMPLES_MAX: usize = 8;
-
-/// Why a client is sent away whose replay ended before it was complete, which is a fault of this program.
-const FEED_BROKE_OFF: &str = "the replay broke off: connect again";
+/// Bytes for sessions that catch up, before those that are live are looked after again: a crowd that comes back costs them
+/// some tenths of a millisecond each time.
+const FEED_BYTES_PER_TURN: usize = 256 * 1024;
+/// What a portion counts at least, for those with little or nothing in them.
+const FEED_BYTES_MIN: usize = 1024;
 
 /// What a writer knows while it works through its sessions once.
 pub(super) struct Turn {
@@ -47,6 +48,8 @@ pub(super) struct Turn {
     pub(super) settled: Settled,
     /// Frames collected for cursors of views.
     collected: Vec<Collected>,
+    /// Bytes that sessions which catch up may still write; none outside of their part of the turn.
+    feed_left: usize,
 }
 
 struct Collected {
@@ -60,6 +63,7 @@ struct Collected {
 struct Sent {
     messages: u64,
     bytes: u64,
+    replayed: u64,
 }
 
 /// What a session needs after a step.
@@ -80,6 +84,10 @@ enum Next {
     Join(Joined),
     /// To be closed: it could not be fed.
     Fail(String),
+    /// To be sent away: it keeps what others wait for.
+    TooSlow(&'static str),
+    /// Its turn among those that catch up.
+    Queue,
 }
 
 impl Turn {
@@ -89,16 +97,18 @@ impl Turn {
             sent: Sent::default(),
             settled: Settled::default(),
             collected: Vec::with_capacity(COLLECTED_MAX),
+            feed_left: 0,
         }
     }
 
     /// Makes known what was sent, and forgets what was collected.
     pub(super) fn end(&mut self, shared: &Shared) {
         self.collected.clear();
-        let Sent { messages, bytes } = std::mem::take(&mut self.sent);
+        let Sent { messages, bytes, replayed } = std::mem::take(&mut self.sent);
         if bytes > 0 {
             shared.node.meters.messages_sent.increment(messages);
             shared.node.meters.bytes_sent.increment(bytes);
+            shared.node.meters.replayed_bytes.increment(replayed);
         }
         let settled = std::mem::take(&mut self.settled);
         if !settled.is_empty() {
@@ -164,24 +174,32 @@ impl Turn {
                     Err(next) => next,
                 }
             }
-            Mode::CatchingUp(fed, feed) => {
-                if feed.is_none() {
-                    match fed.try_recv() {
-                        Ok(Fed::Frames(batch)) => session.put_feed(batch),
-                        Ok(Fed::Joined(joined)) => return Next::Join(joined),
-                        Ok(Fed::Failed(why)) => return Next::Fail(why),
-                        Err(TryRecvError::Empty) => return Next::Rest,
-                        Err(TryRecvError::Disconnected) => return Next::Fail(FEED_BROKE_OFF.to_owned()),
-                    }
-                }
-                match session.write_feed(self.now) {
-                    Some(wrote) => self.wrote(session, wrote),
-                    None => Next::Rest,
-                }
-            }
+            Mode::CatchingUp(_) => self.feed(session),
             Mode::Starting => Next::Rest,
             Mode::Closing { answered: true, .. } => Next::Remove,
             Mode::Closing { answered: false, .. } => Next::FinishWriting,
+        }
+    }
+
+    /// Writes what comes next for a session that catches up.
+    fn feed(&mut self, session: &mut Session) -> Next {
+        match session.look_for_feed() {
+            Some(Found::Joined(joined)) => Next::Join(joined),
+            Some(Found::Failed(why)) => Next::Fail(why),
+            Some(Found::TooSlow(why)) => Next::TooSlow(why),
+            Some(Found::Nothing) | None => Next::Rest,
+            Some(Found::Portion { .. }) if self.feed_left == 0 => Next::Queue,
+            Some(Found::Portion { .. }) => {
+                let before = self.sent.bytes;
+                let next = match session.write_feed(self.now) {
+                    Some(wrote) => self.wrote(session, wrote),
+                    None => Next::Step,
+                };
+                let bytes = self.sent.bytes - before;
+                self.sent.replayed += bytes;
+                self.feed_left = self.feed_left.saturating_sub((bytes as usize).max(FEED_BYTES_MIN));
+                next
+            }
         }
     }
 
@@ -250,6 +268,7 @@ impl Writer {
                 Next::Park => {
                     session.blocked_since.get_or_insert(self.turn.now);
                     session.behind = true;
+                    session.lay_feed_aside();
                     if !session.watch_writable() {
                         return;
                     }
@@ -257,22 +276,48 @@ impl Writer {
                 Next::Remove => return self.end(key),
                 Next::FinishWriting => return session.socket.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
-                Next::Join(Joined { cursor, index, at, steps, unheld }) => {
-                    session.pass_to(steps, &Passage::default().behind_unheld(unheld));
+                Next::Join(Joined { cursor, index, at, steps }) => {
+                    session.pass_to(steps, &Passage::default());
                     session.mode = Mode::Live(cursor);
                     session.index = index;
                     session.at = at;
                     // It has everything there was; that its socket has blocked on the way says nothing.
                     session.behind = false;
                     session.quiet = false;
+                    session.placeless = false;
                     session.untold = true;
                     self.table.enter_group(key);
                 }
                 Next::Fail(why) => return self.close(key, CloseCode::Internal, &why, None),
+                Next::TooSlow(why) => return self.drop_slow(key, why),
+                Next::Queue => {
+                    if !std::mem::replace(&mut session.queued, true) {
+                        self.queue.push_back(key);
+                    }
+                    return;
+                }
             }
         }
         // Others first; this one goes on at the next turn.
         self.doorbell.ready(key);
+    }
+
+    /// Gives sessions that catch up what they were fed, in the order in which they became ready, as much as live ones may
+    /// be kept waiting for; the others have their turn after them.
+    pub(super) fn feed_some(&mut self) {
+        self.turn.feed_left = FEED_BYTES_PER_TURN;
+        while self.turn.feed_left > 0
+            && let Some(key) = self.queue.pop_front()
+        {
+            if let Some(session) = self.table.get(key) {
+                session.queued = false;
+                self.pump(key);
+            }
+        }
+        self.turn.feed_left = 0;
+        if !self.queue.is_empty() {
+            self.doorbell.ring();
+        }
     }
 
     /// The frames at a session's cursor are gone.
@@ -281,16 +326,20 @@ impl Writer {
         // Newest values are no loss to be overtaken by: what has changed meanwhile is what it gets.
         if session.seat.view().key().interval_ms.is_some() {
             self.table.leave_group(key);
-            return self.feed(key, None);
+            return self.feed(key, First::Nothing, None);
         }
         // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
-            return self.feed(key, None);
+            return self.feed(key, First::Nothing, None);
         }
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
+        }
+        if session.snapshots {
+            self.table.leave_group(key);
+            return self.feed(key, First::Lost(GapReason::Slow), None);
         }
         let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::subscription::{FROM_EXPECTED, Format, From, SubscriptionChange, interval_text, snapshot_text};
+use super::subscription::{
+    FROM_EXPECTED, Format, From, SubscriptionChange, check_snapshot, interval_text, snapshot_text,
+};
 use super::{ErrorCode, MessageError, listed, quoted};
 use crate::proto::filter::FilterSet;
 
@@ -36,6 +38,8 @@ pub enum ClientMessage {
         id: Option<Id>,
         /// Where to begin.
         from: From,
+        /// See [`SubscriptionChange::snapshot`].
+        snapshot: Option<bool>,
     },
     /// Asks for a `pong`.
     Ping {
@@ -70,12 +74,14 @@ impl ClientMessage {
                 Ok(Self::Subscribe { id, change: change_of(members)? })
             }
             "replay" => {
-                refuse_unknown(members, known, &["id", "from"])?;
+                refuse_unknown(members, known, &["id", "from", "snapshot"])?;
                 let from = member(members, "from").map(from_of).transpose()?;
                 let from = from.ok_or_else(|| {
                     MessageError::new(ErrorCode::BadFrom, format!("`replay` needs `from`: {FROM_EXPECTED}"))
                 })?;
-                Ok(Self::Replay { id, from })
+                let snapshot = member(members, "snapshot").map(snapshot_of).transpose()?;
+                check_snapshot(snapshot, Some(&from))?;
+                Ok(Self::Replay { id, from, snapshot })
             }
             "ping" => {
                 refuse_unknown(members, known, &["id"])?;
@@ -135,7 +141,7 @@ fn change_of(members: &Map<String, Value>) -> Result<SubscriptionChange, Message
         interval_ms: member(members, "interval").map(interval_of).transpose()?,
         format: member(members, "format").map(format_of).transpose()?,
     };
-    change.refuse_unserved()?;
+    change.check()?;
     Ok(change)
 }
 

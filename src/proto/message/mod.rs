@@ -12,8 +12,9 @@ pub mod subscription;
 pub use client::{ClientMessage, Id};
 pub use close::{CloseCode, Reconnect};
 pub use server::{
-    Conflated, GapReason, GoodbyeReason, ServerMessage, kind, write_conflated_open,
-    write_influx_conflated_head, write_influx_head, write_metrics_open,
+    Conflated, GapReason, GoodbyeReason, ServerMessage, SnapshotPart, kind, write_conflated_open,
+    write_influx_conflated_head, write_influx_head, write_influx_snapshot_head, write_metrics_open,
+    write_snapshot_open,
 };
 pub use subscription::{Format, From, Subscription, SubscriptionChange};
 
@@ -31,7 +32,7 @@ pub enum ErrorCode {
     BadFormat,
     /// `interval` is no number of milliseconds, or too short or too long.
     BadInterval,
-    /// `snapshot` is neither true nor false.
+    /// `snapshot` is neither true nor false, or goes with a `from` that says something else.
     BadSnapshot,
     /// A parameter of the request is unknown or given twice.
     BadParameter,

@@ -15,8 +15,8 @@ pub enum ServerMessage<'a> {
         node: &'a str,
         /// The session's own id.
         session: &'a str,
-        /// Where the session begins.
-        offset: &'a str,
+        /// Where the session begins; without it, the client has no place to resume from before it has the snapshot.
+        offset: Option<&'a str>,
         /// A heartbeat comes at least this often.
         heartbeat_ms: u64,
     },
@@ -33,6 +33,8 @@ pub enum ServerMessage<'a> {
         to: &'a str,
         /// Why.
         reason: GapReason,
+        /// A snapshot at `to` follows. Until its last part has come, the client resumes from `from`.
+        snapshot: bool,
     },
     /// The log cannot be reached: silence does not mean that nothing happens.
     Stale {
@@ -64,8 +66,8 @@ pub enum ServerMessage<'a> {
     Goodbye {
         /// Why.
         reason: GoodbyeReason,
-        /// Where to resume, on any node.
-        offset: &'a str,
+        /// Where to resume, on any node. Without it, the client comes back as it came: it has not got its snapshot.
+        offset: Option<&'a str>,
         /// When to come back.
         reconnect_after_ms: u64,
     },
@@ -126,15 +128,17 @@ impl ServerMessage<'_> {
                 .number("protocol", u64::from(PROTOCOL_VERSION))
                 .text("node", node)
                 .text("session", session)
-                .text("offset", offset)
+                .text_if("offset", *offset)
                 .number("heartbeat_ms", *heartbeat_ms)
                 .close(),
             Self::Heartbeat { offset } => Object::open(out, "heartbeat").text("offset", offset).close(),
-            Self::Gap { from, to, reason } => Object::open(out, "gap")
-                .text("from", from)
-                .text("to", to)
-                .text("reason", reason.as_str())
-                .close(),
+            Self::Gap { from, to, reason, snapshot } => {
+                let gap = Object::open(out, "gap")
+                    .text("from", from)
+                    .text("to", to)
+                    .text("reason", reason.as_str());
+                if *snapshot { gap.flag("snapshot") } else { gap }.close();
+            }
             Self::Stale { since_ms } => Object::open(out, "stale").number("since_ms", *since_ms).close(),
             Self::Live => Object::open(out, "live").close(),
             Self::Error { id, code, message } => Object::open(out, "error")
@@ -146,7 +150,7 @@ impl ServerMessage<'_> {
             Self::Pong { id } => Object::open(out, "pong").id(*id).close(),
             Self::Goodbye { reason, offset, reconnect_after_ms } => Object::open(out, "goodbye")
                 .text("reason", reason.as_str())
-                .text("offset", offset)
+                .text_if("offset", *offset)
                 .number("reconnect_after_ms", *reconnect_after_ms)
                 .close(),
         }
@@ -155,10 +159,9 @@ impl ServerMessage<'_> {
     /// Where a client would resume that has read up to here, if the message tells.
     pub fn place(&self) -> Option<&str> {
         match self {
-            Self::Welcome { offset, .. } | Self::Heartbeat { offset } | Self::Goodbye { offset, .. } => {
-                Some(offset)
-            }
-            Self::Gap { to, .. } => Some(to),
+            Self::Welcome { offset, .. } | Self::Goodbye { offset, .. } => *offset,
+            Self::Heartbeat { offset } => Some(offset),
+            Self::Gap { to, snapshot, .. } => (!snapshot).then_some(to),
             Self::Stale { .. } | Self::Live | Self::Error { .. } | Self::Ack { .. } | Self::Pong { .. } => {
                 None
             }
@@ -183,6 +186,34 @@ pub fn kind(message: &[u8]) -> Option<&str> {
 /// Appends a `metrics` message up to its array; the array and `}` have to follow.
 pub fn write_metrics_open(out: &mut Vec<u8>, offset: &str, collector: &str) {
     Object::open(out, "metrics").text("offset", offset).text("collector", collector).name("metrics");
+}
+
+/// Which message of a snapshot one is. All have the place whose state they tell; a client is there when it has the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotPart<'a> {
+    /// The place.
+    pub offset: &'a str,
+    /// Counted from 1.
+    pub part: usize,
+    /// How many there are.
+    pub parts: usize,
+}
+
+/// Appends a `snapshot` message up to its array; the array and `}` have to follow.
+pub fn write_snapshot_open(out: &mut Vec<u8>, which: SnapshotPart<'_>, collector: &str) {
+    Object::open(out, "snapshot")
+        .text("offset", which.offset)
+        .number("part", which.part as u64)
+        .number("parts", which.parts as u64)
+        .text("collector", collector)
+        .name("metrics");
+}
+
+/// Appends the comment lines before a part of a snapshot in line protocol.
+pub fn write_influx_snapshot_head(out: &mut Vec<u8>, which: SnapshotPart<'_>) {
+    write_influx_head(out, which.offset);
+    // Writing text into memory cannot fail.
+    let _ = writeln!(out, "# snapshot {}/{}", which.part, which.parts);
 }
 
 /// What metrics with an `interval` stand for: each series' newest value of a range of the log.
@@ -245,6 +276,19 @@ impl<'a> Object<'a> {
         let object = self.name(name);
         // Writing text into memory cannot fail.
         let _ = serde_json::to_writer(&mut *object.0, text);
+        object
+    }
+
+    fn text_if(self, name: &str, text: Option<&str>) -> Self {
+        match text {
+            Some(text) => self.text(name, text),
+            None => self,
+        }
+    }
+
+    fn flag(self, name: &str) -> Self {
+        let object = self.name(name);
+        object.0.extend_from_slice(b"true");
         object
     }
 

@@ -70,8 +70,9 @@ pub struct SubscriptionChange {
 }
 
 impl Subscription {
-    /// Reads the parameters of a session's first request. `filter` may be repeated; `token` is left to others.
-    pub fn from_query(parameters: &[(String, String)]) -> Result<Self, MessageError> {
+    /// Reads the parameters of a session's first request. `filter` may be repeated; `token`, and what a transport has of its
+    /// `own`, are left to others.
+    pub fn from_query(parameters: &[(String, String)], own: &[&str]) -> Result<Self, MessageError> {
         let mut filters = Vec::new();
         let mut change = SubscriptionChange::default();
         for (at, (name, value)) in parameters.iter().enumerate() {
@@ -86,11 +87,12 @@ impl Subscription {
                 "interval" => change.interval_ms = Some(interval_text(value)?),
                 "format" => change.format = Some(value.parse()?),
                 "token" => {}
+                name if own.contains(&name) => {}
                 unknown => {
                     let message = format!(
                         "the parameter {} is unknown: there are {}",
                         quoted(unknown),
-                        listed(PARAMETERS)
+                        listed(&[PARAMETERS, own].concat())
                     );
                     return Err(MessageError::new(ErrorCode::BadParameter, message));
                 }
@@ -99,7 +101,7 @@ impl Subscription {
         if !filters.is_empty() {
             change.filters = Some(FilterSet::parse(filters)?);
         }
-        change.refuse_unserved()?;
+        change.check()?;
         Ok(change.apply(&Self::default()))
     }
 }
@@ -116,17 +118,23 @@ impl SubscriptionChange {
         }
     }
 
-    /// The one place that says what the protocol has and this server does not.
-    pub(super) fn refuse_unserved(&self) -> Result<(), MessageError> {
-        let unserved = |what: &str| {
-            let message = format!("this server does not serve {what}: leave it out");
-            Err(MessageError::new(ErrorCode::Unsupported, message))
-        };
-        if self.snapshot == Some(true) {
-            return unserved("`snapshot`");
-        }
-        Ok(())
+    /// Refuses what is possible alone and impossible together.
+    pub(super) fn check(&self) -> Result<(), MessageError> {
+        check_snapshot(self.snapshot, self.from.as_ref())
     }
+}
+
+/// A snapshot is the state of now, or of where the log cannot be followed from an offset on: old places are read from the log.
+pub(super) fn check_snapshot(snapshot: Option<bool>, from: Option<&From>) -> Result<(), MessageError> {
+    let word = match from {
+        Some(From::Earliest) if snapshot == Some(true) => "`earliest`",
+        Some(From::Ago(_)) if snapshot == Some(true) => "a time span",
+        _ => return Ok(()),
+    };
+    let message = format!(
+        "`snapshot` is the state of now, and does not go with `from` = {word}: leave out one of them, or give an offset"
+    );
+    Err(MessageError::new(ErrorCode::BadSnapshot, message))
 }
 
 pub(super) const FROM_EXPECTED: &str =

@@ -17,7 +17,7 @@ fn parse(text: &str) -> Result<ClientMessage, MessageError> {
 fn query(parameters: &[(&str, &str)]) -> Result<Subscription, MessageError> {
     let owned: Vec<_> =
         parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    Subscription::from_query(&owned)
+    Subscription::from_query(&owned, &[])
 }
 
 #[track_caller]
@@ -33,12 +33,17 @@ fn server_messages_are_written_exactly() {
     let text_id = Id::Text("a\"b".into());
     for (message, expected) in [
         (
-            ServerMessage::Welcome { node: "edge-1", session: "s\n", offset: "AQ", heartbeat_ms: 15_000 },
+            ServerMessage::Welcome {
+                node: "edge-1",
+                session: "s\n",
+                offset: Some("AQ"),
+                heartbeat_ms: 15_000,
+            },
             r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s\n","offset":"AQ","heartbeat_ms":15000}"#,
         ),
         (ServerMessage::Heartbeat { offset: "AQ" }, r#"{"type":"heartbeat","offset":"AQ"}"#),
         (
-            ServerMessage::Gap { from: "A", to: "B", reason: GapReason::Slow },
+            ServerMessage::Gap { from: "A", to: "B", reason: GapReason::Slow, snapshot: false },
             r#"{"type":"gap","from":"A","to":"B","reason":"slow"}"#,
         ),
         (ServerMessage::Stale { since_ms: 10_500 }, r#"{"type":"stale","since_ms":10500}"#),
@@ -57,10 +62,23 @@ fn server_messages_are_written_exactly() {
         (
             ServerMessage::Goodbye {
                 reason: GoodbyeReason::Draining,
-                offset: "AQ",
+                offset: Some("AQ"),
                 reconnect_after_ms: 4200,
             },
             r#"{"type":"goodbye","reason":"draining","offset":"AQ","reconnect_after_ms":4200}"#,
+        ),
+        // Before a session has its snapshot, its client has no place to resume from.
+        (
+            ServerMessage::Welcome { node: "edge-1", session: "s", offset: None, heartbeat_ms: 1 },
+            r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s","heartbeat_ms":1}"#,
+        ),
+        (
+            ServerMessage::Gap { from: "A", to: "B", reason: GapReason::Slow, snapshot: true },
+            r#"{"type":"gap","from":"A","to":"B","reason":"slow","snapshot":true}"#,
+        ),
+        (
+            ServerMessage::Goodbye { reason: GoodbyeReason::Slow, offset: None, reconnect_after_ms: 1 },
+            r#"{"type":"goodbye","reason":"slow","reconnect_after_ms":1}"#,
         ),
     ] {
         assert_eq!(String::from_utf8(message.to_json()).unwrap(), expected);
@@ -78,6 +96,20 @@ fn data_frames_begin_with_their_offset() {
     let mut out = Vec::new();
     write_influx_head(&mut out, "AQ");
     assert_eq!(out, b"# offset AQ\n");
+}
+
+#[test]
+fn parts_of_a_snapshot_say_which_they_are() {
+    let which = SnapshotPart { offset: "AQ", part: 1, parts: 3 };
+    let mut out = Vec::new();
+    write_snapshot_open(&mut out, which, "web-01");
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        r#"{"type":"snapshot","offset":"AQ","part":1,"parts":3,"collector":"web-01","metrics":"#
+    );
+    let mut out = Vec::new();
+    write_influx_snapshot_head(&mut out, which);
+    assert_eq!(out, b"# offset AQ\n# snapshot 1/3\n");
 }
 
 #[test]
@@ -153,7 +185,7 @@ fn replay_and_ping_carry_their_id() {
     let text = format!(r#"{{"type":"replay","id":7,"from":"{}"}}"#, offset());
     assert_eq!(
         parse(&text),
-        Ok(ClientMessage::Replay { id: Some(Id::Number(7)), from: From::Offset(offset()) })
+        Ok(ClientMessage::Replay { id: Some(Id::Number(7)), from: From::Offset(offset()), snapshot: None })
     );
     assert_eq!(parse(r#"{"type":"ping","id":-1}"#), Ok(ClientMessage::Ping { id: Some(Id::Number(-1)) }));
     assert_eq!(parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping { id: None }));
@@ -199,7 +231,12 @@ fn a_bad_message_is_told_what_is_known() {
         ),
         (r#"{"type":"subscribe","interval":1.5}"#, BadInterval, "not `1.5`"),
         (r#"{"type":"subscribe","snapshot":"yes"}"#, BadSnapshot, "true or false, not `yes`"),
-        (r#"{"type":"subscribe","snapshot":true}"#, Unsupported, "does not serve `snapshot`"),
+        (
+            r#"{"type":"subscribe","snapshot":true,"from":"earliest"}"#,
+            BadSnapshot,
+            "does not go with `from` = `earliest`: leave out one of them",
+        ),
+        (r#"{"type":"replay","snapshot":true,"from":"-5m"}"#, BadSnapshot, "`from` = a time span"),
         (r#"{"type":"subscribe","interval":99}"#, BadInterval, "from 100 to 3600000"),
         (r#"{"type":"subscribe","interval":3600001}"#, BadInterval, "from 100 to 3600000"),
     ] {
@@ -212,7 +249,7 @@ fn an_error_carries_the_id_whenever_it_can_be_read() {
     for (text, id) in [
         (r#"{"id":5,"type":"nope"}"#, Some(Id::Number(5))),
         (r#"{"type":"subscribe","filter":"cpu","id":"q"}"#, Some(Id::Text("q".into()))),
-        (r#"{"type":"subscribe","snapshot":true,"id":3}"#, Some(Id::Number(3))),
+        (r#"{"type":"replay","snapshot":true,"from":"earliest","id":3}"#, Some(Id::Number(3))),
         (r#"{"id":5}"#, Some(Id::Number(5))),
         (r#"{"id":5"#, None),
     ] {
@@ -298,7 +335,7 @@ fn a_bad_parameter_is_named() {
         (&[("interval", "1s")], BadInterval, "not `1s`"),
         (&[("interval", "10")], BadInterval, "from 100 to 3600000, or 0 for every value, not `10`"),
         (&[("snapshot", "1")], BadSnapshot, "true or false"),
-        (&[("snapshot", "true")], Unsupported, "`snapshot`"),
+        (&[("snapshot", "true"), ("from", "-1s")], BadSnapshot, "or give an offset"),
         (&[("a\u{1b}[31m", "")], BadParameter, r"`a\u{1b}[31m` is unknown"),
     ] {
         let error = query(parameters).unwrap_err();

@@ -51,7 +51,10 @@ export const underFault = async <R extends Reader>(
     networks: [Network, Network];
     publisher: Publisher;
   }) => Promise<void>,
-  prepare: (networks: [Network, Network]) => void = () => {},
+  {
+    prepare = () => {},
+    check = assertLedger,
+  }: { prepare?: (networks: [Network, Network]) => void; check?: (reader: R, count: number) => Promise<void> } = {},
 ): Promise<void> => {
   const edges = (await Promise.all([cluster.edge(), cluster.edge()])) as [Telecast, Telecast];
   const networks = (await Promise.all(edges.map((edge) => Network.to(edge)))) as [Network, Network];
@@ -66,7 +69,7 @@ export const underFault = async <R extends Reader>(
     await act({ reader, edges, networks, publisher });
     await publisher.goesOn(20);
     await publisher.stop();
-    await assertLedger(reader, publisher.count);
+    await check(reader, publisher.count);
   } finally {
     await publisher?.stop();
     await reader?.close();
@@ -96,7 +99,7 @@ export const fallsBack = async <R extends Reader>(cluster: Cluster, open: Open<R
       networks.forEach((network) => (network.refusesUpgrades = false));
       await until("it is back on a WebSocket", async () => (await transport()) === "websocket");
     },
-    refuse,
+    { prepare: refuse },
   );
 };
 

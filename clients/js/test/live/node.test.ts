@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { connect } from "@telecast/client";
+import { connect, SeriesStore, type Options } from "@telecast/client";
 import WebSocket from "ws";
 import { Cluster, fallsBack, faults, openings, underFault } from "./faults.js";
 import { inNode, TIMING, type Reader } from "./readers.js";
-import { Publisher, until } from "./stage.js";
+import { KEYS, Publisher, until } from "./stage.js";
 
 let cluster: Cluster;
 before(async () => {
@@ -46,6 +46,76 @@ test("Node, line protocol, WebSocket: an edge that is killed costs nothing", () 
 
 test("Node: where WebSockets are refused it reads events, and returns when they are not", () =>
   fallsBack(cluster, (_network, options) => inNode(options)));
+
+/** A reader that keeps last values, too. */
+const intoStore = async (options: Options): Promise<Reader & { store: SeriesStore }> => {
+  let store: SeriesStore | undefined;
+  const reader = await inNode(options, (client) => (store = new SeriesStore(client)));
+  return { ...reader, store: store as SeriesStore };
+};
+
+/** The store has the last value of every series, and the reader had no value twice. */
+const assertState = async (reader: Reader & { store: SeriesStore }, count: number): Promise<void> => {
+  const last = Array.from({ length: KEYS }, (_, index) => count - index).sort((a, b) => a - b);
+  const found = () => [...reader.store].map(({ fields }) => Number(fields["seq"])).sort((a, b) => a - b);
+  await until("the last values", () => found().join() === last.join()).catch(() => {});
+  assert.deepEqual(found(), last, JSON.stringify(await reader.states()));
+  assert.ok([...reader.store].every(({ uncertain }) => !uncertain));
+};
+
+for (const transport of ["websocket", "sse"] as const) {
+  const options: Options = { transports: [transport], interval: 300 };
+  const open = (_network: unknown, more: Options) => intoStore(more);
+
+  test(`Node, ${transport}: newest values stay the newest when an edge is killed`, () =>
+    underFault(
+      cluster,
+      open,
+      options,
+      async ({ reader, edges, publisher }) => {
+        await edges[0].kill();
+        await publisher.goesOn(200);
+        await until("it is open again", async () => (await openings(reader)) === 2);
+      },
+      {
+        check: async (reader, count) => {
+          await assertState(reader, count);
+          const seqs = await reader.seqs();
+          assert.ok(seqs.length < count, `${seqs.length} of ${count} came: nothing was conflated`);
+          assert.equal(new Set(seqs).size, seqs.length, "a value came twice");
+        },
+      },
+    ));
+}
+
+for (const transport of ["websocket", "sse"] as const) {
+  const options: Options = { transports: [transport], snapshot: true };
+  const open = (_network: unknown, more: Options) => intoStore(more);
+
+  test(`Node, ${transport}: last values and what follows them add up, whenever one joins and whatever is killed`, async () => {
+    // Joined under load, one by one: each at a place of its own.
+    const late: Awaited<ReturnType<typeof intoStore>>[] = [];
+    await underFault(
+      cluster,
+      open,
+      options,
+      async ({ edges, networks, publisher }) => {
+        for (let joined = 0; joined < 20; joined++) {
+          late.push(await intoStore({ ...options, filter: publisher.filter, urls: networks.map(({ url }) => url) }));
+          await publisher.goesOn(1);
+        }
+        await edges[0].kill();
+        await publisher.goesOn(50);
+      },
+      {
+        check: async (reader, count) => {
+          for (const one of [reader, ...late]) await assertState(one, count);
+        },
+      },
+    );
+    for (const one of late) await one.close();
+  });
+}
 
 /** Reads with a loop that takes its time, and keeps no more than a few messages. */
 const slowly = async (options: Parameters<typeof connect>[0]): Promise<Reader> => {

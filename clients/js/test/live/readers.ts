@@ -15,9 +15,6 @@ export interface Reader {
   close(): Promise<void>;
 }
 
-/** Opens a reader: a place where clients run. */
-export type OpenReader = (options: Options) => Promise<Reader>;
-
 /** Times that fit the heartbeats of these tests' edges. */
 export const TIMING = {
   backoffBaseMs: 200,
@@ -56,8 +53,11 @@ const record = (client: Client) => {
   return book;
 };
 
-export const inNode: OpenReader = async (options) => {
-  const book = record(connect({ WebSocket, timing: TIMING, ...options }));
+/** In this process. `also` listens, too, and misses nothing. */
+export const inNode = async (options: Options, also: (client: Client) => void = () => {}): Promise<Reader> => {
+  const client = connect({ WebSocket, timing: TIMING, ...options });
+  also(client);
+  const book = record(client);
   return {
     seqs: async () => book.seqs,
     states: async () => book.states,

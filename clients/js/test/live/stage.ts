@@ -158,7 +158,10 @@ export class Telecast extends Process {
   }
 }
 
-/** Publishes `ledger seq=1i`, `seq=2i`, … of one collector, and knows how many the log has. */
+/** Series that a publisher has. */
+export const KEYS = 20;
+
+/** Publishes `ledger seq=1i`, `seq=2i`, … of one collector, in turn for each of {@link KEYS} series. */
 export class Publisher {
   /** What the log has acknowledged. */
   count = 0;
@@ -177,7 +180,7 @@ export class Publisher {
     while (this.#running) {
       const lines = Array.from({ length: 1 + Math.floor(Math.random() * 3) }, (_, i) => {
         const seq = this.count + 1 + i;
-        return `ledger,host=${this.collector} seq=${seq}i ${start + BigInt(seq)}`;
+        return `ledger,host=${this.collector},key=${seq % KEYS} seq=${seq}i ${start + BigInt(seq)}`;
       });
       const response = await fetch(`${this.ingest.url}/api/v1/write`, { method: "POST", body: lines.join("\n") });
       if (response.status !== 204)

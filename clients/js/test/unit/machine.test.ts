@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import type { Action } from "../../src/machine.js";
 import { reconnect } from "../../src/protocol.js";
 import { HEARTBEAT_MS, Rig } from "./rig.js";
 
@@ -234,6 +235,21 @@ test("closed is closed", () => {
   rig.lose().pass(3_600_000).machine.start(rig.now);
   rig.machine.wake(rig.now);
   assert.deepEqual(rig.took(), []);
+});
+
+test("a listener may close the client from any event", () => {
+  for (const end of ["connecting", "open", "waiting"]) {
+    const rig = new Rig();
+    const close = (action: Action) => action.type === "state" && action.state.state === end && rig.machine.close();
+    rig.onAction = close;
+    rig.start();
+    if (end !== "connecting") rig.welcome();
+    if (end === "waiting") rig.lose();
+    rig.took();
+    rig.pass(600_000);
+    assert.deepEqual([rig.state, rig.took()], ["closed", []], end);
+    assert.equal(rig.isOpen, false, end);
+  }
 });
 
 test("a reader that is behind stops the connection, and goes on where it was", () => {

@@ -11,7 +11,7 @@ const reconnected = (rig: Rig) => rig.lose().retry();
 
 test("a snapshot that broke off is asked for again", () => {
   for (const until of [0, 1, 2]) {
-    const rig = withSnapshot().welcome("S");
+    const rig = withSnapshot().welcome(null);
     for (let part = 1; part <= until; part++) rig.snapshot(part, 3);
     reconnected(rig);
     assert.deepEqual([rig.asked("snapshot"), rig.asked("from")], ["true", null], `after ${until} of 3 parts`);
@@ -20,38 +20,53 @@ test("a snapshot that broke off is asked for again", () => {
 });
 
 test("a snapshot that came in full is where a session resumes", () => {
-  const rig = withSnapshot().welcome("S").snapshot(1, 2).snapshot(2, 2);
+  const rig = withSnapshot().welcome(null).snapshot(1, 2).snapshot(2, 2);
   assert.equal(rig.machine.offset, "S");
   assert.equal(reconnected(rig).asked("from"), "S");
 });
 
-test("without a snapshot, because nothing matched, the first message or a later heartbeat is", () => {
-  const rig = withSnapshot().welcome("S").say({ type: "heartbeat", offset: "S" });
-  assert.equal(rig.machine.offset, undefined, "the snapshot may still come");
-  rig.say({ type: "heartbeat", offset: "H" });
-  assert.equal(rig.machine.offset, "H");
-  assert.equal(withSnapshot().welcome("S").metrics("M").machine.offset, "M");
+test("so it is in line protocol", () => {
+  const rig = withSnapshot().welcome(null);
+  rig.say({ type: "lines", offset: "S", lines: "", part: 1, parts: 2 });
+  assert.equal(rig.machine.offset, undefined);
+  rig.say({ type: "lines", offset: "S", lines: "", part: 2, parts: 2 });
+  assert.equal(rig.machine.offset, "S");
+});
+
+test("where nothing matches, and so no snapshot comes, the next place is one", () => {
+  assert.equal(withSnapshot().welcome(null).say({ type: "heartbeat", offset: "H" }).machine.offset, "H");
+  assert.equal(withSnapshot().welcome(null).metrics("M").machine.offset, "M");
+  assert.equal(withSnapshot().welcome("W").machine.offset, "W");
 });
 
 test("a gap that a snapshot follows is met again if the snapshot does not come", () => {
-  const rig = withSnapshot("OLD").welcome("OLD").gap("S");
+  const rig = withSnapshot("OLD").welcome("OLD").gap("S", true);
   assert.equal(reconnected(rig).asked("from"), "OLD");
-  rig.welcome("OLD").gap("S2").snapshot(1, 2, "S2");
+  rig.welcome("OLD").gap("S2", true).snapshot(1, 2, "S2");
   assert.equal(reconnected(rig).asked("from"), "OLD");
-  rig.welcome("OLD").gap("S3").snapshot(1, 2, "S3").snapshot(2, 2, "S3");
+  rig.welcome("OLD").gap("S3", true).snapshot(1, 2, "S3").snapshot(2, 2, "S3");
   assert.equal(reconnected(rig).asked("from"), "S3");
+  assert.equal(rig.welcome("S3").gap("G").machine.offset, "G", "a gap without one");
 });
 
-test("a goodbye inside a snapshot does not pass for its end", () => {
-  const rig = withSnapshot().welcome("S").snapshot(1, 2);
-  rig.say({ type: "goodbye", reason: "draining", offset: "S", reconnect_after_ms: 10 });
+test("a goodbye inside a snapshot has no place", () => {
+  const rig = withSnapshot().welcome(null).snapshot(1, 2);
+  rig.say({ type: "goodbye", reason: "draining", reconnect_after_ms: 10 });
   assert.equal(reconnected(rig).asked("from"), null);
 });
 
 test("a reader is not stopped inside a snapshot", () => {
-  const rig = withSnapshot().welcome("S").snapshot(1, 2);
+  const rig = withSnapshot().welcome(null).snapshot(1, 2);
   assert.equal(rig.machine.pause(), false);
   assert.equal(rig.snapshot(2, 2).machine.pause(), true);
+});
+
+test("another subscription begins with last values of its own", () => {
+  const rig = withSnapshot().welcome(null).snapshot(1, 1);
+  const id = rig.machine.change({ filter: "c.d" }, rig.now);
+  rig.say({ type: "ack", id });
+  reconnected(rig);
+  assert.deepEqual([rig.asked("snapshot"), rig.asked("from")], ["true", "latest"]);
 });
 
 test("parts of a conflated flush have offsets of their own", () => {

@@ -14,6 +14,8 @@ export class Rig {
   transport = "";
   timerAt = Infinity;
   actions: Action[] = [];
+  isOpen = false;
+  onAction: (action: Action) => void = () => {};
   readonly machine: Machine;
 
   constructor(setup: Partial<Omit<Setup, "urls">> & { urls?: string[] } = {}) {
@@ -30,6 +32,10 @@ export class Rig {
       (action) => {
         if (action.type === "timer") this.timerAt = action.at;
         else this.actions.push(action);
+        // As the shell does, which asks again once it has a token.
+        if (action.type === "drop") this.isOpen = false;
+        if (action.type === "open") this.isOpen = true;
+        this.onAction(action);
         if (action.type === "open") ({ link: this.link, url: this.url, transport: this.transport } = action);
       },
     );
@@ -57,8 +63,10 @@ export class Rig {
     return this;
   }
 
-  welcome(offset = "W0"): this {
-    return this.say({ type: "welcome", offset, heartbeat_ms: HEARTBEAT_MS, node: "edge-1", session: "s" });
+  /** `null`: a snapshot comes first. */
+  welcome(offset: string | null = "W0"): this {
+    const place = offset === null ? {} : { offset };
+    return this.say({ type: "welcome", ...place, heartbeat_ms: HEARTBEAT_MS, node: "edge-1", session: "s" });
   }
 
   metrics(offset: string): this {
@@ -69,8 +77,8 @@ export class Rig {
     return this.say({ type: "snapshot", offset, part, parts, collector: "c", metrics: [] });
   }
 
-  gap(to: string): this {
-    return this.say({ type: "gap", from: "?", to, reason: "retention" });
+  gap(to: string, snapshot = false): this {
+    return this.say({ type: "gap", from: "?", to, reason: "retention", ...(snapshot && { snapshot }) });
   }
 
   lose(end: End = { code: 1006 }): this {

@@ -56,9 +56,11 @@ class Server {
     const from = rig.asked("from");
     this.#snapshot = rig.asked("snapshot") === "true";
     this.#sent = from === null ? this.head : placeOf(from);
-    this.#first = [{ type: "welcome", offset: token(this.#sent), heartbeat_ms: 15_000, node: "n", session: "s" }];
+    const isNew = from === null && this.#snapshot;
+    const place = isNew ? {} : { offset: token(this.#sent) };
+    this.#first = [{ type: "welcome", ...place, heartbeat_ms: 15_000, node: "n", session: "s" }];
     if (this.#sent < this.trimmed) this.#miss("retention");
-    else if (from === null && this.#snapshot) this.#sendState();
+    else if (isNew) this.#sendState();
   }
 
   next(): ServerMessage | undefined {
@@ -70,7 +72,8 @@ class Server {
   #miss(reason: "retention" | "slow"): void {
     const from = this.#sent;
     this.#sent = this.#snapshot ? this.head : this.trimmed;
-    this.#first.push({ type: "gap", from: token(from), to: token(this.#sent), reason });
+    const then = this.#snapshot && { snapshot: true as const };
+    this.#first.push({ type: "gap", from: token(from), to: token(this.#sent), reason, ...then });
     if (this.#snapshot) this.#sendState();
   }
 
@@ -149,10 +152,7 @@ const run = (seed: number, snapshot: boolean): { server: Server; delivered: Mess
     if (rig.state === "paused") rig.start();
     if (rig.state === "waiting") rig.retry();
     take();
-    const message = server.next();
-    // Where a snapshot was asked for and none is due, a place is reached with the next entry.
-    if (!message && rig.state === "open") server.head += 1;
-    read(message);
+    read();
     take();
   }
   return { server, delivered, rig };

@@ -1,0 +1,214 @@
+//! Snapshots: the last values at one place, encoded once for all sessions that ask for the same at the same time.
+//!
+//! What is copied from the store and encoded is shared; a session holds a count on it and a few parts. So a thousand clients that
+//! come at once cost the work of one. What all snapshots take together is bounded: who asks for one more waits until
+//! others have been taken.
+
+pub(crate) mod delivery;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::time::Instant;
+
+use crate::edge::Shared;
+use crate::edge::compress::Compressor;
+use crate::edge::encode;
+use crate::edge::hub::Hub;
+use crate::edge::series::{Extract, Part};
+use crate::edge::view::ViewKey;
+use crate::proto::message::SnapshotPart;
+use crate::proto::offset::Offset;
+
+/// A snapshot serves whoever asks within this time: what has changed since follows it.
+const FRESH: Duration = Duration::from_millis(100);
+/// Snapshots that are copied and encoded at the same time. Each keeps a thread busy and the last values locked for some
+/// milliseconds per 10,000 series.
+const MAKERS: usize = 2;
+/// A client that takes less of its snapshot per second, on average and after the time that any client may be slow, is too
+/// slow for it: others wait for the room.
+const BYTES_PER_SECOND_MIN: usize = 16 * 1024;
+
+/// The last values at one place, as ready messages.
+pub(crate) struct Snapshot {
+    /// The place.
+    pub(crate) offset: Offset,
+    /// In order; none, if nothing matches.
+    pub(crate) frames: Vec<Bytes>,
+    made: Instant,
+    _charge: Charge,
+}
+
+impl Snapshot {
+    /// How long a client may take for it, beyond the time it may be slow anyway.
+    pub(crate) fn patience(&self) -> Duration {
+        let bytes: usize = self.frames.iter().map(Bytes::len).sum();
+        Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64)
+    }
+}
+
+/// All snapshots of an edge.
+pub(crate) struct Snapshots {
+    fresh: Mutex<HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>>,
+    makers: Semaphore,
+    room: Arc<Room>,
+}
+
+/// What snapshots take that somebody still holds.
+struct Room {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    freed: Notify,
+}
+
+/// A snapshot's share of it.
+struct Charge {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.room.freed.notify_waiters();
+    }
+}
+
+impl Room {
+    /// Waits until there is some. One snapshot may be larger than what is left, so each maker may go beyond it by one.
+    async fn wait(&self) {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            // From here on, before the look: what is freed in between must not be waited for in vain.
+            freed.as_mut().enable();
+            if self.bytes.load(Ordering::Relaxed) < self.bytes_max {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Charge { room: self.clone(), bytes }
+    }
+}
+
+impl Snapshots {
+    /// None yet; those that are being sent take about `bytes_max` together.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let room = Room { bytes: AtomicUsize::new(0), bytes_max, freed: Notify::new() };
+        Self { fresh: Mutex::default(), makers: Semaphore::new(MAKERS), room: Arc::new(room) }
+    }
+
+    /// A snapshot for sessions on views with this key, of a place that the edge has been at just now.
+    ///
+    /// # Errors
+    /// See [`Snapshots::extract`].
+    pub(crate) async fn get(
+        &self,
+        shared: &Shared,
+        hub: &Arc<Hub>,
+        key: &ViewKey,
+    ) -> Result<Arc<Snapshot>, Stopped> {
+        let cell = {
+            let head = hub.head().offset;
+            let mut fresh = self.lock();
+            let is_good = |cell: &Arc<OnceCell<Arc<Snapshot>>>| {
+                // One that is not made yet will be fresh. A reset of the log outdates it at once.
+                cell.get()
+                    .is_none_or(|made| made.made.elapsed() < FRESH && made.offset.is_at_or_before(&head))
+            };
+            match fresh.get(key).filter(|cell| is_good(cell)) {
+                Some(cell) => cell.clone(),
+                None => {
+                    let cell = Arc::new(OnceCell::new());
+                    fresh.insert(key.clone(), cell.clone());
+                    cell
+                }
+            }
+        };
+        // A session that leaves while it makes one leaves that to the next who waits for it.
+        cell.get_or_try_init(|| self.make(shared, hub, key)).await.cloned()
+    }
+
+    /// Forgets those that are not fresh: sessions that are still sending one hold it themselves.
+    pub(crate) fn tidy(&self) {
+        self.lock().retain(|_, cell| {
+            cell.get().map_or(Arc::strong_count(cell) > 1, |made| made.made.elapsed() < FRESH)
+        });
+    }
+
+    /// The last values that match, when it is this caller's turn: `work` gets them on a thread that may block.
+    ///
+    /// # Errors
+    /// When the node stops, or the work has failed in a way that nobody thought of.
+    pub(crate) async fn extract<T: Send + 'static>(
+        &self,
+        shared: &Shared,
+        hub: &Arc<Hub>,
+        key: &ViewKey,
+        work: impl FnOnce(Extract) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let _turn = self.makers.acquire().await.map_err(|_| Stopped)?;
+        self.room.wait().await;
+        let (hub, filters) = (hub.clone(), key.filters.clone());
+        let work =
+            shared.tasks.spawn_blocking(move || work(hub.with_series(|series| series.matching(&filters))));
+        work.await.map_err(|_| Stopped)
+    }
+
+    async fn make(&self, shared: &Shared, hub: &Arc<Hub>, key: &ViewKey) -> Result<Arc<Snapshot>, Stopped> {
+        let (room, compressor, key_) = (self.room.clone(), shared.compressor.clone(), key.clone());
+        self.extract(shared, hub, key, move |extract| {
+            let offset = (*extract.at.offset).clone();
+            let frames = frames(&offset, extract.into_parts(key_.format), &key_, &compressor);
+            let charge = room.charge(frames.iter().map(Bytes::len).sum());
+            Arc::new(Snapshot { offset, frames, made: Instant::now(), _charge: charge })
+        })
+        .await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// There is no more work to be had.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+/// The messages. Only the last one moves a client to their place: a connection that breaks before it asks for all again.
+fn frames(offset: &Offset, parts: Vec<Part>, key: &ViewKey, compressor: &Compressor) -> Vec<Bytes> {
+    let token = offset.token();
+    let count = parts.len();
+    let numbered = (1..).zip(parts);
+    let frame = |(part, Part { collector, metrics }): (usize, Part)| {
+        let which = SnapshotPart { offset: &token, part, parts: count };
+        let plain = encode::snapshot(key.format, which, &collector, &metrics);
+        compressor.own(plain, key.wire, (part == count).then_some(offset))
+    };
+    numbered.map(frame).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_no_room_waits_until_some_is_free() {
+        let room = Arc::new(Room { bytes: AtomicUsize::new(0), bytes_max: 10, freed: Notify::new() });
+        room.wait().await;
+        let (large, small) = (room.charge(20), room.charge(5));
+        let mut waits = std::pin::pin!(room.wait());
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        drop(small);
+        assert!(futures_util::poll!(&mut waits).is_pending(), "still too much");
+        drop(large);
+        waits.await;
+    }
+}

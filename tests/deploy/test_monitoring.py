@@ -1,0 +1,416 @@
+"""Rules, routes and boards: read by the programs they are for, held to the metrics there are, and seen at work over a running cluster.
+
+Prometheus, Alertmanager and nats-server are real. What stands in: nats-server's exporter, which cannot be had from any package
+registry (`Exporter` below gives the metrics of it that are used here, from the same monitoring answers), and Grafana: its boards are held
+to the types of its model, and their queries are asked of Prometheus.
+"""
+
+import base64
+import http.server
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import unittest
+import urllib.parse
+import urllib.request
+from functools import cache
+
+import yaml
+
+from support import ROOT, TOOLS, Stage, eventually, free_port, get, metrics, nats_server, read, tool
+
+BOARDS = sorted((ROOT / "grafana/provisioning/dashboards").glob("*.json"))
+RULES = sorted((ROOT / "prometheus/rules").glob("*.yml"))
+# Of prometheus-nats-exporter, as its collectors name them (collector/jsz.go, collector/collector.go).
+EXPORTED = {
+    "jetstream_server_jetstream_disabled",
+    "jetstream_server_total_message_bytes",
+    "jetstream_server_max_storage",
+    "jetstream_stream_last_seq",
+    "gnatsd_varz_connections",
+    "gnatsd_varz_slow_consumers",
+}
+# Everybody's.
+COMMON = {"up", "ALERTS", "process_start_time_seconds"}
+# Not from the table of metrics, but of the program.
+BESIDE = {"ws_server_state", "ws_build_info", "ws_collector_lines_per_second"}
+
+
+def check(*command, **options):
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, **options)
+    assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+@cache
+def rules():
+    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def alerts():
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def panels():
+    """Board, title and expression of every query."""
+    for file in BOARDS:
+        board = json.loads(file.read_text())
+        for panel in board["panels"]:
+            for target in panel.get("targets", []):
+                yield board["title"], panel["title"], target["expr"]
+
+
+def named(expression):
+    """Names of metrics in an expression, without the suffixes of histograms."""
+    bare = re.sub(r'"[^"]*"', '""', expression)
+    words = re.findall(r"\b(?:ws_|telecast:|jetstream_|gnatsd_|process_|up\b|ALERTS\b)[a-zA-Z0-9_:]*", bare)
+    return {re.sub(r"_bucket$", "", word) for word in words}
+
+
+def known():
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    return metrics() | recorded | EXPORTED | COMMON | BESIDE
+
+
+class Files(unittest.TestCase):
+    def test_prometheus_reads_its_files(self):
+        check(tool("promtool"), "check", "config", ROOT / "prometheus.yml")
+        check(tool("promtool"), "check", "rules", *RULES)
+
+    def test_every_alert_fires_when_it_should_and_is_silent_when_not(self):
+        tests = ROOT / "prometheus/tests/alerts.yml"
+        check(tool("promtool"), "test", "rules", tests)
+        names = [test["name"] for test in yaml.safe_load(tests.read_text())["tests"]]
+        for alert in alerts():
+            self.assertIn(f"{alert['alert']} fires", names)
+            self.assertIn(f"{alert['alert']} is silent", names)
+
+    def test_every_alert_says_how_bad_what_and_what_to_do(self):
+        for alert in alerts():
+            self.assertIn(alert["labels"]["severity"], ("critical", "warning"), alert["alert"])
+            notes = alert["annotations"]
+            self.assertTrue(notes["summary"] and "{{" in notes["description"], alert["alert"])
+            file, _, heading = notes["runbook_url"].partition("#")
+            headings = re.findall(r"^## (\w+)$", read(file), re.M)
+            self.assertIn(alert["alert"], headings, file)
+            self.assertEqual(heading, alert["alert"].lower())
+
+    def test_every_runbook_belongs_to_an_alert_and_has_all_its_parts(self):
+        names = {alert["alert"] for alert in alerts()}
+        for file in {alert["annotations"]["runbook_url"].split("#")[0] for alert in alerts()}:
+            for section in re.split(r"^## ", read(file), flags=re.M)[1:]:
+                self.assertIn(section.split("\n")[0], names, file)
+                for part in ("Meaning", "Impact", "Diagnosis", "Remedy", "Prevention"):
+                    self.assertIn(f"**{part}.**", section, f"{file}: {section[:40]}")
+
+    def test_every_metric_that_is_asked_for_exists(self):
+        for rule in rules():
+            self.assertLessEqual(named(rule["expr"]), known(), rule)
+        for board, panel, expression in panels():
+            self.assertLessEqual(named(expression), known(), f"{board}: {panel}")
+
+    def test_alertmanager_reads_its_file_and_sends_what_is_urgent_elsewhere(self):
+        file = ROOT / "alertmanager/alertmanager.yml"
+        check(tool("amtool"), "check-config", file)
+        for severity, receiver in (("critical", "operators-urgent"), ("warning", "operators")):
+            routed = check(tool("amtool"), "config", "routes", "test", "--config.file", file, f"severity={severity}", "alertname=X")
+            self.assertEqual(routed.strip(), receiver)
+        names = {alert["alert"] for alert in alerts()}
+        for rule in yaml.safe_load(file.read_text())["inhibit_rules"]:
+            for matcher in rule["source_matchers"] + rule["target_matchers"]:
+                self.assertLessEqual(set(re.findall(r"\b[A-Z]\w+", matcher)), names, matcher)
+
+    def test_boards_are_as_grafana_knows_them(self):
+        folder = TOOLS / "grafana"
+        # Enumerations as the text they are in JSON; `as const` keeps text from becoming any text.
+        (folder / "model.ts").write_text(
+            "import type { Dashboard } from '@grafana/schema';\n"
+            "type Written<T> = T extends string ? (string extends T ? T : `${T}`)\n"
+            "  : T extends readonly (infer U)[] ? readonly Written<U>[]\n"
+            "  : T extends object ? { readonly [K in keyof T]: Written<T[K]> } : T;\n"
+            "export type Board = Written<Dashboard>;\n"
+        )
+        files = ["model.ts"]
+        for file in BOARDS:
+            text = f"import type {{ Board }} from './model';\nconst json = {file.read_text()} as const;\nexport const board: Board = json;\n"
+            files.append(f"{file.stem}.ts")
+            (folder / files[-1]).write_text(text)
+        options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler", "--target", "es2022"]
+        check(folder / "node_modules/.bin/tsc", *options, *files, cwd=folder)
+
+    def test_boards_can_be_provisioned_and_say_what_they_show(self):
+        provider = yaml.safe_load(read("grafana/provisioning/dashboards/telecast.yml"))["providers"][0]
+        self.assertEqual(provider["options"]["path"], "/etc/grafana/provisioning/dashboards")
+        uids = set()
+        for file in BOARDS:
+            board = json.loads(file.read_text())
+            self.assertIsNone(board["id"])
+            self.assertEqual((board["refresh"], board["time"]["from"], board["editable"]), ("15s", "now-1h", True))
+            uids.add(board["uid"])
+            self.assertEqual([variable["name"] for variable in board["templating"]["list"]], ["datasource", "node"])
+            for panel in board["panels"]:
+                self.assertTrue(panel["type"] == "row" or panel["description"], panel["title"])
+        linked = {link["url"].split("/d/")[1].split("?")[0] for file in BOARDS for link in json.loads(file.read_text())["links"]}
+        self.assertEqual(linked, uids)
+
+
+class Exporter:
+    """What prometheus-nats-exporter gives of a server, as far as it is used here."""
+
+    def __init__(self, monitor):
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = exported(monitor).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def exported(monitor):
+    answers = [get(f"{monitor}/varz"), get(f"{monitor}/jsz?streams=true&accounts=true")]
+    if None in answers:
+        return ""
+    server, streams = (json.loads(answer[1]) for answer in answers)
+    labels = f'server_id="{monitor}",server_name="{server["server_name"]}",cluster="",meta_leader="",is_meta_leader="true"'
+    lines = [
+        f'gnatsd_varz_connections{{server_id="{monitor}"}} {server["connections"]}',
+        f'gnatsd_varz_slow_consumers{{server_id="{monitor}"}} {server["slow_consumers"]}',
+        f"jetstream_server_jetstream_disabled{{{labels}}} 0",
+        f"jetstream_server_total_message_bytes{{{labels}}} {streams['bytes']}",
+        f"jetstream_server_max_storage{{{labels}}} {streams['config']['max_storage']}",
+    ]
+    for account in streams.get("account_details", []):
+        for stream in account.get("stream_detail", []):
+            of = f'{labels},stream_name="{stream["name"]}",is_stream_leader="true"'
+            lines.append(f"jetstream_stream_last_seq{{{of}}} {stream['state']['last_seq']}")
+    return "\n".join(lines) + "\n"
+
+
+class Receiver:
+    """A webhook: the alerts that Alertmanager has sent to each of its paths."""
+
+    def __init__(self):
+        self.got = {}
+        got = self.got
+
+        class Take(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                for alert in message["alerts"]:
+                    if alert["status"] == "firing":
+                        got.setdefault(alert["labels"]["alertname"], (self.path, alert))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Take)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Running(Stage):
+    """Two ingests, three edges, NATS, Prometheus and Alertmanager, with the files as they are shipped. Only what would take an
+    hour to see is shortened: scrapes every second, and alerts that need not last."""
+
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.stop)
+        self.nats_port, self.monitor_port = free_port(), free_port()
+        self.start_nats()
+        nats = f"nats://127.0.0.1:{self.nats_port}"
+        self.exporter = Exporter(f"http://127.0.0.1:{self.monitor_port}")
+        self.addCleanup(self.exporter.stop)
+        # Room for few, so that a crowd fills it.
+        few = {"WS_MAX_CONNECTIONS": "20"}
+        self.ingests = [self.node("ingest", nats, name=f"ingest-{number}") for number in (1, 2)]
+        self.edges = [self.node("edge", nats, few, f"edge-{number}") for number in (1, 2, 3)]
+        self.ready(*self.ingests, *self.edges)
+        self.start_alertmanager()
+        self.start_prometheus()
+
+    def start_nats(self):
+        file = self.folder / "nats.conf"
+        store = self.folder / "store"
+        file.write_text(
+            f'listen: "127.0.0.1:{self.nats_port}"\nhttp: "127.0.0.1:{self.monitor_port}"\njetstream {{ store_dir: "{store}" }}\n'
+        )
+        self.nats = self.start("nats", [nats_server(), "--config", file])
+        eventually("NATS", lambda: any("Server is ready" in line for line in self.nats.lines))
+
+    def start_alertmanager(self):
+        file = yaml.safe_load(read("alertmanager/alertmanager.yml"))
+        file["templates"] = [str(ROOT / "alertmanager/templates/*.tmpl")]
+        for receiver in file["receivers"]:
+            receiver["webhook_configs"] = [{"url": f"{self.receiver.url}/{receiver['name']}"}]
+        file["route"]["group_wait"] = file["route"]["routes"][0]["group_wait"] = "1s"
+        file["route"]["group_interval"] = "1s"
+        own = self.folder / "alertmanager.yml"
+        own.write_text(yaml.safe_dump(file))
+        self.alertmanager = f"127.0.0.1:{free_port()}"
+        command = [tool("alertmanager"), f"--config.file={own}", f"--storage.path={self.folder}/alerts"]
+        process = self.start("alertmanager", [*command, f"--web.listen-address={self.alertmanager}", "--cluster.listen-address="])
+        self.answers(f"http://{self.alertmanager}/-/ready", process)
+
+    def start_prometheus(self):
+        file = yaml.safe_load(read("prometheus.yml"))
+        file["global"].update(scrape_interval="1s", scrape_timeout="1s", evaluation_interval="1s")
+        self.prometheus = f"127.0.0.1:{free_port()}"
+        # Names that Docker would look up are addresses here; nothing else of the file changes.
+        found = {
+            "ingest": [address for _, address in self.ingests],
+            "edge": [address for _, address in self.edges],
+            "nats-exporter": [self.exporter.address],
+            "alertmanager": [self.alertmanager],
+        }
+        for part in (*file["scrape_configs"], *file["alerting"]["alertmanagers"]):
+            names = [name for discovery in part.pop("dns_sd_configs", []) for name in discovery["names"]]
+            targets = [address for name in names for address in found.get(name, [])]
+            part["static_configs"] = [{"targets": targets or [self.prometheus]}]
+        folder = self.folder / "rules"
+        folder.mkdir()
+        for rule in RULES:
+            groups = yaml.safe_load(rule.read_text())
+            for alert in (alert for group in groups["groups"] for alert in group["rules"] if "alert" in alert):
+                alert["for"] = "1s"
+            (folder / rule.name).write_text(yaml.safe_dump(groups))
+        file["rule_files"] = [f"{folder}/*.yml"]
+        own = self.folder / "prometheus.yml"
+        own.write_text(yaml.safe_dump(file))
+        command = [tool("prometheus"), f"--config.file={own}", f"--storage.tsdb.path={self.folder}/series"]
+        process = self.start("prometheus", [*command, f"--web.listen-address={self.prometheus}"])
+        self.answers(f"http://{self.prometheus}/-/ready", process)
+
+    def ask(self, expression):
+        query = urllib.parse.urlencode({"query": expression})
+        status, body = get(f"http://{self.prometheus}/api/v1/query?{query}")
+        self.assertEqual(status, 200, f"{expression}: {body}")
+        return json.loads(body)["data"]["result"]
+
+    def targets(self):
+        return json.loads(get(f"http://{self.prometheus}/api/v1/targets")[1])["data"]["activeTargets"]
+
+    def delivered(self, name, receiver):
+        path, alert = eventually(f"the alert {name}", lambda: self.receiver.got.get(name))
+        self.assertEqual(path, f"/{receiver}", name)
+        for text in alert["annotations"].values():
+            self.assertNotIn("<no value>", text)
+        print(f"delivered to {receiver}: {alert['annotations']['summary']}", flush=True)
+
+    def deflated_client(self, address):
+        """Compression shows only when somebody asks for it."""
+        host, port = address.split(":")
+        client = socket.create_connection((host, int(port)))
+        self.addCleanup(client.close)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = [
+            "GET /ws HTTP/1.1",
+            f"Host: {address}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Extensions: permessage-deflate",
+        ]
+        client.sendall("\r\n".join([*lines, "", ""]).encode())
+        threading.Thread(target=lambda: [None for _ in iter(lambda: client.recv(65536), b"")], daemon=True).start()
+
+    def under_load(self):
+        """Clients on every edge, collectors on every ingest, until the test ends."""
+        edges = [argument for _, address in self.edges for argument in ("--url", f"ws://{address}/ws")]
+        command = [tool_of_telecast(), "load", "--json", "--clients", 9, "--duration", "120s", *edges]
+        for number, (_, address) in enumerate(self.ingests):
+            publish = ["--ingest", f"ws://{address}/ws/collector", "--publish", 2, "--publish-rate", 20]
+            clients = command if number == 0 else [*command[:3], "--clients", 0, "--duration", "120s", "--url", edges[1]]
+            self.start(f"load-{number}", [*clients, *publish])
+        self.deflated_client(self.edges[0][1])
+
+    def test_every_target_is_up_every_panel_shows_data_and_real_faults_reach_the_webhook(self):
+        self.under_load()
+
+        def all_up():
+            found = self.targets()
+            return found if found and all(target["health"] == "up" for target in found) else None
+
+        up = [(target["labels"]["job"], target["labels"]["instance"]) for target in eventually("targets that are up", all_up)]
+        jobs = [job for job, _ in up]
+        self.assertEqual((jobs.count("edge"), jobs.count("ingest"), jobs.count("nats")), (3, 2, 1), up)
+        print("up: " + ", ".join(f"{job} {instance}" for job, instance in sorted(up)), flush=True)
+
+        without_data = list(panels())
+
+        def all_answer():
+            without_data[:] = [panel for panel in without_data if not self.ask(as_grafana_asks(panel[2]))]
+            return not without_data
+
+        try:
+            eventually("data for every panel", all_answer)
+        except AssertionError:
+            self.fail(f"without data: {without_data}")
+        print(f"{len(list(panels()))} queries of {len(BOARDS)} boards answered with data", flush=True)
+        self.faults()
+
+    def faults(self):
+        self.assertEqual([name for name, (path, _) in self.receiver.got.items() if path == "/operators-urgent"], [])
+        # A crowd: the first edge is full, and turns others away.
+        crowd = [tool_of_telecast(), "load", "--clients", 40, "--duration", "60s", "--url", f"ws://{self.edges[0][1]}/ws"]
+        self.start("crowd", crowd)
+        self.delivered("WebSocketConnectionsCritical", "operators-urgent")
+        self.delivered("WebSocketConnectionFailuresCritical", "operators-urgent")
+        # A collector that talks nonsense.
+        nonsense = urllib.request.Request(f"http://{self.ingests[0][1]}/api/v1/write", b"cpu no fields\n" * 400, method="POST")
+
+        def talk():
+            try:
+                urllib.request.urlopen(nonsense, timeout=10).close()
+            except urllib.error.HTTPError:
+                pass
+            return self.receiver.got.get("WebSocketErrorsCritical")
+
+        eventually("the alert about errors", talk)
+        self.delivered("WebSocketErrorsCritical", "operators-urgent")
+        # A crash.
+        self.edges[2][0].stop(signal.SIGKILL)
+        self.delivered("TelecastNodeDown", "operators-urgent")
+        # NATS is gone.
+        self.nats.stop(signal.SIGKILL)
+        self.delivered("WebSocketNatsDisconnected", "operators-urgent")
+
+
+def tool_of_telecast():
+    from support import telecast
+
+    return telecast()
+
+
+def as_grafana_asks(expression):
+    """With what Grafana puts in place of its variables."""
+    return expression.replace("$__rate_interval", "1m").replace("$node", ".*")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,267 @@
+//! Who asks for a snapshot gets the state at a place, and everything after it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use telecast::config::Settings;
+use telecast::proto::offset::Offset;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::bench::{Log, PATIENCE, RunningEdge, settings, tiny_ring};
+use crate::state::{State, Truth, assert_follows, offset};
+
+/// A client that knows the last values of what it gets.
+struct Joiner {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    state: State,
+    /// Where it would resume.
+    at: Option<Offset>,
+    /// Messages of data since the snapshot.
+    live: usize,
+    snapshots: usize,
+    gaps: Vec<Value>,
+    welcome: Value,
+}
+
+impl Joiner {
+    async fn connect(edge: &RunningEdge, query: &str) -> Self {
+        let url = format!("ws://{}/ws?{query}", edge.address);
+        let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let mut joiner = Self {
+            socket,
+            state: State::default(),
+            at: None,
+            live: 0,
+            snapshots: 0,
+            gaps: Vec::new(),
+            welcome: Value::Null,
+        };
+        joiner.welcome = joiner.next().await;
+        assert_eq!(joiner.welcome["type"], "welcome");
+        joiner.at = joiner.welcome.get("offset").map(|_| offset(&joiner.welcome));
+        joiner
+    }
+
+    async fn next(&mut self) -> Value {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("something");
+            let Message::Text(text) = message.expect("no end").expect("no error") else { continue };
+            let message: Value = serde_json::from_str(&text).unwrap();
+            match message["type"].as_str().unwrap() {
+                "metrics" => {
+                    let next = offset(&message);
+                    // Without a place only where nothing matched, of which nothing is said.
+                    self.at.iter().for_each(|at| assert_follows(at, &next));
+                    self.state.take(&message);
+                    self.at = Some(next);
+                    self.live += 1;
+                }
+                "snapshot" => {
+                    if message["part"] == 1 {
+                        self.state = State::default();
+                    }
+                    self.state.take(&message);
+                    if message["part"] == message["parts"] {
+                        (self.at, self.live) = (Some(offset(&message)), 0);
+                        self.snapshots += 1;
+                    }
+                }
+                "gap" => self.gaps.push(message.clone()),
+                _ => {}
+            }
+            return message;
+        }
+    }
+
+    async fn until(&mut self, wanted: impl Fn(&Self) -> bool) {
+        while !wanted(self) {
+            self.next().await;
+        }
+    }
+
+    async fn send(&mut self, message: Value) {
+        self.socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+}
+
+/// Everything from the beginning.
+async fn witness(edge: &RunningEdge, settings: &Settings, messages: usize) -> Truth {
+    let mut witness = Joiner::connect(edge, "from=earliest").await;
+    let mut truth = Truth::new(settings.log.shards);
+    while witness.live < messages {
+        let message = witness.next().await;
+        if message["type"] == "metrics" {
+            truth.take(&message);
+        }
+    }
+    truth
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_joins_under_load_knows_what_one_knows_that_was_there_from_the_beginning() {
+    for shards in ["1", "3"] {
+        let settings = settings(&[("log.shards", shards)]);
+        let log = Log::new(&settings);
+        let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+        let over = AtomicBool::new(false);
+        let publish = async {
+            let mut published = 0;
+            while !over.load(Ordering::Relaxed) {
+                for collector in 0..7 {
+                    log.publish(&format!("web-{collector}"), ["cpu", "mem"][published % 2]).await;
+                    published += 1;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            published
+        };
+        let join = async {
+            let mut joined = Vec::new();
+            for number in 0..60 {
+                let mut joiner = Joiner::connect(&edge, "snapshot=true").await;
+                joiner.until(|joiner| joiner.live > number % 5 && joiner.at.is_some()).await;
+                joined.push((joiner.at.unwrap(), joiner.state));
+            }
+            over.store(true, Ordering::Relaxed);
+            joined
+        };
+        let (published, joined) = tokio::join!(publish, join);
+        let truth = witness(&edge, &settings, published).await;
+        for (at, state) in joined {
+            assert_eq!(state, truth.at(&at));
+        }
+        edge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_comes_in_parts_and_leaves_the_client_without_a_place_until_the_last() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut early = Joiner::connect(&edge, "").await;
+    for collector in 0..20 {
+        log.publish_padded(&format!("web-{collector}"), "cpu", 30_000).await;
+    }
+    early.until(|early| early.live == 20).await;
+    let mut joiner = Joiner::connect(&edge, "snapshot=true").await;
+    assert_eq!(joiner.welcome.get("offset"), None);
+    for part in 1..=20 {
+        let message = joiner.next().await;
+        assert_eq!(
+            (&message["type"], &message["part"], &message["parts"]),
+            (&json!("snapshot"), &json!(part), &json!(20))
+        );
+        assert_eq!(Some(offset(&message)), early.at);
+    }
+    assert_eq!(joiner.state, early.state);
+    // Nothing matches: nothing is said. What comes next comes all the same.
+    let mut other = Joiner::connect(&edge, "snapshot=true&filter=*.mem").await;
+    log.publish("web-1", "mem").await;
+    other.until(|other| other.state.len() == 1).await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_replayed_is_replayed_and_no_snapshot_comes() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut first = Joiner::connect(&edge, "").await;
+    log.publish_many("web-1", 5).await;
+    first.until(|first| first.live == 2).await;
+    let token = first.at.clone().unwrap().token();
+    let mut back = Joiner::connect(&edge, &format!("snapshot=true&from={token}")).await;
+    back.until(|back| back.live == 3).await;
+    assert_eq!((back.snapshots, back.gaps.len()), (0, 0));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_replayed_is_a_gap_up_to_a_snapshot() {
+    let mut settings = tiny_ring(&[]);
+    settings.log.max_bytes = 100_000;
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut early = Joiner::connect(&edge, "").await;
+    let start = early.at.clone().unwrap();
+    for round in 1..=20 {
+        // At the pace of the edge, or the log would let go of what the edge has not read yet.
+        log.publish_many("web-1", 50).await;
+        early.until(|early| early.live == round * 50).await;
+    }
+    let mut back = Joiner::connect(&edge, &format!("snapshot=true&from={start}")).await;
+    assert_eq!(back.at, Some(start.clone()));
+    back.until(|back| back.snapshots == 1).await;
+    let gap = &back.gaps[0];
+    assert_eq!((&gap["reason"], &gap["snapshot"]), (&json!("retention"), &json!(true)));
+    assert_eq!(
+        (gap["from"].as_str(), gap["to"].as_str()),
+        (Some(&*start.token()), Some(&*back.at.clone().unwrap().token()))
+    );
+    log.publish_many("web-1", 1).await;
+    back.until(|back| back.live == 1).await;
+    early.until(|early| early.live == 1_001).await;
+    assert_eq!((&back.state, &back.at), (&early.state, &early.at));
+    // The same for an offset of another log.
+    let foreign = Offset { epoch: telecast::proto::offset::Epoch(7), ..start };
+    let mut foreigner = Joiner::connect(&edge, &format!("snapshot=true&from={foreign}")).await;
+    foreigner.until(|foreigner| foreigner.snapshots == 1 && foreigner.at == early.at).await;
+    assert_eq!((&foreigner.gaps[0]["reason"], &foreigner.state), (&json!("reset"), &early.state));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_too_slow_goes_on_from_a_snapshot() {
+    let settings = tiny_ring(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut quick = Joiner::connect(&edge, "").await;
+    let mut slow = Joiner::connect(&edge, "snapshot=true").await;
+    // 24 MB: more than the kernel keeps for the one that does not read.
+    for round in 1..=240 {
+        log.publish_padded(&format!("web-{}", round % 3), "cpu", 100_000).await;
+        quick.until(|quick| quick.live == round).await;
+    }
+    slow.until(|slow| slow.snapshots == 1).await;
+    log.publish("web-1", "cpu").await;
+    quick.until(|quick| quick.live == 241).await;
+    let end = quick.at.clone();
+    slow.until(|slow| slow.at == end).await;
+    assert_eq!(slow.state, quick.state);
+    assert_eq!((&slow.gaps[0]["reason"], &slow.gaps[0]["snapshot"]), (&json!("slow"), &json!(true)));
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_session_asks_for_a_snapshot_of_something_else() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    for measurement in ["cpu", "mem"] {
+        log.publish("web-1", measurement).await;
+    }
+    let mut witness = Joiner::connect(&edge, "from=earliest").await;
+    witness.until(|witness| witness.live == 2).await;
+    let mut client = Joiner::connect(&edge, "filter=*.disk").await;
+    client.send(json!({"type": "subscribe", "filter": "*.cpu", "snapshot": true})).await;
+    client.until(|client| client.snapshots == 1).await;
+    assert_eq!((client.state.len(), &client.at), (1, &witness.at));
+    // What is left out stays as it was.
+    client.send(json!({"type": "subscribe", "filter": "*.mem"})).await;
+    client.until(|client| client.snapshots == 2).await;
+    assert_eq!(client.state.len(), 1);
+    client.send(json!({"type": "replay", "from": "earliest", "snapshot": true})).await;
+    let error = loop {
+        let message = client.next().await;
+        if message["type"] == "error" {
+            break message;
+        }
+    };
+    assert_eq!(error["code"], "bad_snapshot");
+    edge.stop().await;
+}

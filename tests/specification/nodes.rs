@@ -1,0 +1,77 @@
+//! Nodes in the states that examples are about.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::support::client::Client;
+use crate::support::collector::Collector;
+use crate::support::nats::NatsServer;
+use crate::support::telecast::{self, Telecast};
+
+/// What examples find in the log.
+pub const LINES: &str = "mem,host=web-01 used_percent=3.17 1795323075000000000";
+
+/// A node, and what keeps it in its state.
+pub struct Stage {
+    pub node: Telecast,
+    _clients: Vec<Client>,
+    _collectors: Vec<Collector>,
+}
+
+impl Stage {
+    /// A node in the state that `x-when` names; without one, an ordinary node with [`LINES`] in its log.
+    pub async fn when(state: Option<&str>) -> Self {
+        let (mut clients, mut collectors) = (Vec::new(), Vec::new());
+        let node = match state {
+            None => {
+                let node = telecast::standalone().start().await;
+                assert_eq!(node.post("/api/v1/write", LINES).await.status, 204);
+                node
+            }
+            Some("full") => {
+                let node = telecast::standalone().set("edge.max_connections", 1).start().await;
+                clients.push(Client::connect(node.address(), "").await);
+                node
+            }
+            Some("draining") => {
+                let node = telecast::standalone().set("edge.drain_grace_ms", 600_000).start().await;
+                node.terminate();
+                node
+            }
+            Some("leaving") => {
+                // One client, so that sending all of them away takes as long as it may.
+                let launch = telecast::standalone().set("edge.drain_grace_ms", 0);
+                let node = launch.set("edge.drain_waves_ms", 600_000).start().await;
+                clients.push(Client::connect(node.address(), "").await);
+                node.terminate();
+                node
+            }
+            Some("without_log") => {
+                let launch = telecast::standalone().set("nats.url", NatsServer::absent().url());
+                launch.set("collector.write_timeout_ms", 100).start_unready().await
+            }
+            Some("held") => {
+                let node = telecast::standalone().start().await;
+                let mut collector = Collector::new("web-03", &[node.address()]);
+                collector.flush(1).await;
+                crate::support::eventually("the collector's id is held", async || {
+                    let status = node.get("/api/metrics/status").await.json;
+                    (status["collectors"][0]["connected"] == json!(true)).then_some(())
+                })
+                .await;
+                collectors.push(collector);
+                node
+            }
+            Some(other) => {
+                panic!("x-when: {other} is not known: give it a state in tests/specification/nodes.rs")
+            }
+        };
+        Self { node, _clients: clients, _collectors: collectors }
+    }
+
+    /// Where the node listens.
+    pub fn address(&self) -> SocketAddr {
+        self.node.address()
+    }
+}
