@@ -43,6 +43,9 @@ CRD_MODULES = [
         "charts/gateway-crds-helm/templates/generated/*_{backendtrafficpolicies,clienttrafficpolicies}.yaml",
     ),
 ]
+# nginx's own source, as a crate: Debian's nginx is too old to follow DNS, which the Compose file relies on. The version behind
+# the plus is nginx's.
+NGINX_SOURCE = "1.28.5+1.28.3"
 # Boards are held to the types of Grafana's own model.
 GRAFANA_PACKAGES = {"@grafana/schema": "13.2.3", "typescript": "7.0.2"}
 # What HAProxy's package needs beside what every Debian has.
@@ -193,6 +196,34 @@ def haproxy():
     run([target, "-v"])
 
 
+def nginx():
+    target = BIN / f"nginx-{NGINX_SOURCE.split('+')[1]}"
+    if target.exists():
+        return
+    for program in ("cargo", "make", "cc"):
+        need(program, "nginx is built from source")
+    folder = TOOLS / "build-nginx"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "lib.rs").touch()
+    (folder / "Cargo.toml").write_text(
+        '[package]\nname = "source"\nversion = "0.0.0"\nedition = "2024"\n[lib]\npath = "lib.rs"\n[workspace]\n'
+        f'[dependencies]\nnginx-src = "={NGINX_SOURCE}"\n'
+    )
+    found = json.loads(run(["cargo", "metadata", "--format-version", "1"], folder))["packages"]
+    (manifest,) = [package["manifest_path"] for package in found if package["name"] == "nginx-src"]
+    source = folder / "nginx"
+    shutil.copytree(Path(manifest).parent / "nginx", source)
+    # What these need is not on every machine, and nothing here rewrites, compresses or encrypts.
+    without = ["--without-http_rewrite_module", "--without-http_gzip_module"]
+    run(["sh", "auto/configure", f"--prefix={folder}", *without], source)
+    run(["make", f"-j{os.cpu_count()}"], source)
+    shutil.copyfile(source / "objs/nginx", folder / "finished")
+    (folder / "finished").chmod(0o755)
+    (folder / "finished").rename(target)
+    shutil.rmtree(folder)
+
+
 def prometheus():
     debian("prometheus", {"prometheus": "prometheus", "promtool": "promtool"})
 
@@ -230,7 +261,8 @@ def grafana_schema():
 
 def main():
     BIN.mkdir(parents=True, exist_ok=True)
-    for tool in (python, compose, kustomize, custom_resources, haproxy, prometheus, alertmanager, grafana_schema):
+    tools = (python, compose, kustomize, custom_resources, haproxy, nginx, prometheus, alertmanager, grafana_schema)
+    for tool in tools:
         try:
             tool()
         except (Missing, OSError) as why:

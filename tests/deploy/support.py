@@ -221,10 +221,10 @@ class Stage(unittest.TestCase):
 
         return eventually(f"an answer of {process.name} at {url}", asked)
 
-    def node(self, role, nats, environment=None, name=None):
-        """A node of Telecast on a free port: its process, and where it listens. Wait with `ready`."""
-        address = f"127.0.0.1:{free_port()}"
-        name = name or f"{role}-{address[-5:]}"
+    def node(self, role, nats, environment=None, name=None, host="127.0.0.1", port=None):
+        """A node of Telecast, on a free port unless one is given: its process, and where it listens. Wait with `ready`."""
+        address = f"{host}:{port or free_port()}"
+        name = name or f"{role}-{address.replace(':', '-')}"
         variables = {
             "TELECAST_CONFIG_DIR": "/nonexistent",
             "TELECAST__SERVER__LISTEN": address,

@@ -12,6 +12,7 @@ import yaml
 
 from support import (
     ROOT,
+    SLOW,
     TOOLS,
     Stage,
     configuration,
@@ -147,9 +148,11 @@ class Files(unittest.TestCase):
         for job in documents(read("prometheus.yml"))[0]["scrape_configs"]:
             for found in job.get("dns_sd_configs", []):
                 for name in [each for asked in found["names"] for each in answering[asked]]:
-                    self.assertIn(str(found["port"]), services(THREE)[name]["expose"])
+                    service = services(THREE)[name]
+                    served = [*service.get("expose", []), *(str(port["target"]) for port in service.get("ports", []))]
+                    self.assertIn(str(found["port"]), served)
                     scraped.add(name)
-        self.assertEqual(scraped, {*ROLES, "nats-exporter", "nats-exporter-2", "nats-exporter-3"})
+        self.assertLessEqual({*ROLES, "nats-exporter", "nats-exporter-2", "nats-exporter-3"}, scraped)
         self.assertIn("/metrics", paths("operator"))
         command = [tool("promtool"), "check", "config", ROOT / "prometheus.yml"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -162,11 +165,16 @@ class Files(unittest.TestCase):
         listens = {int(port) for port in re.findall(r"listen (\d+)", text)}
         self.assertEqual(listens, {port["target"] for port in services(ONE)["proxy"]["ports"]})
 
+    def test_the_proxy_that_tests_build_is_of_the_version_that_compose_runs(self):
+        built = re.search(r'NGINX_SOURCE = "[\d.]+\+(\d+\.\d+)\.\d+"', read("scripts/setup-operations.py"))[1]
+        self.assertRegex(services(ONE)["proxy"]["image"], rf":{re.escape(built)}-")
+
     def test_all_yaml_is_tidy(self):
         folders = [ROOT / folder for folder in ("k8s", "deploy", "grafana", "alertmanager")]
         files = [*ROOT.glob("*.yml"), *(file for folder in folders for file in folder.rglob("*.y*ml"))]
         rules = {
-            "line-length": {"max": 160},
+            # Templates of alerts cannot be broken.
+            "line-length": {"max": 200},
             "document-start": "disable",
             "comments": {"min-spaces-from-content": 1},
             "truthy": {"check-keys": False},
@@ -314,15 +322,18 @@ class Running(Stage):
             self.answers(f"http://{address}/readyz", process)
         monitor = f"http://{self.address('nats', 8222)}/jsz?accounts=true&streams=true&config=true"
         accounts = json.loads(get(monitor)[1])["account_details"]
-        streams = [stream["config"] for account in accounts for stream in account["stream_detail"]]
-        replicas = {stream["name"]: stream["num_replicas"] for stream in streams}
+        streams = {stream["name"]: stream for account in accounts for stream in account["stream_detail"]}
+        replicas = {name: stream["config"]["num_replicas"] for name, stream in streams.items()}
         self.assertEqual(replicas, {"telecast-0": 3, "KV_telecast-state": 3})
+        # An election of the log's leader takes 7 to 9 s, in which nothing is stored and nothing lost.
+        leader = streams["telecast-0"]["cluster"]["leader"]
+        victim = leader if SLOW else min(servers.keys() - {leader})
 
         def lose_one(_load):
             eventually("clients", lambda: '"clients":20' in get(f"http://{edge[1]}/api/health")[1])
-            servers["nats-2"].stop(signal.SIGKILL)
+            servers[victim].stop(signal.SIGKILL)
 
-        self.load(edge[1], ingest[1], seconds=4, meanwhile=lose_one)
+        self.load(edge[1], ingest[1], seconds=30 if SLOW else 4, meanwhile=lose_one)
 
 
 if __name__ == "__main__":

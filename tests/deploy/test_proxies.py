@@ -7,11 +7,13 @@ import re
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 import unittest
 from types import SimpleNamespace
 
-from support import ROOT, SLOW, Stage, eventually, free_port, get, paths, read, tool
+from support import ROOT, SLOW, TOOLS, Stage, eventually, free_port, get, paths, read, tool
 
 # How long a connection without a byte must live; proxies' usual time-out is 60 s.
 IDLE_SECONDS = 70 if SLOW else 3
@@ -26,16 +28,52 @@ def replace(text, pattern, replacement):
     return changed
 
 
-def start_nginx(stage, edges, ingests, command=("nginx",)):
-    """nginx with deploy/proxy/nginx.conf: services become addresses, ports become free ones."""
+class Dns:
+    """A name server for a test: names and their addresses may change at any time."""
+
+    def __init__(self, stage, **names):
+        self.names = names
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.socket.getsockname()[1]
+        thread = threading.Thread(target=self.serve, daemon=True)
+        thread.start()
+        stage.addCleanup(self.socket.close)
+        stage.addCleanup(thread.join)
+        # Nothing asked: the end.
+        stage.addCleanup(self.socket.sendto, b"", self.socket.getsockname())
+
+    def serve(self):
+        """Answers questions for A; for everything else there is nothing (RFC 1035 section 4)."""
+        while True:
+            query, client = self.socket.recvfrom(4096)
+            if not query:
+                return
+            end = query.index(0, 12) + 5
+            length = query[12]
+            name, kind = query[13 : 13 + length].decode(), query[end - 4 : end - 2]
+            found = self.names.get(name, []) if kind == b"\0\1" else []
+            records = b"".join(
+                b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(address) for address in found
+            )
+            head = query[:2] + b"\x81\x80\0\1" + len(found).to_bytes(2, "big") + b"\0\0\0\0"
+            self.socket.sendto(head + query[12:end] + records, client)
+
+
+def start_nginx(stage, edges, ingests, command=("nginx",), dns=None, port=None):
+    """nginx with deploy/proxy/nginx.conf: ports become free ones, services addresses. With `dns` they stay names, whose nodes
+    all have this port."""
     proxy = SimpleNamespace(clients=f"127.0.0.1:{free_port()}", collectors=f"127.0.0.1:{free_port()}")
     file = stage.folder / "nginx.conf"
 
     def write(edges, ingests):
         text = read("deploy/proxy/nginx.conf")
-        # Following DNS takes a DNS, and a newer nginx than Debian's.
-        text = replace(text, r"\n *resolver .*", "")
+        # Following DNS takes a newer nginx than Debian's.
+        text = replace(text, r"resolver 127.0.0.11", f"resolver {dns.address}") if dns else replace(text, r"\n *resolver .*", "")
         for name, nodes in {"edge:3002": edges, "ingest:9090": ingests}.items():
+            if dns:
+                text = replace(text, f"server {name} ", f"server {name.split(':')[0]}:{port} ")
+                continue
             (line,) = re.findall(rf"\n( *)server {name} resolve(.*);", text)
             servers = "".join(f"\n{line[0]}server {node}{line[1]};" for node in nodes)
             text = replace(text, rf"\n *server {name} resolve.*;", servers)
@@ -48,7 +86,13 @@ def start_nginx(stage, edges, ingests, command=("nginx",)):
         file.write_text(user + text)
 
     write(edges, ingests)
-    program = os.environ.get("NGINX") or tool(command[0])
+    # The version that Compose runs, if it could be built here.
+    built = sorted(TOOLS.glob("bin/nginx-*"))
+    program = os.environ.get("NGINX") or (built[-1] if built else tool(command[0]))
+    if dns:
+        ended = subprocess.run([program, "-t", "-e", "stderr", "-c", file], capture_output=True, text=True, timeout=60)
+        if 'invalid parameter "resolve"' in ended.stderr:
+            stage.skipTest("this nginx is older than 1.27.3: scripts/setup-operations.py says why")
     process = stage.start("nginx", [program, "-e", "stderr", "-c", file, "-g", "daemon off;"])
     stage.answers(f"http://{proxy.clients}/livez", process)
     stage.answers(f"http://{proxy.collectors}/livez", process)
@@ -61,17 +105,20 @@ def start_nginx(stage, edges, ingests, command=("nginx",)):
     return proxy
 
 
-def start_haproxy(stage, edges, ingests):
+def start_haproxy(stage, edges, ingests, dns=None, port=None):
     """HAProxy with deploy/proxy/haproxy.cfg, in the same way."""
     proxy = SimpleNamespace(clients=f"127.0.0.1:{free_port()}", collectors=f"127.0.0.1:{free_port()}")
     file = stage.folder / "haproxy.cfg"
 
     def write(edges, ingests):
         text = read("deploy/proxy/haproxy.cfg")
-        for name, nodes in {"edge": edges, "ingest": ingests}.items():
+        if dns:
+            text = replace(text, "127.0.0.11:53", dns.address)
+            text = replace(text, r"(edge|ingest):(3002|9090) resolvers", rf"\1:{port} resolvers")
+        for name, nodes in {} if dns else {"edge": edges, "ingest": ingests}.items():
             servers = "".join(f"\n  server {name}-{number} {node}" for number, node in enumerate(nodes))
             text = replace(text, rf"\n *server-template {name} .*", servers)
-        text = replace(text, r" init-addr none", "")
+        text = text if dns else replace(text, r" init-addr none", "")
         text = replace(text, r"bind :3002", f"bind {proxy.clients}")
         text = replace(text, r"bind :9090", f"bind {proxy.collectors}")
         # Two descriptors for each: more than the tests' shell may have.
@@ -200,6 +247,31 @@ class Behind:
         report = self.load(proxy.clients, proxy.collectors, seconds=4, meanwhile=drain)
         self.assertGreaterEqual(report["clients"]["resumed"], 10, report)
         self.assertEqual(edges[0][0].ended(), 0)
+
+    def test_a_new_edge_is_found_by_its_name(self):
+        if sys.platform != "linux":
+            self.skipTest("only Linux has more than one address of its own")
+        nats = self.one_nats()
+        port = free_port()
+        ingest = self.node("ingest", nats, host="127.0.0.2", port=port)
+        first = self.node("edge", nats, host="127.0.0.3", port=port)
+        self.ready(ingest, first)
+        dns = Dns(self, ingest=["127.0.0.2"], edge=["127.0.0.3"])
+        proxy = type(self).start_proxy(self, [], [], dns=dns, port=port)
+        second = self.node("edge", nats, host="127.0.0.4", port=port)
+        self.ready(second)
+
+        def scale(load):
+            self.connected([first], 20)
+            dns.names["edge"] = ["127.0.0.3", "127.0.0.4"]
+            peers = []
+            # Without a reload, and without a word to the clients that are there.
+            eventually("a client of the second", lambda: peers.append(websocket(proxy.clients)) or self.clients(second))
+            for peer, _ in peers:
+                peer.close()
+
+        report = self.load(proxy.clients, proxy.collectors, seconds=5, meanwhile=scale)
+        self.assertEqual(report["clients"]["resumed"], 0, report)
 
     def clients(self, edge):
         answer = get(f"http://{edge[1]}/api/health")
