@@ -107,7 +107,7 @@ async fn the_python_example_ends_with_the_words_of_a_server_that_refuses() {
 async fn streams_for_curl_in_the_readme_work_as_written() {
     let telecast = telecast::standalone().start().await;
     let readme = std::fs::read_to_string(repository("README.md")).expect("README.md");
-    let commands: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl -sN ")).collect();
+    let commands: Vec<&str> = readme.lines().filter(|line| line.starts_with("curl -N ")).collect();
     assert!(!commands.is_empty());
     for command in commands {
         let here = command.replace("localhost:9090", &telecast.address().to_string());
