@@ -11,10 +11,11 @@ import base64, http.client, multiprocessing, os, pathlib, random, re, selectors,
 import sys, tempfile, time, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COLLECTORS, MEASUREMENTS, METRICS_PER_S, SECONDS, WARM_S = 100, 10, 10_000, 8, 3
+COLLECTORS, CORES, METRICS_PER_S, SECONDS, WARM_S = 100, 10, 10_000, 8, 3
+COLLECTORS_PER_WRITE = 10
 WAYS = {"nobody": None, "every value": 0, "interval=1000": 1000}
-# Series, and how often each is written.
-LOADS = {"10,000 series, each once a second": 1, "1,000 series, each ten times a second": 10}
+# Measurements of a collector, each of CORES series; and how often a second it writes them. Either way 1,000 messages a second.
+LOADS = {"10,000 series, each once a second": (10, 1), "1,000 series, each ten times a second": (1, 10)}
 
 
 def free_port():
@@ -22,26 +23,27 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def write(collector, series, number):
-    """One flush: so many series of each measurement."""
+def write(collectors, measurements, number):
+    """One flush of some collectors, as a relay would send it."""
     time_ns = time.time_ns()
     return "\n".join(
         f"m{measurement},core={core},host=web-{collector},region=eu-central-1 "
         f"user={number % 100 + core / 7},system={measurement}.25,idle=83.41,n={number}i {time_ns}"
-        for measurement in range(MEASUREMENTS)
-        for core in range(series)
+        for collector in collectors
+        for measurement in range(measurements)
+        for core in range(CORES)
     )
 
 
-def publish(port, writes_per_s, stop):
-    """Every collector writes so often a second, one after the other."""
+def publish(port, measurements, writes_per_s, stop):
+    """Every collector writes so often a second, some of them together."""
     ingest = http.client.HTTPConnection("127.0.0.1", port)
-    series = METRICS_PER_S // (COLLECTORS * MEASUREMENTS * writes_per_s)
-    rate, start, sequence = COLLECTORS * writes_per_s, time.monotonic(), 0
+    groups = [range(first, first + COLLECTORS_PER_WRITE) for first in range(0, COLLECTORS, COLLECTORS_PER_WRITE)]
+    rate, start, sequence = len(groups) * writes_per_s, time.monotonic(), 0
     while not stop.is_set():
         time.sleep(max(0, start + sequence / rate - time.monotonic()))
-        number, collector = divmod(sequence, COLLECTORS)
-        ingest.request("POST", f"/api/v1/write?collector=web-{collector}", write(collector, series, number))
+        number, group = divmod(sequence, len(groups))
+        ingest.request("POST", "/api/v1/write", write(groups[group], measurements, number))
         answer = ingest.getresponse()
         answer.read()
         assert answer.status == 204, answer.status
@@ -78,9 +80,9 @@ def counters(port, process):
     return [*map(value, names), cpu_ns]
 
 
-def measure(ports, edge, clients, interval, writes_per_s):
+def measure(ports, edge, clients, interval, load):
     connected, stop = multiprocessing.Event(), multiprocessing.Event()
-    peers = [multiprocessing.Process(target=publish, args=(ports["ingest"], writes_per_s, stop))]
+    peers = [multiprocessing.Process(target=publish, args=(ports["ingest"], *load, stop))]
     if interval is not None:
         reading = (ports["edge"], clients, interval, connected, stop)
         peers.append(multiprocessing.Process(target=read_all, args=reading))
@@ -96,7 +98,7 @@ def measure(ports, edge, clients, interval, writes_per_s):
         peer.join()
     time.sleep(0.5)
     received, *sent, cpu_ns = (now - was for now, was in zip(after, before))
-    expected = COLLECTORS * MEASUREMENTS * writes_per_s * elapsed
+    expected = METRICS_PER_S / CORES * elapsed
     assert received > expected * 0.95, f"{received} of {expected:.0f} envelopes: this machine is too busy"
     return [count / elapsed for count in sent] + [cpu_ns / elapsed / 1e7]
 
@@ -132,12 +134,12 @@ def main():
             print(f"{clients} clients over {COLLECTORS} filters, {METRICS_PER_S} metrics a second, {rounds} rounds of {SECONDS} s")
             print("| written | clients get | messages a second | MB a second | metrics conflated a second | CPU of the edge, % of a core |")
             print("|---|---|---|---|---|---|", flush=True)
-            for name, writes_per_s in LOADS.items():
+            for name, load in LOADS.items():
                 runs = {way: [] for way in WAYS}
                 for number in range(rounds):
                     ways = list(WAYS) if number % 2 == 0 else list(reversed(WAYS))
                     for way in ways:
-                        runs[way].append(measure(ports, edge, clients, WAYS[way], writes_per_s))
+                        runs[way].append(measure(ports, edge, clients, WAYS[way], load))
                 for way, columns in runs.items():
                     messages, size, conflated, cpu = (statistics.median(column) for column in zip(*columns))
                     print(f"| {name} | {way} | {messages:,.0f} | {size / 1e6:.1f} | {conflated:,.0f} | {cpu:.1f} |", flush=True)

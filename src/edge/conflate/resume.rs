@@ -1,9 +1,9 @@
 //! Brings a session that is elsewhere to its view: what has changed since, and nothing that was overwritten meanwhile.
 //!
 //! The log is not read for it. The last values are a log of their own, in which every series has its newest line only;
-//! it is walked from the session's place on, in bounded parts that each end at a place. So a session holds a few parts
-//! at most, however much has changed, and one that breaks off goes on from the last part it has. What is written again while
-//! it walks is found again further on.
+//! it is walked from the session's place on, in bounded parts that each end at a place. So a session holds one part at most,
+//! however much has changed, and one that breaks off goes on from the last part it has. What is written again while it walks is
+//! found again further on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use crate::proto::line;
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Offset, Shard};
 
-/// Bytes of lines in a part: a session holds at most two, one that its socket is taking and the next, of a few times as many
-/// bytes as JSON. A walk over all that has changed is made for each.
+/// Bytes of lines in a part, a few times as many as JSON: a session holds one at a time. A walk over all that has changed is made
+/// for each.
 const PART_BYTES: usize = 64 * 1024;
 /// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
@@ -111,6 +111,8 @@ impl Resume {
         let mut since = self.at.clone();
         let view = self.view.clone();
         loop {
+            // Nothing is made before there is room for it; and what is made then is of that moment.
+            self.feeder.asked().await?;
             // Before the place is read, or a flush in between would be waited for in vain.
             let flush = view.next_flush();
             let (cursor, index, place) = view.place();
@@ -122,8 +124,6 @@ impl Resume {
             } else if since == *place {
                 return self.join(cursor, index, place).await;
             } else if since.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
-                // Nothing is made before there is room for it.
-                self.feeder.asked().await?;
                 since = self.send_part(since, &place).await?;
             } else if since.is_at_or_before(&head.offset) {
                 // The view comes here with its next flush.
