@@ -79,7 +79,11 @@ async fn the_python_example_goes_on_at_another_edge_and_after_its_own_end() {
     collector.flush(10).await;
     let second = Follower::start(&arguments).all("web-01", 10).await;
     for name in MEASUREMENTS {
-        let all: Vec<i64> = [&ledger, &second].into_iter().flat_map(|ledger| ledger.numbers("web-01", name)).copied().collect();
+        let all: Vec<i64> = [&ledger, &second]
+            .into_iter()
+            .flat_map(|ledger| ledger.numbers("web-01", name))
+            .copied()
+            .collect();
         // It was killed between printing and writing down its place at worst: that message comes again, and none is lost.
         let repeated = all.len() - 30;
         assert!(repeated <= 1, "{all:?}");

@@ -79,7 +79,8 @@ impl Key {
             (header::SEC_WEBSOCKET_ACCEPT, accept),
         ];
         let mut response = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
-        let mut add = |name, value| drop(response.headers_mut().insert(name, HeaderValue::from_static(value)));
+        let mut add =
+            |name, value| drop(response.headers_mut().insert(name, HeaderValue::from_static(value)));
         if let Some(agreement) = compression {
             add(header::SEC_WEBSOCKET_EXTENSIONS, agreement.answer());
         }
@@ -161,7 +162,9 @@ mod tests {
             let key = check(&Method::GET, &headers, "/ws").map_err(|error| error.message).unwrap();
             key.accept(None).headers().get("sec-websocket-protocol").cloned()
         };
-        for offers in [&["telecast.v1"][..], &["x, telecast.v1 ,telecast.token.c2VjcmV0"], &["x", "telecast.v1"]] {
+        for offers in
+            [&["telecast.v1"][..], &["x, telecast.v1 ,telecast.token.c2VjcmV0"], &["x", "telecast.v1"]]
+        {
             assert_eq!(selected(offers).unwrap(), "telecast.v1", "{offers:?}");
         }
         for offers in [&[][..], &["telecast.v2"], &["Telecast.V1"], &["telecast.token.c2VjcmV0"]] {
