@@ -277,6 +277,7 @@ fn welcome(settings: &Settings, address: SocketAddr, options: Options) {
     }
     if role.serves_clients() {
         println!("  live metrics     ws://{host}/ws        (websocat ws://{host}/ws)");
+        println!("  the same         http://{host}/sse     (curl -N http://{host}/sse)");
     }
     if role.ingests() {
         println!("  collectors       ws://{host}/ws/collector, http://{host}/api/v2/write");
