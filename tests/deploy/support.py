@@ -73,9 +73,10 @@ def paths(audience=None):
 
 
 def metrics():
-    """Names of metrics: src/ops/meters.rs."""
+    """Names of metrics: the table of src/ops/meters.rs, and the few that are written beside it."""
     found = set(re.findall(r'"(ws_[a-z_]+)"', read("src/ops/meters.rs")))
     assert len(found) > 20, "src/ops/meters.rs has another form than expected"
+    found |= set(re.findall(r'describe_\w+!\("(ws_[a-z_]+)"', read("src/ops/prometheus.rs")))
     return found
 
 

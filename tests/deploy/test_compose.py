@@ -154,6 +154,10 @@ class Files(unittest.TestCase):
                     scraped.add(name)
         self.assertLessEqual({*ROLES, "nats-exporter", "nats-exporter-2", "nats-exporter-3"}, scraped)
         self.assertIn("/metrics", paths("operator"))
+        places = {mount["target"]: mount["source"] for mount in mounts(services(ONE)["prometheus"])}
+        for pattern in documents(read("prometheus.yml"))[0].get("rule_files", []):
+            folder, _, files = pattern.rpartition("/")
+            self.assertTrue(list(Path(places[folder]).glob(files)), pattern)
         command = [tool("promtool"), "check", "config", ROOT / "prometheus.yml"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
         self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)

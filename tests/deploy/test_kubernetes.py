@@ -248,6 +248,43 @@ class Rendering(unittest.TestCase):
                 self.assertEqual(len(edge), expected, f"{base} with {components}")
 
 
+class Indented(yaml.SafeDumper):
+    """Lists are indented below their key, as in all files here."""
+
+    def increase_indent(self, flow=False, indentless=False):
+        return super().increase_indent(flow, False)
+
+
+class Rules(unittest.TestCase):
+    """Prometheus gets the same rules from its operator as from files."""
+
+    def test_the_operators_rules_are_those_of_prometheus(self):
+        groups = []
+        for file in sorted((ROOT / "prometheus/rules").glob("*.yml")):
+            groups += documents(file.read_text())[0]["groups"]
+        item = {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": "telecast"},
+            "spec": {"groups": groups},
+        }
+        text = "# Generated from prometheus/rules: UPDATE_DOCUMENTATION=1 tests/deploy/run.py test_kubernetes.Rules writes it anew.\n"
+        text += yaml.dump(item, Dumper=Indented, sort_keys=False, width=120, allow_unicode=True)
+        path = ROOT / "k8s/components/prometheus-operator/rules.yaml"
+        if os.environ.get("UPDATE_DOCUMENTATION"):
+            path.write_text(text)
+        self.assertEqual(path.read_text(), text)
+
+    def test_rules_know_the_jobs_of_the_operator(self):
+        found = objects("base", ("prometheus-operator",))
+        jobs = {name for monitor in of_kind(found, "PodMonitor") for pod_set in selected(found, monitor["spec"]["selector"])
+                for name in [pod_set["metadata"]["name"]]}
+        text = (ROOT / "k8s/components/prometheus-operator/rules.yaml").read_text()
+        asked = {job for terms in re.findall(r'job=~?"([^"]+)"', text) for job in terms.split("|")}
+        # The others are of other ways to run it, or Prometheus' own.
+        self.assertLessEqual(asked - {"standalone", "prometheus", "alertmanager"}, jobs)
+
+
 class References(unittest.TestCase):
     def test_what_is_referred_to_exists(self):
         for base in BASES:
@@ -499,10 +536,10 @@ class Program(unittest.TestCase):
     def test_every_metric_that_is_asked_for_exists(self):
         for _, found in everything("overlays/production"):
             text = json.dumps(found)
-            derived = set(re.findall(r"as: (ws_[a-z_]+)", text.replace("\\n", "\n")))
-            asked = set(re.findall(r"\bws_[a-z_]+", text))
+            derived = set(re.findall(r'(?:as: |"record": ")(ws_[a-z_]+)', text))
+            asked = {re.sub("_bucket$", "", name) for name in re.findall(r"\bws_[a-z_]+", text)}
             self.assertGreaterEqual(len(asked), 2)
-            self.assertLessEqual(asked, metrics() | derived)
+            self.assertEqual(asked - metrics() - derived, set())
 
     def test_prometheus_can_read_every_query(self):
         promtool = tool("promtool")
