@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::stage::Stage;
 use crate::support::client::Client;
 use crate::support::collector::Collector;
+use crate::support::event_source::EventSource;
 use crate::support::nats::NatsServer;
+use crate::support::poller::Poller;
 use crate::support::telecast::{self, Telecast};
 
 /// What operators and balancers see while NATS is away.
@@ -83,7 +86,7 @@ async fn clients_are_told_and_lose_nothing(leave: impl Fn(&NatsServer), come_bac
     clients[0].all_of(&collector).await;
 
     leave(&stage.nats);
-    let left = tokio::time::Instant::now();
+    let left = Instant::now();
     for client in &mut clients {
         client.until("stale", |ledger| ledger.count("stale") == 1).await;
         assert!(left.elapsed() < Duration::from_secs(10), "{:?}", left.elapsed());
@@ -98,4 +101,26 @@ async fn clients_are_told_and_lose_nothing(leave: impl Fn(&NatsServer), come_bac
         assert_eq!((client.ledger.count("stale"), client.ledger.count("live")), (1, 1));
         assert!(client.ledger.gaps.is_empty());
     }
+}
+
+/// Whoever asks must not be answered at once again and again while there is nothing but silence to tell of.
+#[tokio::test]
+async fn readers_of_events_and_those_who_ask_are_told_that_the_log_is_away_and_that_it_is_back() {
+    let stage = Stage::with(1, |launch| launch).await;
+    let mut source = EventSource::connect(stage.edge(0), "").await;
+    let mut poller = Poller::new(stage.edge(0), "timeout=2");
+    poller.poll().await;
+    stage.nats.kill();
+    source.until("the silence", |ledger| ledger.count("stale") == 1).await;
+    let began = Instant::now();
+    poller.poll().await;
+    assert_eq!(poller.ledger.count("stale"), 1);
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    stage.nats.restart();
+    source.until("its end", |ledger| ledger.count("live") == 1).await;
+    let mut collector = stage.collector("web-01");
+    collector.flush(5).await;
+    source.until("the metrics", |ledger| ledger.metrics() == 15).await;
+    poller.until("the metrics", |ledger| ledger.metrics() == 15).await;
+    assert!(source.ledger.gaps.is_empty() && poller.ledger.gaps.is_empty());
 }
