@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
 use telecast::proto::offset::{Offset, Sequence, Shard};
 use tokio::sync::{mpsc, watch};
@@ -71,6 +71,19 @@ impl Broker for Counted {
             std::future::pending::<()>().await;
         }
         self.inner.read(shard, from, limits).await
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

@@ -38,12 +38,15 @@ fn series(message: &Value, metric: &Value) -> Series {
     (text(owner), text(&metric["name"]), metric["tags"].to_string())
 }
 
+/// The last values of a series' fields, and their time.
+type Latest = (Map<String, Value>, Value);
+
 /// The state at every place of the log, from a client that has everything from the beginning.
 #[derive(Default)]
 pub struct Truth {
     shards: u16,
     /// Of each series, in the order of its shard: the sequence that changed it, and its value since then.
-    histories: BTreeMap<Series, Vec<(u64, (Map<String, Value>, Value))>>,
+    histories: BTreeMap<Series, Vec<(u64, Latest)>>,
     now: State,
 }
 
