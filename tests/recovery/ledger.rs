@@ -62,6 +62,8 @@ pub struct Ledger {
     wish: usize,
     /// It asked for the newest values only.
     conflated: bool,
+    /// It begins with the last values: before the last of them it has no place to come back to.
+    snapshot: bool,
     /// Up to here it has everything; it resumes from here.
     pub at: Option<Offset>,
     /// Per channel, the next row it wants: of those before it has had each once. Of conflated series, the newest it has had.
@@ -112,9 +114,9 @@ pub enum Then {
 }
 
 impl Ledger {
-    pub fn new(wish: usize, conflated: bool) -> Self {
+    pub fn new(wish: usize, conflated: bool, snapshot: bool) -> Self {
         let (next, faults) = (HashMap::new(), Vec::new());
-        Self { wish, conflated, at: None, next, totals: Totals::default(), faults }
+        Self { wish, conflated, snapshot, at: None, next, totals: Totals::default(), faults }
     }
 
     /// Takes a message as any transport brings it.
@@ -135,7 +137,9 @@ impl Ledger {
             "metrics" | "snapshot" => {
                 for metric in &message.metrics {
                     let cpu = metric.tags.cpu.trim_start_matches("cpu").parse().unwrap_or(-1);
-                    self.row(message.collector.unwrap_or_default(), metric.name, cpu, metric.fields.n);
+                    let is_state = message.r#type == "snapshot";
+                    let collector = message.collector.unwrap_or_default();
+                    self.row(is_state, collector, metric.name, cpu, metric.fields.n);
                 }
                 match message.r#type {
                     "snapshot" => self.snapshot(text, message.part == message.parts, offset(message.offset)),
@@ -191,7 +195,8 @@ impl Ledger {
         None
     }
 
-    fn row(&mut self, collector: &str, name: &str, cpu: i64, number: i64) {
+    /// A row, or what is left of all rows of a series up to a snapshot.
+    fn row(&mut self, is_state: bool, collector: &str, name: &str, cpu: i64, number: i64) {
         self.totals.metrics += 1;
         let measurement = MEASUREMENTS.into_iter().find(|measurement| *measurement == name);
         let collector = collector.strip_prefix("web-").and_then(|number| number.parse::<usize>().ok());
@@ -211,6 +216,12 @@ impl Ledger {
         }
         let key = (collector, measurement, 0);
         let next = self.next.get(&key).copied().or_else(|| self.wanted_from(collector, measurement, 0));
+        if is_state && self.at.is_none() {
+            // Rows go round the series: those up to the newest of all are in the state.
+            let after = self.wanted_from(collector, measurement, number + 1);
+            self.next.insert(key, next.max(after).unwrap_or(0));
+            return;
+        }
         if next != Some(number) {
             let what =
                 if Some(number) < next { "came twice" } else { "was lost in silence before this came" };
@@ -232,6 +243,7 @@ impl Ledger {
                 self.fault(format!("a resume begins at {at:?}, not at {text}"));
             }
             Some(_) => {}
+            None if self.snapshot => {}
             None => self.at = offset,
         }
     }
@@ -266,7 +278,7 @@ impl Ledger {
     fn pass(&mut self, text: &str, to: Option<Offset>, delivered: u64) {
         let Some(to) = to else { return self.fault(format!("no place: {text}")) };
         // Polls have no welcome that says where they begin.
-        let begin = || match self.conflated {
+        let begin = || match self.conflated || self.snapshot {
             true => to.clone(),
             false => Offset::start(to.epoch, to.sequences.len() as u16),
         };
@@ -314,7 +326,7 @@ impl Ledger {
             let number = |key: &str| value(key)?.trim_end_matches('i').parse().ok();
             match (value("host="), number("cpu=cpu"), number("n=")) {
                 (Some(host), Some(cpu), Some(n)) => {
-                    self.row(host, line.split(',').next().unwrap_or(""), cpu, n)
+                    self.row(snapshot.is_some(), host, line.split(',').next().unwrap_or(""), cpu, n)
                 }
                 _ => self.fault(format!("no row: {line}")),
             }

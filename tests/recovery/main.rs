@@ -66,14 +66,15 @@ async fn collect(mut collector: Collector, pace_ms: u64, mut rng: Rng, end: Inst
     collector.flushed().len() as i64
 }
 
-/// What the client with a number asks for: every transport with every wish, some as line protocol, a third conflated.
+/// What the client with a number asks for: every transport with every wish, some as line protocol, a third conflated,
+/// half of them beginning with the last values.
 fn wish(number: usize) -> Wish {
     let transport = Transport::ALL[number % 4];
     let wish = number / 4 % WISHES.len();
     let round = number / (4 * WISHES.len());
     let interval = if round % 3 == 2 { [500, 1_000][number % 2] } else { 0 };
     let influx = round % 3 == 1 || interval > 0 && round % 2 == 1;
-    Wish { transport, wish, influx, snapshot: false, interval }
+    Wish { transport, wish, influx, snapshot: (number / 4 + round) % 2 == 1, interval }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,9 +95,14 @@ async fn every_ledger_equals_what_was_published_whatever_happens_to_edges() {
     let (surroundings, (tell, truth)) = (Arc::new(surroundings), watch::channel(None));
     let mut following = JoinSet::new();
     for number in 0..plan.clients {
-        let (wish, follow) =
-            (wish(number), follow(surroundings.clone(), wish(number), rng.fork(), truth.clone()));
-        following.spawn(async move { (wish, follow.await) });
+        let wish = wish(number);
+        // Whoever wants the last values comes when there are some.
+        let later = if wish.snapshot { plan.flow.mul_f64(rng.f64() / 2.0) } else { Duration::ZERO };
+        let follow = follow(surroundings.clone(), wish, rng.fork(), truth.clone());
+        following.spawn(async move {
+            sleep(later).await;
+            (wish, follow.await)
+        });
     }
     let end = Instant::now() + plan.flow;
     let mut collecting = JoinSet::new();

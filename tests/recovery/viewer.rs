@@ -44,8 +44,8 @@ impl Wish {
         if self.interval > 0 {
             let _ = write!(all, "&interval={}", self.interval);
         }
-        // Whoever wants every value wants those before it was there too.
-        Parameters { all, begin: if self.interval > 0 { "" } else { "&from=earliest" } }
+        // Whoever wants every value, and not the last ones first, wants those before it was there too.
+        Parameters { all, begin: if self.interval > 0 || self.snapshot { "" } else { "&from=earliest" } }
     }
 }
 
@@ -63,7 +63,7 @@ pub async fn follow(
     mut rng: Rng,
     mut truth: watch::Receiver<Option<(Truth, Instant)>>,
 ) -> Ledger {
-    let mut ledger = Ledger::new(wish.wish, wish.interval > 0);
+    let mut ledger = Ledger::new(wish.wish, wish.interval > 0, wish.snapshot);
     let parameters = wish.parameters();
     loop {
         let Surroundings { http, address } = &*surroundings;
