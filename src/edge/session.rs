@@ -205,6 +205,7 @@ impl Session {
         self.index = 0;
         // Nothing matches a snapshot that leads on in silence: its place is told with what comes next.
         self.placeless &= portion.batch.is_some();
+        self.untold |= *self.at != *portion.to;
         self.at = portion.to.clone();
     }
 
