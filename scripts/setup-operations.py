@@ -2,7 +2,7 @@
 """Fetches into .tools what the tests of Compose, Kubernetes, proxy and monitoring files need: the programs that read such files, and schemas.
 
 Nothing outside this project is touched, and what is there already stays. What cannot be had here (no Go, no Debian, no network) is
-left out with a line that says why; the tests that need it are skipped, and say so.
+left out with a line that says why; the tests that need it fail, and say so.
 """
 
 import json
@@ -266,7 +266,7 @@ def main():
         try:
             tool()
         except (Missing, OSError) as why:
-            print(f"setup-operations: {tool.__name__}: {why}; tests that need it are skipped", file=sys.stderr)
+            print(f"setup-operations: {tool.__name__}: {why}; tests that need it fail", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ SLOW = os.environ.get("SLOW_TESTS") == "1"
 
 
 def tool(name):
-    """A program that scripts/setup-tools.sh put there, or the machine has; the test is skipped without it."""
+    """A program that scripts/setup-tools.sh put there, or the machine has."""
     beside = [TOOLS / "bin" / name, TOOLS / "operations/bin" / name]
     found = next((str(path) for path in beside if path.exists()), None) or shutil.which(name)
     if not found:
-        raise unittest.SkipTest(f"there is no {name}: scripts/setup-operations.py says why")
+        raise AssertionError(f"{name} is missing: scripts/setup-operations.py fetches it, or says what it lacks for that")
     return found
 
 
@@ -49,7 +49,7 @@ def telecast():
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     built = [path for path in (target / "debug/telecast", target / "release/telecast") if path.exists()]
     if not built:
-        raise unittest.SkipTest("telecast is not built: cargo build")
+        raise AssertionError("telecast is not built: cargo build")
     return str(max(built, key=lambda path: path.stat().st_mtime))
 
 
