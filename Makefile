@@ -24,6 +24,10 @@ test-recovery: check-build check-tests tools ## Kill and drain edges under 500 c
 	TELECAST_RECOVERY_PACE_MS=$${TELECAST_RECOVERY_PACE_MS:-1000} \
 	cargo test --locked --test recovery -- --nocapture
 
+test-deploy: check-build check-tests tools ## Test the image, Compose, Kubernetes, proxy and monitoring files only (SLOW_TESTS=1: idle connections for real)
+	cargo build --locked
+	tests/deploy/run.py
+
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
 	scripts/setup-schemas.sh
