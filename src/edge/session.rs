@@ -218,14 +218,18 @@ impl Session {
 
     /// Moves behind the frames of `batch` that were begun; `skip` of them were before.
     fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) {
-        self.pass_to(progress.index, &batch.passage(skip, progress.begun));
+        let passage = batch.passage(skip, progress.begun);
+        self.pass_to(progress.index, &passage);
         if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
             self.books.pass_reset(from, &progress.offset);
         }
         if self.placeless && progress.offset != self.at {
             // With its last part: the others leave the session where it was.
             self.placeless = false;
-            self.books.go_on_at(&self.at, progress.offset.clone());
+            // Of a snapshot at the very place where the session began nothing is seen here: then this is what follows it.
+            if passage == Passage::default() {
+                self.books.go_on_at(&self.at, progress.offset.clone());
+            }
         }
         self.at = progress.offset;
         self.quiet = false;

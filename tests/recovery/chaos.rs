@@ -32,8 +32,6 @@ pub struct Exported {
     pub filtered: u64,
     pub conflated: u64,
     pub gap: u64,
-    /// Edges that found an account of a session that does not add up.
-    pub faulty: u64,
 }
 
 impl Edges {
@@ -97,6 +95,8 @@ impl Edges {
     /// Adds what an edge has said so far, which has to add up.
     async fn count(&mut self, number: usize) {
         let edge = &self.edges[number];
+        let unbalanced = edge.lines_of("session_unbalanced");
+        assert!(unbalanced.is_empty(), "accounts that do not add up: {unbalanced:#?}");
         // A look may fall between two counters of one settlement.
         let whole = async || {
             let text = edge.metrics().await;
@@ -117,6 +117,5 @@ impl Edges {
         exported.filtered += filtered;
         exported.conflated += conflated;
         exported.gap += gap;
-        exported.faulty += u64::from(edge.logged("session_unbalanced"));
     }
 }

@@ -124,7 +124,6 @@ async fn every_ledger_equals_what_was_published_whatever_happens_to_edges() {
         assert_eq!(ledger.missing(&truth), None, "{wish:?}, at {:?}", ledger.at);
     }
     assert!(ledgers.iter().all(|(_, ledger)| ledger.totals.gaps == 0));
-    assert_eq!(exported.faulty, 0, "an account that does not add up: {exported:?}");
 }
 
 fn report(ledgers: &[(Wish, Ledger)], truth: &Truth, exported: &chaos::Exported) {

@@ -186,8 +186,14 @@ impl Telecast {
 
     /// Whether its log has a line with this event.
     pub fn logged(&self, event: &str) -> bool {
+        !self.lines_of(event).is_empty()
+    }
+
+    /// The lines of its log with this event.
+    pub fn lines_of(&self, event: &str) -> Vec<String> {
         let event = format!(r#""event":"{event}""#);
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.contains(&event))
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().filter(|line| line.contains(&event)).cloned().collect()
     }
 
     fn url(&self, path: &str) -> String {
