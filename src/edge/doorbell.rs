@@ -70,11 +70,6 @@ impl Doorbell {
         self.bell.notify_one();
     }
 
-    /// Rings for whatever there is to do.
-    pub(crate) fn ring(&self) {
-        self.bell.notify_one();
-    }
-
     /// Waits until somebody rings; a ring before the call counts. Cancel-safe.
     pub(crate) async fn wait(&self) {
         self.bell.notified().await;

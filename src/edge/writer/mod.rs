@@ -84,6 +84,8 @@ pub(crate) struct Writer {
     wave: Option<usize>,
     /// Sessions that catch up and have something to write, in the order of their turns.
     queue: VecDeque<SessionKey>,
+    /// When they are given something next.
+    feed_at: Instant,
     /// Kept to be used again; empty between two uses.
     ready: Vec<SessionKey>,
     buffer: Vec<u8>,
@@ -100,6 +102,7 @@ impl Writer {
             clock: Clock::default(),
             wave: None,
             queue: VecDeque::new(),
+            feed_at: Instant::now(),
             ready: Vec::new(),
             buffer: vec![0; receive::READ_BYTES],
         }
@@ -121,6 +124,7 @@ impl Writer {
             let command = tokio::select! {
                 () = doorbell.wait() => None,
                 () = tokio::time::sleep_until(flushed + throttle), if held_back => None,
+                () = tokio::time::sleep_until(self.feed_at), if !self.queue.is_empty() => None,
                 Some(command) = commands.recv() => Some(command),
                 _ = tick.tick() => { ticked = true; None }
                 _ = wave.tick(), if self.wave.is_some() => { wave_is_due = true; None }
@@ -273,7 +277,12 @@ impl Writer {
                     shared.node.meters.replay_requests.of(outcome).increment(1);
                 }
             }
-            Start::Live(..) | Start::CatchUp => self.feed(key, first, replay),
+            Start::Live(..) | Start::CatchUp => {
+                // A poll that has still to be led to its view knows the place that it came with: told again, it would take
+                // that for the end of the way. With an interval, the way may be to wait.
+                session.untold = session.seat.view().key().interval_ms.is_some();
+                self.feed(key, first, replay);
+            }
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
@@ -283,16 +292,17 @@ impl Writer {
         let (hub, shared) = (self.hub.clone(), self.shared.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, feeder) = Feed::new(self.doorbell.clone(), key);
+        let placed = !matches!(session.mode, Mode::Starting);
         session.mode = Mode::CatchingUp(Box::new(feed));
         session.index = 0;
         let (view, at) = (session.seat.view().clone(), session.at.clone());
         let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
         if view.key().interval_ms.is_some() {
             let at = (*at).clone();
-            Resume { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
+            Resume { shared, hub, view, at, quiet, snapshots, placed, resets, outcome, feeder }.spawn(first);
         } else {
             let quiet = Quiet::all(quiet);
-            CatchUp { shared, hub, view, at, quiet, snapshots, resets, outcome, feeder }.spawn(first);
+            CatchUp { shared, hub, view, at, quiet, snapshots, placed, resets, outcome, feeder }.spawn(first);
         }
     }
 

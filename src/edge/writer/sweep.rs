@@ -35,7 +35,10 @@ const COLLECTED_MAX: usize = 8;
 const LATENCY_SAMPLES_MAX: usize = 8;
 /// Bytes for sessions that catch up, before those that are live are looked after again: a crowd that comes back costs them
 /// some tenths of a millisecond each time.
-const FEED_BYTES_PER_TURN: usize = 256 * 1024;
+const FEED_BYTES_PER_TURN: usize = 128 * 1024;
+/// Between two turns of sessions that catch up: theirs is at most half of the time, so that a crowd that comes back leaves the
+/// rest to live ones and to whoever else is on the machine. A writer gives them some 40 MB a second, whether one or a thousand.
+const FEED_REST: Duration = Duration::from_millis(3);
 /// What a portion counts at least, for those with little or nothing in them.
 const FEED_BYTES_MIN: usize = 1024;
 
@@ -305,6 +308,10 @@ impl Writer {
     /// Gives sessions that catch up what they were fed, in the order in which they became ready, as much as live ones may
     /// be kept waiting for; the others have their turn after them.
     pub(super) fn feed_some(&mut self) {
+        let began = Instant::now();
+        if self.queue.is_empty() || began < self.feed_at {
+            return;
+        }
         self.turn.feed_left = FEED_BYTES_PER_TURN;
         while self.turn.feed_left > 0
             && let Some(key) = self.queue.pop_front()
@@ -315,9 +322,8 @@ impl Writer {
             }
         }
         self.turn.feed_left = 0;
-        if !self.queue.is_empty() {
-            self.doorbell.ring();
-        }
+        let ended = Instant::now();
+        self.feed_at = ended + FEED_REST.max(ended - began);
     }
 
     /// The frames at a session's cursor are gone.
