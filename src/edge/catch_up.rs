@@ -37,6 +37,8 @@ pub(crate) struct CatchUp {
     pub(crate) quiet: Quiet,
     /// Where a part of the log is lost to the session, it wants the last values instead.
     pub(crate) snapshots: bool,
+    /// Its client has been told a place before, or begins behind one of its own.
+    pub(crate) placed: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
@@ -117,8 +119,9 @@ impl CatchUp {
     /// Gives the session the last values, and goes on behind them. With a reason, what it has missed before them is lost.
     async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
         lost.into_iter().for_each(|reason| self.count(reason));
-        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &self.at };
-        self.at = delivery.send(&mut self.feeder, lost).await?;
+        let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
+        let Self { shared, hub, view, at, feeder, .. } = self;
+        self.at = Delivery { shared, hub, view, at, placed }.send(feeder, lost).await?;
         self.quiet = Quiet::all(false);
         Ok(())
     }

@@ -63,8 +63,10 @@ impl Feeder {
     /// Gives the session what comes next, when it has asked for it.
     pub(crate) async fn give(&mut self, fed: Fed) -> Result<(), Over> {
         self.asked().await?;
+        // There is room: one is given for each that is asked for. Nothing is waited for between the two, so that whoever
+        // stops waiting here has not lost what was asked.
+        self.fed.try_send(fed).map_err(|_| Over)?;
         self.waiting = None;
-        self.fed.send(fed).await.map_err(|_| Over)?;
         self.doorbell.ready(self.session);
         Ok(())
     }

@@ -51,6 +51,8 @@ pub(crate) struct Resume {
     pub(crate) quiet: bool,
     /// Where something is lost to the session, it wants the last values instead.
     pub(crate) snapshots: bool,
+    /// Its client has been told a place before, or begins behind one of its own.
+    pub(crate) placed: bool,
     /// How often the log had turned out to be another one when the session got this place.
     pub(crate) resets: u64,
     /// How the resume is counted when it ends.
@@ -141,7 +143,7 @@ impl Resume {
         match first {
             First::Snapshot => self.take_snapshot(None).await,
             First::Lost(reason) => self.take_snapshot(Some(reason)).await,
-            First::Nothing if self.snapshots && is_missing(&self.at) => {
+            First::Nothing if self.snapshots && !self.quiet && is_missing(&self.at) => {
                 let same_log = self.hub.head().offset.epoch == self.at.epoch;
                 let reason = if same_log { GapReason::Retention } else { GapReason::Reset };
                 self.take_snapshot(Some(reason)).await
@@ -159,7 +161,8 @@ impl Resume {
     async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
         lost.into_iter().for_each(|reason| self.count(reason));
         let at = Arc::new(self.at.clone());
-        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &at };
+        let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
+        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &at, placed };
         self.at = (*delivery.send(&mut self.feeder, lost).await?).clone();
         self.quiet = false;
         Ok(())
@@ -189,8 +192,9 @@ impl Resume {
     /// The session is ahead of this edge. A log that has gone backwards will never be there: that is a reset.
     async fn ask_log(&mut self, head: &Head) -> Result<(), Over> {
         for shard in (0..self.at.sequences.len() as u16).map(Shard) {
-            let Ok(bounds) = self.shared.broker.bounds(shard).await else { return Ok(()) };
-            if bounds.last < self.at.sequence(shard) {
+            let seen = self.at.sequence(shard);
+            let Ok(bounds) = self.shared.replays.bounds(shard, seen).await else { return Ok(()) };
+            if bounds.last < seen {
                 return self.lose((*head.offset).clone(), GapReason::Reset).await;
             }
         }

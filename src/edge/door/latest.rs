@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::{Refusal, bad_request, parameters, subscription};
 use crate::edge::Edge;
 use crate::edge::series::{Extract, Group};
-use crate::edge::snapshot::Held;
+use crate::edge::snapshot::{BYTES_PER_SECOND_MIN, Held};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 use crate::proto::json;
@@ -68,10 +68,19 @@ async fn latest(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Ref
         let message = "too many answers are on their way already: try again, or ask for less with `filter`";
         return Err((ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 2)));
     };
-    let held = snapshots.hold(extract.groups.iter().map(|group| group.lines.len()).sum());
+    let bytes = extract.groups.iter().map(|group| group.lines.len()).sum();
+    let held = snapshots.hold(bytes);
     let (pieces, body) = mpsc::channel(1);
-    let patience = edge.shared.settings.slow_client_timeout;
-    edge.shared.tasks.spawn(send(extract, format, pieces, patience, held));
+    // In all, so that nobody keeps what others wait for by reading a little now and then.
+    let patience =
+        edge.shared.settings.slow_client_timeout + Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
+    let shutdown = edge.shutdown.clone();
+    edge.shared.tasks.spawn(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            _ = tokio::time::timeout(patience, send(extract, format, pieces, held)) => {}
+        }
+    });
     Ok((StatusCode::OK, headers, Body::from_stream(stream(body))).into_response())
 }
 
@@ -93,20 +102,14 @@ fn stream(pieces: mpsc::Receiver<Piece>) -> impl futures_util::Stream<Item = io:
 }
 
 /// Encodes the answer piece by piece, as fast as the client takes them.
-async fn send(
-    extract: Extract,
-    format: Format,
-    pieces: mpsc::Sender<Piece>,
-    patience: Duration,
-    _held: Held,
-) {
+async fn send(extract: Extract, format: Format, pieces: mpsc::Sender<Piece>, _held: Held) {
     let mut writing = Writing::begin(&extract, format);
     for group in extract.groups {
         for line in line::lines(&group.lines).filter_map(Result::ok) {
             writing.line(&group, &line);
             if writing.out.len() >= PIECE_BYTES {
                 let piece = Piece::More(std::mem::take(&mut writing.out).into());
-                if !matches!(tokio::time::timeout(patience, pieces.send(piece)).await, Ok(Ok(()))) {
+                if pieces.send(piece).await.is_err() {
                     return;
                 }
             }
@@ -114,7 +117,7 @@ async fn send(
     }
     for piece in [Piece::More(writing.finish().into()), Piece::End] {
         // Whoever is gone needs nothing more.
-        let _ = tokio::time::timeout(patience, pieces.send(piece)).await;
+        let _ = pieces.send(piece).await;
     }
 }
 

@@ -72,8 +72,9 @@ async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refus
         Joining { socket, transport: Transport::Poll, early: Bytes::new(), view, place, admission: None };
     edge.hand_over(joining).await;
     let found = collect(Events(reader), subscription.format, began, timeout).await;
-    let Some(next) = &found.next else {
-        let message = "the session ended before it had a place: try again";
+    let Some(next) = found.next.as_ref().filter(|_| !found.is_cut_off()) else {
+        // An empty answer at once would have the client ask again at once, without end.
+        let message = "the log did not give what was asked for: try again";
         return Err((ConnectFailure::NotReady, ApiError::unavailable("unavailable", message, 1)));
     };
     let headers = head(subscription.format, Some(next));
@@ -113,8 +114,15 @@ fn head(format: Format, next: Option<&str>) -> axum::http::HeaderMap {
 async fn collect(mut events: Events, format: Format, began: Instant, timeout: Duration) -> Found {
     let mut found = Found::new(format);
     let mut reader = Reader::default();
-    // The end of the time and the end of the session are both an end.
-    while let Ok(Some(Ok(piece))) = timeout_at(found.until(began, timeout), events.frame()).await {
+    loop {
+        let piece = match timeout_at(found.until(began, timeout), events.frame()).await {
+            Ok(Some(Ok(piece))) => piece,
+            Ok(_) => {
+                found.has_ended = true;
+                return found;
+            }
+            Err(_) => return found,
+        };
         reader.feed(piece.data_ref().map_or(&[][..], |bytes| bytes));
         let now = Instant::now();
         while let Some(event) = reader.next_event() {
@@ -124,7 +132,6 @@ async fn collect(mut events: Events, format: Format, began: Instant, timeout: Du
             }
         }
     }
-    found
 }
 
 /// What a poll has got so far.
@@ -142,6 +149,8 @@ struct Found {
     is_current: bool,
     /// It has just said so.
     is_at_end: bool,
+    /// The session is gone.
+    has_ended: bool,
 }
 
 impl Found {
@@ -151,7 +160,16 @@ impl Found {
             Format::Influx => Vec::new(),
         };
         let whole_bytes = body.len();
-        Self { format, body, whole_bytes, next: None, news_since: None, is_current: false, is_at_end: false }
+        Self {
+            format,
+            body,
+            whole_bytes,
+            next: None,
+            news_since: None,
+            is_current: false,
+            is_at_end: false,
+            has_ended: false,
+        }
     }
 
     fn take(&mut self, event: &Event, now: Instant) {
@@ -187,6 +205,11 @@ impl Found {
         if self.format == Format::Influx {
             self.body.push(b'\n');
         }
+    }
+
+    /// The session ended before it came to anything.
+    fn is_cut_off(&self) -> bool {
+        self.has_ended && self.news_since.is_none() && !self.is_current
     }
 
     fn is_whole(&self) -> bool {

@@ -24,6 +24,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) view: &'a View,
     /// What it has got so far.
     pub(crate) at: &'a Arc<Offset>,
+    /// Its client knows that place, and must not be led behind it.
+    pub(crate) placed: bool,
 }
 
 impl Delivery<'_> {
@@ -35,7 +37,9 @@ impl Delivery<'_> {
         lost: Option<GapReason>,
     ) -> Result<Arc<Offset>, Over> {
         let key = self.view.key();
-        let snapshot = self.shared.snapshots.get(self.shared, self.hub, key).await.map_err(|_| Over)?;
+        let floor = self.placed.then_some(&**self.at);
+        let snapshot =
+            self.shared.snapshots.get(self.shared, self.hub, key, floor).await.map_err(|_| Over)?;
         let patience = self.shared.settings.slow_client_timeout + snapshot.patience();
         if let Ok(sent) = tokio::time::timeout(patience, self.send_all(feeder, &snapshot, lost)).await {
             return sent;

@@ -37,7 +37,7 @@ const MAKERS: usize = 2;
 const CONCERN: Duration = Duration::from_secs(60);
 /// A client that takes less of its snapshot per second, on average and after the time that any client may be slow, is too
 /// slow for it: others wait for the room.
-const BYTES_PER_SECOND_MIN: usize = 16 * 1024;
+pub(crate) const BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 
 /// The last values at one place, as ready messages.
 pub(crate) struct Snapshot {
@@ -93,11 +93,15 @@ impl Room {
             let mut freed = std::pin::pin!(self.freed.notified());
             // From here on, before the look: what is freed in between must not be waited for in vain.
             freed.as_mut().enable();
-            if self.bytes.load(Ordering::Relaxed) < self.bytes_max {
+            if self.is_left() {
                 return;
             }
             freed.await;
         }
+    }
+
+    fn is_left(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < self.bytes_max
     }
 
     fn hold(self: &Arc<Self>, bytes: usize) -> Held {
@@ -118,7 +122,8 @@ impl Snapshots {
         }
     }
 
-    /// A snapshot for sessions on views with this key, of a place that the edge has been at just now.
+    /// A snapshot for sessions on views with this key, of a place that the edge has been at just now, and not before `floor`
+    /// if that is of the same log.
     ///
     /// # Errors
     /// See [`Snapshots::extract`].
@@ -127,26 +132,41 @@ impl Snapshots {
         shared: &Shared,
         hub: &Arc<Hub>,
         key: &ViewKey,
+        floor: Option<&Offset>,
     ) -> Result<Arc<Snapshot>, Stopped> {
-        let cell = {
+        loop {
             let head = hub.head().offset;
-            let mut fresh = self.lock();
-            let is_good = |cell: &Arc<OnceCell<Arc<Snapshot>>>| {
-                // One that is not made yet will be fresh. A reset of the log outdates it at once.
-                cell.get()
-                    .is_none_or(|made| made.made.elapsed() < FRESH && made.offset.is_at_or_before(&head))
+            let floor = floor.filter(|floor| floor.is_at_or_before(&head));
+            let is_good = |made: &Arc<Snapshot>| {
+                // A reset of the log outdates it at once.
+                made.offset.is_at_or_before(&head)
+                    && floor.is_none_or(|floor| floor.is_at_or_before(&made.offset))
             };
-            match fresh.get(key).filter(|cell| is_good(cell)) {
-                Some(cell) => cell.clone(),
-                None => {
-                    let cell = Arc::new(OnceCell::new());
-                    fresh.insert(key.clone(), cell.clone());
-                    cell
+            let cell = {
+                let mut fresh = self.lock();
+                // One that is not made yet will be fresh.
+                let is_good = |cell: &&Arc<OnceCell<Arc<Snapshot>>>| {
+                    cell.get().is_none_or(|made| made.made.elapsed() < FRESH && is_good(made))
+                };
+                match fresh.get(key).filter(is_good) {
+                    Some(cell) => cell.clone(),
+                    None => {
+                        let cell = Arc::new(OnceCell::new());
+                        fresh.insert(key.clone(), cell.clone());
+                        cell
+                    }
                 }
+            };
+            // A session that leaves while it makes one leaves that to the next who waits for it.
+            let made = cell.get_or_try_init(|| self.make(shared, hub, key)).await?.clone();
+            let head = hub.head().offset;
+            // It may have been begun before this session came to its place, or before the log became another one.
+            if made.offset.epoch == head.epoch
+                && floor.is_none_or(|floor| floor.is_at_or_before(&made.offset))
+            {
+                return Ok(made);
             }
-        };
-        // A session that leaves while it makes one leaves that to the next who waits for it.
-        cell.get_or_try_init(|| self.make(shared, hub, key)).await.cloned()
+        }
     }
 
     /// Forgets those that are not fresh: sessions that are still sending one hold it themselves.
@@ -167,8 +187,14 @@ impl Snapshots {
         filters: &FilterSet,
         work: impl FnOnce(Extract) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
-        let _turn = self.makers.acquire().await.map_err(|_| Stopped)?;
-        self.room.wait().await;
+        let _turn = loop {
+            // Not while a turn is taken: who waits for room must not keep others from looking for theirs.
+            self.room.wait().await;
+            let turn = self.makers.acquire().await.map_err(|_| Stopped)?;
+            if self.room.is_left() {
+                break turn;
+            }
+        };
         let (hub, filters) = (hub.clone(), filters.clone());
         let work =
             shared.tasks.spawn_blocking(move || work(hub.with_series(|series| series.matching(&filters))));
