@@ -81,10 +81,11 @@
 //! | 3 | `published_is_delivered_and_filtered_and_conflated_and_announced_gaps_whatever_happens`, `every_ledger_equals_what_was_published_whatever_happens_to_edges` |
 //! | 4 | `a_write_is_answered_when_the_log_has_it_on_every_path`, `a_server_killed_while_publishing_loses_nothing_and_doubles_nothing` |
 //! | 5 | `back_pressure_stops_the_reading_but_not_the_pings_and_loses_nothing`, `clients_hear_within_ten_seconds_that_a_killed_server_is_gone_and_lose_nothing` |
-//! | 6 | `an_offset_older_than_the_ring_is_resumed_from_the_log_without_a_seam`, `what_retention_took_is_one_gap_and_then_everything_that_is_left`, `a_log_that_was_created_anew_is_one_reset_for_who_stayed_and_for_who_comes_back` |
-//! | 7 | `a_client_that_does_not_read_gets_exactly_what_its_gaps_leave_out_and_costs_others_nothing` |
-//! | 8 | `a_draining_edge_delivers_through_its_grace_and_sends_clients_away_with_their_place`, `an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted` |
-//! | 9 | `frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share`, `a_full_node_refuses_says_when_to_come_back_and_is_not_ready` |
+//! | 6 | `a_snapshot_comes_in_parts_and_leaves_the_client_without_a_place_until_the_last` |
+//! | 7 | `an_offset_older_than_the_ring_is_resumed_from_the_log_without_a_seam`, `what_retention_took_is_one_gap_and_then_everything_that_is_left`, `a_log_that_was_created_anew_is_one_reset_for_who_stayed_and_for_who_comes_back` |
+//! | 8 | `a_client_that_does_not_read_gets_exactly_what_its_gaps_leave_out_and_costs_others_nothing` |
+//! | 9 | `a_draining_edge_delivers_through_its_grace_and_sends_clients_away_with_their_place`, `an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted` |
+//! | 10 | `frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share`, `a_full_node_refuses_says_when_to_come_back_and_is_not_ready` |
 //!
 //! # Where things are, in reading order
 //!
