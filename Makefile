@@ -1,7 +1,7 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-recovery test-deploy tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests
+.PHONY: help run test test-recovery test-deploy tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests check-test-tools
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
@@ -13,7 +13,7 @@ run: check-build ## Build and relay this machine's metrics on port 9090
 	cargo build --release --locked
 	@exec $${CARGO_TARGET_DIR:-target}/release/telecast standalone --demo
 
-test: check-build check-tests tools ## Run every test, then a short round of fuzzing, and sum up
+test: check-build check-test-tools tools ## Run every test, then a short round of fuzzing, and sum up
 	scripts/test.sh
 
 test-recovery: check-build check-tests tools ## Kill and drain edges under 500 clients, ten minutes long; TELECAST_RECOVERY_… changes that
@@ -24,7 +24,7 @@ test-recovery: check-build check-tests tools ## Kill and drain edges under 500 c
 	TELECAST_RECOVERY_PACE_MS=$${TELECAST_RECOVERY_PACE_MS:-1000} \
 	cargo test --locked --test recovery -- --nocapture
 
-test-deploy: check-build check-tests tools ## Test the image, Compose, Kubernetes, proxy and monitoring files only (SLOW_TESTS=1: idle connections for real)
+test-deploy: check-build check-test-tools tools ## Test the image, Compose, Kubernetes, proxy and monitoring files only (SLOW_TESTS=1: idle connections for real)
 	cargo build --locked
 	tests/deploy/run.py
 
@@ -70,3 +70,13 @@ check-tests:
 	    || { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }
 	@command -v curl >/dev/null \
 	    || { echo "make: curl is missing: tests run the lines of the documentation with it (Debian, Ubuntu: apt-get install curl)" >&2; exit 1; }
+
+# What tests need beyond what fetches nats-server. Go's own installer puts it where PATH does not look.
+check-test-tools: check-tests
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "make: $$(python3 --version) is too old: tests need Python 3.11 or newer (https://www.python.org/downloads; macOS: brew install python)" >&2; exit 1; }
+	@found=$$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'); \
+	[ "$${found:-0}" -ge 20 ] && command -v npm >/dev/null \
+	    || { echo "make: Node 20 or newer with npm is missing: tests of the JavaScript client run in it (https://nodejs.org; Debian 13, Ubuntu 25.04: apt-get install nodejs npm; macOS: brew install node)" >&2; exit 1; }
+	@PATH="$$PATH:/usr/local/go/bin" command -v go >/dev/null \
+	    || { echo "make: Go is missing: it builds what reads Compose files, Kustomize and Alertmanager in tests (1.24 or newer from https://go.dev/dl; macOS: brew install go)" >&2; exit 1; }

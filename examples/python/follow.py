@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints live metrics of a Telecast cluster as JSON lines, and never loses its place.
 
-    pip install websockets
+    pip install 'websockets>=14'
     python3 follow.py ws://localhost:3002/ws ws://localhost:3003/ws --filter '*.cpu{cpu=cpu-total}' --place place.txt
 
 Whatever breaks, it connects to the next edge and goes on behind the last message. With --place it does so over its own restarts, too.
@@ -118,9 +118,15 @@ def note(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def address(text):
+    if urllib.parse.urlsplit(text).scheme not in ("ws", "wss"):
+        raise argparse.ArgumentTypeError(f"`{text}` is no address of an edge: it looks like ws://HOST:PORT/ws")
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description="Prints live metrics of a Telecast cluster as JSON lines.")
-    parser.add_argument("urls", nargs="+", metavar="ws://HOST:PORT/ws", help="edges, tried in turn")
+    parser.add_argument("urls", nargs="+", type=address, metavar="ws://HOST:PORT/ws", help="edges, tried in turn")
     parser.add_argument("--filter", action="append", default=[], help="such as *.cpu; may be repeated")
     parser.add_argument("--from", dest="begin", default="latest", help="latest, earliest, -30s, or an offset")
     parser.add_argument("--place", type=pathlib.Path, help="a file that keeps the place; it wins over --from")

@@ -271,7 +271,7 @@ fn expected_text(kind: Kind) -> String {
         Kind::Choice(words) => format!("one of {}", list(words.iter().map(|word| format!("\"{word}\"")))),
         Kind::Name => "1 to 32 letters, digits, - or _".to_owned(),
         Kind::NodeId => format!("1 to {NODE_ID_BYTES_MAX} bytes without spaces"),
-        Kind::Listen => "HOST:PORT with an IP address or localhost as HOST, like \"0.0.0.0:9090\"".to_owned(),
+        Kind::Listen => "HOST:PORT or PORT, with an IP address or localhost as HOST, like \"0.0.0.0:9090\"".to_owned(),
         Kind::NatsUrl => {
             "a NATS address like \"nats://localhost:4222\", several separated by commas".to_owned()
         }

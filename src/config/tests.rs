@@ -151,7 +151,7 @@ fn an_impossible_value_is_refused_with_what_is_allowed() {
         ("TELECAST__NODE__ID", "two words", "node.id", "without spaces"),
         ("LOG_LEVEL", "verbose", "telemetry.level", "error, warn, info"),
         ("NATS_URL", "http://nats", "nats.url", "nats://localhost:4222"),
-        ("METRICS_PORT", "tcp://10.0.0.1:80", "server.metrics_listen", "HOST:PORT"),
+        ("METRICS_PORT", "tcp://10.0.0.1:80", "server.metrics_listen", "HOST:PORT or PORT"),
         ("WS_THROTTLE_MS", "-1", "edge.throttle_ms", "whole number"),
     ] {
         let text = refusal(name, value);

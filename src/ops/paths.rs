@@ -71,10 +71,18 @@ pub const PATHS: &[ServedPath] = &[
     operator("/api/metrics/status", "the log, the collectors and the clients of this node"),
 ];
 
-/// What to try instead of `path` on a node in `role`: why it is not here, if it is elsewhere; else what is spelled like it;
-/// else the index.
+/// What to try instead of `path`, which a listener of a node in `role` does not serve: why it is not here, if it is elsewhere;
+/// else what is spelled like it; else the index.
 pub fn directions(path: &str, role: Role) -> String {
-    let path = path.trim_end_matches('/');
+    if let Some(known) = PATHS.iter().find(|known| known.path == path && known.is_served_by(role)) {
+        let listener = match known.audience {
+            Audience::Operators => "server.metrics_listen",
+            Audience::Collectors | Audience::Clients => "server.listen",
+        };
+        return format!("it is on the other listener of this node (`{listener}`)");
+    }
+    let path = path.trim_end_matches('/').to_ascii_lowercase();
+    let path = path.as_str();
     if let Some(elsewhere) = PATHS.iter().find(|known| known.path == path && !known.is_served_by(role)) {
         let (peers, owner) = match elsewhere.audience {
             Audience::Collectors => ("collectors connect to", "ingest"),
@@ -82,6 +90,9 @@ pub fn directions(path: &str, role: Role) -> String {
         };
         let role = role.as_str();
         return format!("this node is in the role {role}, and {peers} one in the role {owner}");
+    }
+    if let Some(known) = PATHS.iter().find(|known| known.path == path) {
+        return format!("did you mean {}? GET / lists what is served here", known.path);
     }
     let near: Vec<&str> = nearest(path, role).into_iter().map(|known| known.path).collect();
     match near.as_slice() {
@@ -134,5 +145,20 @@ mod tests {
             let text = directions(path, role);
             assert!(text.contains(words), "{path}: {text}");
         }
+    }
+
+    #[test]
+    fn a_path_that_is_right_but_for_slash_and_case_is_the_only_suggestion() {
+        for path in ["/ws/", "/WS", "/Ws/"] {
+            assert_eq!(directions(path, Role::Edge), "did you mean /ws? GET / lists what is served here");
+        }
+    }
+
+    #[test]
+    fn what_the_other_listener_serves_is_said_to_be_there() {
+        let text = directions("/metrics", Role::Edge);
+        assert_eq!(text, "it is on the other listener of this node (`server.metrics_listen`)");
+        let text = directions("/ws", Role::Edge);
+        assert_eq!(text, "it is on the other listener of this node (`server.listen`)");
     }
 }

@@ -1,7 +1,7 @@
 //! `/metrics`: the recorder behind [`crate::ops::meters`], and its text.
 
 use std::fmt::Write as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -32,6 +32,8 @@ pub const BUSIEST_HELP: &str =
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 static EXPORTER: OnceLock<Exporter> = OnceLock::new();
+/// Held while the recorder is installed: who comes second at the same moment gets the one of the first.
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// Renders the metrics of this process.
 #[derive(Clone)]
@@ -48,6 +50,7 @@ pub struct InstallError(String);
 /// Installs the recorder of this process, or hands out the one that is. Comes before `Meters::register`, whose handles
 /// belong to the recorder of that moment.
 pub fn install(role: Role) -> Result<Exporter, InstallError> {
+    let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(exporter) = EXPORTER.get() {
         return Ok(exporter.clone());
     }

@@ -39,10 +39,10 @@ impl ApiError {
     }
 }
 
-/// The answer to a method that a path does not take. The router adds `Allow` to it.
+/// The answer to a method that a path does not take. The router adds `Allow` to it. Every path for which the router chooses the
+/// method is read; handlers that take others refuse the rest themselves.
 pub async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
-    let message =
-        format!("{} does not take {method}: the header Allow names the methods it takes", uri.path());
+    let message = format!("{} takes GET and HEAD, not {method}", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 

@@ -274,6 +274,9 @@ mod tests {
             (status, &headers[header::ALLOW]),
             (StatusCode::METHOD_NOT_ALLOWED, &"GET,HEAD".parse().unwrap())
         );
-        assert!(body.contains(r#""code":"wrong_method""#), "{body}");
+        assert!(
+            body.contains(r#""code":"wrong_method","message":"/health takes GET and HEAD, not POST""#),
+            "{body}"
+        );
     }
 }

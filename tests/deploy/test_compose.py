@@ -223,8 +223,9 @@ class Image(unittest.TestCase):
 
     def test_the_program_needs_no_library_that_the_last_stage_has_not(self):
         ended = subprocess.run(["ldd", telecast()], capture_output=True, text=True, timeout=60)
-        if ended.returncode or "linux" not in ended.stdout:
-            self.skipTest("another system, another linker")
+        if "not a dynamic executable" in ended.stdout + ended.stderr:
+            return
+        self.assertEqual(ended.returncode, 0, ended.stderr)
         needed = set(re.findall(r"^\s*(?:\S*/)?([\w+-]+)\.so", ended.stdout, re.M))
         has = {"linux-vdso", "libc", "libm", "libgcc_s", "libdl", "libpthread", "librt", "ld-linux-x86-64", "ld-linux-aarch64"}
         self.assertLessEqual(needed, has)

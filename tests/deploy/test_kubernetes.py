@@ -481,7 +481,7 @@ class Program(unittest.TestCase):
                 grace = pod(named(found, "Deployment", role))["spec"]["terminationGracePeriodSeconds"]
                 self.assertGreater(grace, drain_seconds(settings(found, role), role), f"{base}: {role}")
 
-    def test_the_seeds_variables_work_as_kubectl_sets_them(self):
+    def test_the_short_names_work_as_kubectl_sets_them(self):
         found = copy.deepcopy(objects("base"))
         edge = containers(named(found, "Deployment", "edge"))[0]
         edge["env"] += [{"name": "WS_WORKER_THREADS", "value": "8"}, {"name": "WS_THROTTLE_MS", "value": "100"}]

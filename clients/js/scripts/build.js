@@ -15,6 +15,7 @@ await build({
   format: "esm",
   target: "es2022",
   minify: true,
+  lineLimit: 160,
   legalComments: "none",
 });
 const tsc = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin/tsc");

@@ -1,5 +1,14 @@
 import type { Subscription, TransportName } from "./options.js";
 
+/** An edge as the user names it; in a page also relative to that. */
+export const edge = (text: string | URL, base: string | undefined): URL => {
+  try {
+    const url = new URL(text, base);
+    if (/^(http|ws)s?:$/.test(url.protocol)) return url;
+  } catch {}
+  throw new TypeError(`connect: \`${text}\` is no address: it looks like http://HOST:PORT`);
+};
+
 /** Where a transport finds this subscription from this place on. The parameters that `base` has stay. */
 export const address = (
   base: URL,

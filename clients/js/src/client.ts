@@ -1,3 +1,4 @@
+import { edge } from "./address.js";
 import { TelecastError } from "./error.js";
 import { Machine, type Action, type End } from "./machine.js";
 import type { Change, Options, State, TransportName, WebSocketConstructor } from "./options.js";
@@ -65,7 +66,7 @@ export class Client implements AsyncIterable<Message> {
     const base = (globalThis as { location?: { href: string } }).location?.href;
     this.#machine = new Machine(
       {
-        urls: urls.map((one) => new URL(one, base)),
+        urls: urls.map((one) => edge(one, base)),
         subscription: Object.assign(
           {},
           filter && { filter },

@@ -2,10 +2,19 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { connect } from "../../src/index.js";
 import { decode, type Metric } from "../../src/protocol.js";
 import { Queue } from "../../src/queue.js";
 import { sseParser } from "../../src/sse.js";
 import { SeriesStore } from "../../src/store.js";
+
+test("an address that is none is said to be none", () => {
+  for (const url of ["127.0.0.1:9090", "localhost:9090", "", "ftp://edge/"])
+    assert.throws(() => connect({ url }), {
+      name: "TypeError",
+      message: `connect: \`${url}\` is no address: it looks like http://HOST:PORT`,
+    });
+});
 
 test("frames are read in both formats", () => {
   assert.deepEqual(decode('{"type":"live"}'), { type: "live" });
