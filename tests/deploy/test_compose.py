@@ -338,7 +338,8 @@ class Running(Stage):
             eventually("clients", lambda: '"clients":20' in get(f"http://{edge[1]}/api/health")[1])
             servers[victim].stop(signal.SIGKILL)
 
-        self.load(edge[1], ingest[1], seconds=30 if SLOW else 4, meanwhile=lose_one)
+        # Longer than the log may be without a leader: a server that goes costs up to nine seconds.
+        self.load(edge[1], ingest[1], seconds=30 if SLOW else 14, meanwhile=lose_one)
 
 
 if __name__ == "__main__":
