@@ -172,9 +172,12 @@ impl CatchUp {
     fn reset(&mut self, head: &Head) -> Option<Arc<Offset>> {
         let resets = std::mem::replace(&mut self.resets, head.resets);
         let (at, now) = (&self.at, &head.offset);
-        if resets != head.resets && now.epoch == at.epoch && !at.is_at_or_before(now) {
-            // The log went backwards, behind this session: what it will hold up to there again is not the same.
-            return Some(now.clone());
+        if resets != head.resets
+            && now.epoch == at.epoch
+            && let Some(back) = head.back_from(at)
+        {
+            // The log went backwards, behind this session: what it holds up to there again, or will, is not the same.
+            return Some(back);
         }
         if now.epoch != at.epoch || now.sequences.len() != at.sequences.len() {
             // Of a log that is new to the session, what it holds no more is no loss.

@@ -52,6 +52,31 @@ pub(crate) struct Head {
     pub(crate) offset: Arc<Offset>,
     /// How often the log has turned out to be another one.
     pub(crate) resets: u64,
+    /// Where it has gone back to, if the last time it was the same one without its newest part.
+    pub(crate) back: Option<Back>,
+}
+
+/// Where the log has gone on from after it had gone back: what was behind that is not what is behind it now.
+#[derive(Clone, Debug)]
+pub(crate) struct Back {
+    /// The place.
+    pub(crate) to: Arc<Offset>,
+    /// The ring's index of it.
+    pub(crate) index: Index,
+}
+
+impl Head {
+    /// How many of the resets a session knows of that has got everything up to `index`, as far as it matters.
+    pub(crate) fn resets_known_at(&self, index: Index) -> u64 {
+        let missed = self.back.as_ref().is_some_and(|back| index < back.index);
+        self.resets - u64::from(missed)
+    }
+
+    /// Where a session has to go on that is at `at`, and has not been told of the last reset, in the same epoch.
+    pub(crate) fn back_from(&self, at: &Offset) -> Option<Arc<Offset>> {
+        let to = self.back.as_ref().map_or(&self.offset, |back| &back.to);
+        (!at.is_at_or_before(to)).then(|| to.clone())
+    }
 }
 
 /// Where a session begins.
@@ -91,6 +116,7 @@ struct State {
     ring: Ring,
     epochs: Vec<Epoch>,
     resets: u64,
+    back: Option<Back>,
     /// What the last values do not know yet: little, unless somebody is copying many of them.
     unapplied: Vec<Step>,
     views: HashMap<ViewKey, Listed>,
@@ -130,10 +156,10 @@ impl Hub {
         compressor: Arc<Compressor>,
     ) -> Arc<Self> {
         let ring = Ring::new((*series.at().offset).clone(), ring_bytes_max);
-        let head = Head { index: 0, offset: ring.head().clone(), resets: 0 };
+        let head = Head { index: 0, offset: ring.head().clone(), resets: 0, back: None };
         let (views, index) = (HashMap::new(), FilterIndex::default());
         let unapplied = Vec::new();
-        let state = State { compressor, ring, epochs, resets: 0, unapplied, views, index };
+        let state = State { compressor, ring, epochs, resets: 0, back: None, unapplied, views, index };
         let (announce, new_groups) = mpsc::unbounded_channel();
         Arc::new(Self {
             values: Mutex::new(Values { series, conflation: Conflation::new(announce) }),
@@ -192,7 +218,9 @@ impl Hub {
         }
         let epoch = Epoch::combine(&state.epochs);
         state.resets += 1;
+        let same_log = epoch == state.ring.head().epoch;
         let entry = state.ring.push_reset(epoch, shard, last);
+        state.back = same_log.then(|| Back { to: entry.offset.clone(), index: entry.index });
         state.dispatch(&entry, meters);
         state.unapplied.push(Step::Entry(entry));
         self.publish(state);
@@ -264,7 +292,7 @@ impl Hub {
     /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
     fn publish(&self, state: MutexGuard<'_, State>) {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
-        let head = Head { index, offset, resets: state.resets };
+        let head = Head { index, offset, resets: state.resets, back: state.back.clone() };
         self.head.send_replace(head);
         MutexGuard::unlock_fair(state);
         self.ring_grown();

@@ -221,15 +221,18 @@ async fn a_client_that_was_too_slow_goes_on_from_a_snapshot() {
     let log = Log::new(&settings);
     let edge = RunningEdge::start(log.broker.clone(), &settings).await;
     let mut quick = Joiner::connect(&edge, "").await;
+    log.publish("web-1", "cpu").await;
+    quick.until(|quick| quick.live == 1).await;
     let mut slow = Joiner::connect(&edge, "snapshot=true").await;
+    slow.until(|slow| slow.snapshots == 1).await;
     // 24 MB: more than the kernel keeps for the one that does not read.
-    for round in 1..=240 {
+    for round in 2..=241 {
         log.publish_padded(&format!("web-{}", round % 3), "cpu", 100_000).await;
         quick.until(|quick| quick.live == round).await;
     }
-    slow.until(|slow| slow.snapshots == 1).await;
+    slow.until(|slow| slow.snapshots == 2).await;
     log.publish("web-1", "cpu").await;
-    quick.until(|quick| quick.live == 241).await;
+    quick.until(|quick| quick.live == 242).await;
     let end = quick.at.clone();
     slow.until(|slow| slow.at == end).await;
     assert_eq!(slow.state, quick.state);

@@ -186,7 +186,10 @@ impl Resume {
             return Some(Offset::start(head.offset.epoch, head.offset.sequences.len() as u16));
         }
         // It went backwards, behind this session: what it will hold up to there again is not the same.
-        (was_reset && !self.at.is_at_or_before(&head.offset)).then(|| (*head.offset).clone())
+        if !was_reset {
+            return None;
+        }
+        head.back_from(&self.at).map(|back| (*back).clone())
     }
 
     /// The session is ahead of this edge. A log that has gone backwards will never be there: that is a reset.

@@ -174,6 +174,7 @@ impl Found {
 
     fn take(&mut self, event: &Event, now: Instant) {
         let kind = kind(&event.data);
+        let was_whole = self.is_whole();
         match kind {
             Some("welcome") => {}
             Some("heartbeat") => (self.is_current, self.is_at_end) = (true, true),
@@ -186,8 +187,9 @@ impl Found {
                 self.is_at_end = false;
             }
         }
-        let is_part = matches!(kind, None | Some("metrics" | "snapshot" | "gap")) && event.id.is_none();
-        if !is_part {
+        // Parts are ended by one with an id, and by nothing that comes between them.
+        let may_be_part = matches!(kind, None | Some("metrics" | "snapshot" | "gap"));
+        if may_be_part && event.id.is_some() || !may_be_part && was_whole {
             self.whole_bytes = self.body.len();
         }
         self.next = event.id.clone().or(self.next.take());
@@ -325,6 +327,12 @@ mod tests {
         let last = (Some("S"), r#"{"type":"snapshot","part":2}"#);
         let whole = r#"{"messages":[{"type":"snapshot","part":1},{"type":"snapshot","part":2}],"next":"C"}"#;
         check(Format::Json, &[(None, WELCOME.1), PART, last, HEARTBEAT], true, whole);
+    }
+
+    #[test]
+    fn nothing_that_comes_between_parts_makes_them_whole() {
+        let parts = [(None, WELCOME.1), PART, STALE, HEARTBEAT];
+        check(Format::Json, &parts, false, r#"{"messages":[],"next":"C"}"#);
     }
 
     #[test]

@@ -368,3 +368,30 @@ fn what_the_last_values_cost_per_envelope() {
         drop(seat);
     }
 }
+
+/// Its announcement may be among the frames that a session was too slow for.
+#[test]
+fn who_has_missed_that_the_log_went_back_is_led_back_to_where_it_went_on() {
+    let (hub, _) = hub();
+    let meters = Meters::register();
+    hub.reset(Shard(0), Epoch(2), 0, &meters);
+    assert!(hub.head().back.is_none(), "another log is no way back");
+    for sequence in 1..=5 {
+        append(&hub, stored(sequence, channel("web", "cpu"), "cpu v=1 1"));
+    }
+    let before = hub.head();
+    hub.reset(Shard(0), Epoch(2), 3, &meters);
+    for sequence in 4..=9 {
+        append(&hub, stored(sequence, channel("web", "cpu"), "cpu v=2 2"));
+    }
+    let head = hub.head();
+    let at = |sequence| head.offset.with(Shard(0), sequence);
+    assert_eq!(
+        head.back_from(&before.offset).map(|to| to.sequence(Shard(0))),
+        Some(3),
+        "although it is at 9 by now"
+    );
+    assert_eq!((head.back_from(&at(4)).is_some(), head.back_from(&at(3)).is_none()), (true, true));
+    assert_eq!(head.resets_known_at(before.index), before.resets);
+    assert_eq!(head.resets_known_at(head.index), head.resets);
+}

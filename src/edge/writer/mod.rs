@@ -281,14 +281,15 @@ impl Writer {
                 // A poll that has still to be led to its view knows the place that it came with: told again, it would take
                 // that for the end of the way. With an interval, the way may be to wait.
                 session.untold = session.seat.view().key().interval_ms.is_some();
-                self.feed(key, first, replay);
+                let resets = self.hub.head().resets;
+                self.feed(key, first, replay, resets);
             }
         }
         if fits { self.pump(key) } else { self.drop_slow(key, TOO_MANY_CONTROL_FRAMES) }
     }
 
-    /// Has a session fed from its place until it can join its view.
-    fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>) {
+    /// Has a session fed from its place until it can join its view. It knows of so many `resets` of the log.
+    fn feed(&mut self, key: SessionKey, first: First, outcome: Option<ReplayOutcome>, resets: u64) {
         let (hub, shared) = (self.hub.clone(), self.shared.clone());
         let Some(session) = self.table.get(key) else { return };
         let (feed, feeder) = Feed::new(self.doorbell.clone(), key);
@@ -296,7 +297,7 @@ impl Writer {
         session.mode = Mode::CatchingUp(Box::new(feed));
         session.index = 0;
         let (view, at) = (session.seat.view().clone(), session.at.clone());
-        let (quiet, snapshots, resets) = (session.quiet, session.snapshots, hub.head().resets);
+        let (quiet, snapshots) = (session.quiet, session.snapshots);
         if view.key().interval_ms.is_some() {
             let at = (*at).clone();
             Resume { shared, hub, view, at, quiet, snapshots, placed, resets, outcome, feeder }.spawn(first);

@@ -328,24 +328,27 @@ impl Writer {
 
     /// The frames at a session's cursor are gone.
     fn overtaken(&mut self, key: SessionKey, cursor: Cursor, offset: Arc<Offset>, index: Index) {
+        let head = self.hub.head();
         let Some(session) = self.table.get(key) else { return };
+        // The announcement that the log has gone back may be among what it was overtaken by.
+        let resets = head.resets_known_at(session.index);
         // Newest values are no loss to be overtaken by: what has changed meanwhile is what it gets.
         if session.seat.view().key().interval_ms.is_some() {
             self.table.leave_group(key);
-            return self.feed(key, First::Nothing, None);
+            return self.feed(key, First::Nothing, None, resets);
         }
         // A burst that is larger than the ring (the log is back after a while) is nobody's slowness. And what the ring still
         // has is quickly fetched from there: with very many views, each holds less than the ring.
         if !session.behind || self.hub.holds(&session.at) {
             self.table.leave_group(key);
-            return self.feed(key, First::Nothing, None);
+            return self.feed(key, First::Nothing, None, resets);
         }
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
         }
         if session.snapshots {
             self.table.leave_group(key);
-            return self.feed(key, First::Lost(GapReason::Slow), None);
+            return self.feed(key, First::Lost(GapReason::Slow), None, resets);
         }
         let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
         session.mode = Mode::Live(cursor);
