@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::Client;
-use crate::support::collector::Collector;
+use crate::support::collector::{Collector, MEASUREMENTS};
 use crate::support::telecast::{self, Telecast};
 use crate::support::wire;
 
@@ -213,16 +213,25 @@ async fn a_change_of_filters_goes_on_at_the_same_place() {
         client.send(&json!({"type": "subscribe", "filter": format!("*.{new}")}).to_string()).await;
         client.until("an ack", |ledger| ledger.count("ack") > place).await;
         assert_eq!(client.ledger.numbers("web-01", new).len(), had, "nothing new comes before the ack");
-        let last = client.ledger.numbers("web-01", old).last().copied().unwrap_or(-1);
-        let count = client.ledger.numbers("web-01", old).len();
+        let numbers = client.ledger.numbers("web-01", old);
+        let (count, last) = (numbers.len(), numbers.last().copied().unwrap_or(-1));
         collector.flush(1).await;
         client.until("the new filter", |ledger| ledger.numbers("web-01", new).len() > had).await;
         let first = client.ledger.numbers("web-01", new)[had];
-        let next = last + 1 + i64::from(new == "cpu");
-        assert!((last..=next).contains(&first), "round {round}: {old} up to {last}, {new} from {first}");
+        // Both filters saw the same place: no message of the one before it is missing, none of the other behind it.
+        let (came, comes) = (place_of(old, last), place_of(new, first));
+        assert!(came < comes, "round {round}: {new} {first} had passed when {old} {last} came");
+        let (skipped, later) = (place_of(new, first - 1), place_of(old, last + 1));
+        assert!(skipped < later, "round {round}: neither {new} {} nor {old} {} came", first - 1, last + 1);
         assert_eq!(client.ledger.numbers("web-01", old).len(), count, "nothing old comes after the ack");
     }
     assert!(client.ledger.gaps.is_empty());
+}
+
+/// Where the message with this number is in the log: a row of a collector is one message of each measurement, in their order.
+fn place_of(measurement: &str, number: i64) -> i64 {
+    let index = MEASUREMENTS.iter().position(|name| *name == measurement).expect("a measurement");
+    number * MEASUREMENTS.len() as i64 + index as i64
 }
 
 /// While an edge takes a batch from the log, sessions get the first of its envelopes before the last is in its ring.
