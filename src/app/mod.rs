@@ -23,6 +23,7 @@ use crate::ops::log::{self, Follows};
 use crate::ops::meters::Meters;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::prometheus::Exporter;
+use crate::ops::routes::Operations;
 use crate::ops::{process, prometheus, routes};
 
 pub mod listen;
@@ -153,12 +154,16 @@ impl Process {
     fn listen(&self, exporter: &Exporter) -> Result<SocketAddr, Failure> {
         let server = &self.settings.server;
         let cors = Cors::of(&server.cors_origins);
-        let operations = routes::router(self.node.clone(), exporter.clone(), &cors);
-        let apart = server.metrics_listen.is_some();
-        let mut public = if apart {
-            routes::public_router(self.node.clone(), exporter.clone(), &cors)
+        let operations = Operations {
+            node: self.node.clone(),
+            exporter: server.metrics_enabled.then(|| exporter.clone()),
+            admin_token: self.settings.admin.token.clone(),
+        };
+        let apart = server.metrics_listen.map(|listen| (listen, routes::router(operations.clone(), &cors)));
+        let mut public = if apart.is_some() {
+            routes::public_router(operations, &cors)
         } else {
-            operations.clone()
+            routes::router(operations, &cors)
         };
         if let Some(ingest) = &self.ingest {
             public = public.merge(ingest.clone().router());
@@ -167,7 +172,7 @@ impl Process {
             public = public.merge(edge.router(&cors));
         }
         let address = self.open(server.listen, "listening", public)?;
-        if let Some(listen) = server.metrics_listen {
+        if let Some((listen, operations)) = apart {
             self.open(listen, "metrics_listening", operations)?;
         }
         Ok(address)

@@ -45,6 +45,7 @@ Environment:
   WS_WORKER_THREADS            server.worker_threads
   WS_THROTTLE_MS               edge.throttle_ms
   METRICS_PORT                 server.metrics_listen
+  METRICS_ENABLED              server.metrics_enabled (true, false)
 
 Exit codes:
   0   stopped as asked (SIGTERM or SIGINT, after draining); status: healthy or degraded

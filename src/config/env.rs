@@ -16,6 +16,7 @@ pub const SHORT_NAMES: &[(&str, &str)] = &[
     ("WS_WORKER_THREADS", "server.worker_threads"),
     ("WS_THROTTLE_MS", "edge.throttle_ms"),
     ("METRICS_PORT", "server.metrics_listen"),
+    ("METRICS_ENABLED", "server.metrics_enabled"),
 ];
 
 /// What the environment says: first the short names, then the full ones, which win. An empty variable counts as not set:

@@ -23,6 +23,8 @@ pub enum Kind {
     Integer(u64, u64),
     /// One of a few numbers.
     OneOf(&'static [u64]),
+    /// `true` or `false`.
+    Switch,
     /// One of a few words.
     Choice(&'static [&'static str]),
     /// Printable text.
@@ -50,6 +52,8 @@ pub enum Kind {
 pub enum Builtin {
     /// A number.
     Integer(u64),
+    /// On or off.
+    Switch(bool),
     /// A text.
     Text(&'static str),
     /// A text that depends on the role, or nothing.
@@ -85,6 +89,7 @@ pub const KEYS: &[Key] = &[
     derived("node.id", Kind::NodeId),
     by_role("server.listen", Kind::Listen, listen_of),
     unset("server.metrics_listen", Kind::Listen),
+    Key { name: "server.metrics_enabled", kind: Kind::Switch, builtin: Builtin::Switch(true) },
     unset("server.port", Kind::Port),
     integer("server.header_timeout_ms", 100, 600_000, 10_000),
     integer("server.worker_threads", 0, 1_024, 0),

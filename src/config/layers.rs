@@ -47,6 +47,7 @@ pub(super) struct Assignment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Parsed {
     Integer(u64),
+    Switch(bool),
     Text(String),
 }
 
@@ -63,6 +64,7 @@ impl Values {
     pub(super) fn builtin(role: Role) -> Self {
         let value_of = |key: &Key| match key.builtin {
             Builtin::Integer(number) => Some(Parsed::Integer(number)),
+            Builtin::Switch(on) => Some(Parsed::Switch(on)),
             Builtin::Text(text) => Some(Parsed::Text(text.to_owned())),
             Builtin::ByRole(of) => of(role).map(|text| Parsed::Text(text.to_owned())),
             Builtin::Derived | Builtin::Unset => None,
@@ -112,6 +114,14 @@ impl Values {
         match self.get(key) {
             Some((Parsed::Integer(number), _)) => Ok(*number),
             _ => Err(ConfigError::Missing { key, how: "give a number" }),
+        }
+    }
+
+    /// Whether it is on.
+    pub(super) fn is_on(&self, key: &'static str) -> Result<bool, ConfigError> {
+        match self.get(key) {
+            Some((Parsed::Switch(on), _)) => Ok(*on),
+            _ => Err(ConfigError::Missing { key, how: "give true or false" }),
         }
     }
 
@@ -178,6 +188,7 @@ pub(super) fn shown_parsed(key: &str, value: &Parsed) -> String {
     let kind = keys::find(key).map_or(Kind::Text, |key| key.kind);
     match value {
         Parsed::Integer(number) => number.to_string(),
+        Parsed::Switch(on) => on.to_string(),
         Parsed::Text(text) => shown(kind, &toml::Value::String(text.clone())),
     }
 }
@@ -236,6 +247,7 @@ fn parse(kind: Kind, value: &toml::Value) -> Result<Parsed, String> {
             .filter(|number| allowed.contains(number))
             .map(Parsed::Integer)
             .ok_or_else(|| format!("one of {}", list(allowed.iter().map(u64::to_string)))),
+        Kind::Switch => switch(value).map(Parsed::Switch).ok_or_else(|| "true or false".to_owned()),
         Kind::Listen if value.is_integer() => parse_text(kind, &value.to_string()),
         _ => match value {
             toml::Value::String(text) => parse_text(kind, text),
@@ -261,7 +273,9 @@ fn parse_text(kind: Kind, text: &str) -> Result<Parsed, String> {
         Kind::Origins => origins::normalise(text),
         Kind::LogFilter => log_filter::normalise(text).map(|_| text.to_ascii_lowercase()),
         Kind::Secret => (printable && text != "***").then(|| text.to_owned()),
-        Kind::Text | Kind::Integer(..) | Kind::Port | Kind::OneOf(_) => printable.then(|| text.to_owned()),
+        Kind::Text | Kind::Integer(..) | Kind::Switch | Kind::Port | Kind::OneOf(_) => {
+            printable.then(|| text.to_owned())
+        }
     };
     taken.map(Parsed::Text).ok_or_else(|| expected_text(kind))
 }
@@ -284,7 +298,7 @@ fn expected_text(kind: Kind) -> String {
                 .to_owned()
         }
         Kind::Secret => "the secret itself: a printable text, not the mask ***".to_owned(),
-        Kind::Text | Kind::Integer(..) | Kind::Port | Kind::OneOf(_) => "a printable text".to_owned(),
+        Kind::Text | Kind::Integer(..) | Kind::Switch | Kind::Port | Kind::OneOf(_) => "a printable text".to_owned(),
     }
 }
 
@@ -292,6 +306,14 @@ fn integer(value: &toml::Value) -> Option<u64> {
     match value {
         toml::Value::Integer(number) => u64::try_from(*number).ok(),
         toml::Value::String(text) => text.trim().replace('_', "").parse().ok(),
+        _ => None,
+    }
+}
+
+fn switch(value: &toml::Value) -> Option<bool> {
+    match value {
+        toml::Value::Boolean(on) => Some(*on),
+        toml::Value::String(text) => text.trim().to_ascii_lowercase().parse().ok(),
         _ => None,
     }
 }

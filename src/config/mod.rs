@@ -93,6 +93,8 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// Second listener for `/metrics` and the operations' routes, when configured (`METRICS_PORT`).
     pub metrics_listen: Option<SocketAddr>,
+    /// Whether `/metrics` is served at all (`METRICS_ENABLED`).
+    pub metrics_enabled: bool,
     /// A request's head must have arrived within this time.
     pub header_timeout: Duration,
     /// Runtime worker threads, and writer tasks of an edge (`WS_WORKER_THREADS`).

@@ -240,6 +240,7 @@ fn server(values: &Values) -> Result<ServerSettings, ConfigError> {
     Ok(ServerSettings {
         listen: public,
         metrics_listen,
+        metrics_enabled: values.is_on("server.metrics_enabled")?,
         header_timeout: millis(values, "server.header_timeout_ms")?,
         worker_threads: size(values, "server.worker_threads")?,
         cors_origins: origins::split(values.optional_text("server.cors_origins").unwrap_or_default()),

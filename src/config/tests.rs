@@ -88,6 +88,7 @@ fn short_names_of_the_environment_set_their_keys() {
             ("WS_WORKER_THREADS", "8"),
             ("WS_THROTTLE_MS", "100"),
             ("METRICS_PORT", "9100"),
+            ("METRICS_ENABLED", "False"),
             ("TELECAST__EDGE__SLOW_CLIENT__POLICY", "disconnect"),
             ("TELECAST__NODE__ID", "edge-1"),
             ("TELECAST_CONFIG_DIR", "no key"),
@@ -101,6 +102,7 @@ fn short_names_of_the_environment_set_their_keys() {
     assert_eq!(settings.server.worker_threads, 8);
     assert_eq!(settings.edge.throttle, Duration::from_millis(100));
     assert_eq!(settings.server.metrics_listen.unwrap().to_string(), "0.0.0.0:9100");
+    assert!(!settings.server.metrics_enabled);
     assert_eq!(settings.edge.slow_client_policy, SlowClientPolicy::Disconnect);
     assert_eq!(settings.node.id, "edge-1");
 }
@@ -151,6 +153,7 @@ fn an_impossible_value_is_refused_with_what_is_allowed() {
         ("TELECAST__NODE__ID", "two words", "node.id", "without spaces"),
         ("LOG_LEVEL", "verbose", "telemetry.level", "error, warn, info"),
         ("NATS_URL", "http://nats", "nats.url", "nats://localhost:4222"),
+        ("METRICS_ENABLED", "off", "server.metrics_enabled", "true or false"),
         ("METRICS_PORT", "tcp://10.0.0.1:80", "server.metrics_listen", "HOST:PORT or PORT"),
         ("WS_THROTTLE_MS", "-1", "edge.throttle_ms", "whole number"),
     ] {
@@ -275,7 +278,7 @@ fn default_toml_documents_every_key_with_its_built_in_value() {
     }
     for key in KEYS {
         assert!(documented.iter().any(|name| name == key.name), "{} is not in config/default.toml", key.name);
-        let fixed = matches!(key.builtin, Builtin::Integer(_) | Builtin::Text(_));
+        let fixed = matches!(key.builtin, Builtin::Integer(_) | Builtin::Switch(_) | Builtin::Text(_));
         assert_eq!(
             set.contains(&key.name),
             fixed,

@@ -2,6 +2,7 @@
 //!
 //! Roles hand in what they know (meters); nothing here knows a role.
 
+pub mod admin;
 pub mod cors;
 pub mod health;
 pub mod log;

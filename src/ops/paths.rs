@@ -69,6 +69,13 @@ pub const PATHS: &[ServedPath] = &[
     operator("/readyz", "200 while new peers are welcome, 503 with the reasons otherwise: readiness probe"),
     operator("/metrics", "metrics of this process for Prometheus"),
     operator("/api/metrics/status", "the log, the collectors and the clients of this node"),
+    operator("/admin/log-level", "what is logged; needs admin.token"),
+    ServedPath {
+        path: "/admin/log-level",
+        method: "PUT",
+        purpose: "log by another level from now on: what LOG_LEVEL takes, as the body; needs admin.token",
+        audience: Audience::Operators,
+    },
 ];
 
 /// What to try instead of `path`, which a listener of a node in `role` does not serve: why it is not here, if it is elsewhere;

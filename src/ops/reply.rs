@@ -6,6 +6,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::ops::paths::PATHS;
+
 /// An error a caller can act on.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -39,10 +41,13 @@ impl ApiError {
     }
 }
 
-/// The answer to a method that a path does not take. The router adds `Allow` to it. Every path for which the router chooses the
-/// method is read; handlers that take others refuse the rest themselves.
+/// The answer to a method that a path does not take, where the router chooses the method; handlers that take others refuse the
+/// rest themselves. The router adds `Allow` to it.
 pub async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
-    let message = format!("{} takes GET and HEAD, not {method}", uri.path());
+    let path = uri.path();
+    let is_put = PATHS.iter().any(|known| known.path == path && known.method == "PUT");
+    let message =
+        format!("{path} takes {}, not {method}", if is_put { "GET and PUT" } else { "GET and HEAD" });
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 

@@ -10,7 +10,8 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::Role;
+use crate::config::{Role, Secret};
+use crate::ops::admin;
 use crate::ops::cors::Cors;
 use crate::ops::health::{self, Health, Status};
 use crate::ops::node::Node;
@@ -20,21 +21,26 @@ use crate::ops::reply::{ApiError, wrong_method};
 use crate::ops::status::{self, ReadinessInputs};
 use crate::ops::version;
 
+/// What operators are served.
 #[derive(Clone)]
-struct Operations {
-    node: Arc<Node>,
-    exporter: Exporter,
+pub struct Operations {
+    /// The node they ask about.
+    pub node: Arc<Node>,
+    /// None where metrics are off.
+    pub exporter: Option<Exporter>,
+    /// What they need to change something.
+    pub admin_token: Option<Secret>,
 }
 
 /// Everything for operators. Merged with the roles' routers; [`with_fallbacks`] comes last.
-pub fn router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router {
-    let metrics = Router::new().route("/metrics", get(metrics));
-    let public = public_router(node.clone(), exporter.clone(), cors);
-    public.merge(metrics.with_state(Operations { node, exporter }))
+pub fn router(operations: Operations, cors: &Cors) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state(operations.clone());
+    let admin = admin::router(operations.admin_token.clone());
+    public_router(operations, cors).merge(metrics).merge(admin)
 }
 
 /// The same without what has its own listener when `server.metrics_listen` is set.
-pub fn public_router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router {
+pub fn public_router(operations: Operations, cors: &Cors) -> Router {
     let probes =
         Router::new().route("/", get(index)).route("/livez", get(alive)).route("/readyz", get(ready));
     let reads = Router::new()
@@ -42,7 +48,7 @@ pub fn public_router(node: Arc<Node>, exporter: Exporter, cors: &Cors) -> Router
         .route("/health/detailed", get(health_detailed))
         .route("/api/health", get(health_summary))
         .route("/api/metrics/status", get(metrics_status));
-    probes.merge(cors.apply(reads)).with_state(Operations { node, exporter })
+    probes.merge(cors.apply(reads)).with_state(operations)
 }
 
 /// Answers for paths and methods that nothing serves. Comes after every merge: a method fallback only reaches routes that are
@@ -98,8 +104,14 @@ async fn ready(State(Operations { node, .. }): State<Operations>) -> Response {
     (code, Json(readiness)).into_response()
 }
 
-async fn metrics(State(Operations { node, exporter }): State<Operations>) -> Response {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], exporter.render(&node)).into_response()
+async fn metrics(State(Operations { node, exporter, .. }): State<Operations>) -> Response {
+    match exporter {
+        Some(exporter) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], exporter.render(&node)).into_response(),
+        None => {
+            let message = "metrics are off on this node (`server.metrics_enabled`)";
+            ApiError::new(StatusCode::NOT_FOUND, "metrics_off", message).into_response()
+        }
+    }
 }
 
 async fn metrics_status(State(Operations { node, .. }): State<Operations>) -> Json<Map<String, Value>> {
@@ -145,7 +157,8 @@ mod tests {
         let exporter = prometheus::install(Role::Standalone).unwrap();
         let (switch, log) = watch::channel(Connection::Connected);
         let node = Node::new("node-1".to_owned(), Role::Standalone, Meters::register(), log, 2);
-        let router = with_fallbacks(router(node.clone(), exporter, &Cors::default()), Role::Standalone);
+        let operations = Operations { node: node.clone(), exporter: Some(exporter), admin_token: None };
+        let router = with_fallbacks(router(operations, &Cors::default()), Role::Standalone);
         (node, switch, router)
     }
 
@@ -192,6 +205,18 @@ mod tests {
             "{build}"
         );
         assert!(body.contains("process_cpu_seconds_total"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn metrics_that_are_off_say_so() {
+        let (node, _switch, _router) = node();
+        let operations = Operations { node, exporter: None, admin_token: None };
+        let router = with_fallbacks(router(operations, &Cors::default()), Role::Standalone);
+        let (status, _, body) = ask(&router, "GET", "/metrics").await;
+        assert!(
+            status == StatusCode::NOT_FOUND && body.contains("server.metrics_enabled"),
+            "{status} {body}"
+        );
     }
 
     #[tokio::test]

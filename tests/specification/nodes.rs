@@ -12,6 +12,9 @@ use crate::support::telecast::{self, Telecast};
 /// What examples find in the log.
 pub const LINES: &str = "mem,host=web-01 used_percent=3.17 1795323075000000000";
 
+/// What opens the ordinary node's `/admin`.
+pub const ADMIN_TOKEN: &str = "s3cret";
+
 /// A node, and what keeps it in its state.
 pub struct Stage {
     pub node: Telecast,
@@ -25,10 +28,11 @@ impl Stage {
         let (mut clients, mut collectors) = (Vec::new(), Vec::new());
         let node = match state {
             None => {
-                let node = telecast::standalone().start().await;
+                let node = telecast::standalone().set("admin.token", ADMIN_TOKEN).start().await;
                 assert_eq!(node.post("/api/v1/write", LINES).await.status, 204);
                 node
             }
+            Some("without_token") => telecast::standalone().start().await,
             Some("full") => {
                 let node = telecast::standalone().set("edge.max_connections", 1).start().await;
                 clients.push(Client::connect(node.address(), "").await);
