@@ -1,10 +1,18 @@
 //! Follows the log and pushes it to clients.
 //!
-//! In reading order: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring` keeps the newest part of the log,
-//! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
-//! and `view` shares them, `hub` ties these together; `conflate` gives views newest values instead of all; `resolve` finds a client's place, `catch_up` brings it to its view with what `replay` has of the log, by way of its `feed`; `inbound`, `outbox`, `socket`, `wire` and
-//! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
-//! broker's port only.
+//! In reading order:
+//!
+//! * The log: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring`
+//!   the newest part of the log.
+//! * Frames: `wire` says of which form, `encode` makes them, `pieces` parts of them, `compress` smaller ones; `batch` is a run
+//!   of them and `view` shares them. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
+//!   gives views newest values instead of all.
+//! * The way in: `resolve` finds a client's place; `catch_up` brings it to its view with what `replay` has of the log, by way
+//!   of its `feed`; `snapshot` gives it last values first.
+//! * Clients: `session`, with its `socket`, `inbound` and `outbox`, is what one is to its `writer`; `books` is the account of
+//!   what it got, `door` how clients of every transport come in, `status` what operators are told.
+//!
+//! Nothing here knows ingest; the log comes through the broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

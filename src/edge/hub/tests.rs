@@ -6,6 +6,8 @@ use bytes::Bytes;
 use super::*;
 use crate::broker::Stored;
 use crate::config::{CompressionSettings, SnapshotSettings};
+use crate::edge::batch::Frame;
+use crate::edge::encode;
 use crate::edge::view::Pending;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
