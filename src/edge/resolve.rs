@@ -86,9 +86,7 @@ async fn find(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, B
     let head = hub.head();
     match from {
         None | Some(From::Latest) => Ok(Place::newest()),
-        Some(From::Earliest) => {
-            Ok(Place::quietly_at(Offset::start(head.offset.epoch, head.offset.sequences.len() as u16)))
-        }
+        Some(From::Earliest) => Ok(Place::quietly_at(head.offset.beginning())),
         Some(From::Ago(span)) => {
             let since_ns = now_ns().saturating_sub(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX));
             if let Some(offset) = hub.since(since_ns) {
@@ -118,7 +116,7 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
     };
     if offset.epoch != head.epoch || offset.sequences.len() != head.sequences.len() {
         // Another log: all of this one is new to the client.
-        return Ok(reset(Offset::start(head.epoch, head.sequences.len() as u16)));
+        return Ok(reset(head.beginning()));
     }
     for shard in 0..head.sequences.len() as u16 {
         let seen = offset.sequence(Shard(shard));
