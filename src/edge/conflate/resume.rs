@@ -139,17 +139,24 @@ impl Resume {
 
     /// Sends what comes before everything else. What is missing here is lost, whatever the log still holds.
     async fn begin(&mut self, first: First) -> Result<(), Over> {
-        let is_missing = |at: &Offset| self.hub.with_series(|series| series.incomplete_after(at).is_some());
         match first {
             First::Snapshot => self.take_snapshot(None).await,
             First::Lost(reason) => self.take_snapshot(Some(reason)).await,
-            First::Nothing if self.snapshots && !self.quiet && is_missing(&self.at) => {
+            First::Nothing if self.snapshots && !self.quiet && self.is_missing_some().await? => {
                 let same_log = self.hub.head().offset.epoch == self.at.epoch;
                 let reason = if same_log { GapReason::Retention } else { GapReason::Reset };
                 self.take_snapshot(Some(reason)).await
             }
             First::Nothing => Ok(()),
         }
+    }
+
+    /// Whether the last values may not hold everything that has changed behind the session's place. Whoever is copying many of
+    /// them has their lock for milliseconds: no thread of the runtime waits for that.
+    async fn is_missing_some(&self) -> Result<bool, Over> {
+        let (hub, at) = (self.hub.clone(), self.at.clone());
+        let look = move || hub.with_series(|series| series.incomplete_after(&at).is_some());
+        self.shared.tasks.spawn_blocking(look).await.map_err(|_| Over)
     }
 
     /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.
