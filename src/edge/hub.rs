@@ -201,6 +201,11 @@ impl Hub {
         self.with_values(|Values { series, conflation }| conflation.collect(group, series, matcher))
     }
 
+    /// What a group was to be given last has not reached all of its views.
+    pub(crate) fn lose_round(&self, group: GroupKey) {
+        self.with_values(|Values { conflation, .. }| conflation.lose(group));
+    }
+
     /// Groups of views with an interval, as they come to be; nothing if somebody has asked before.
     pub(crate) fn take_new_groups(&self) -> Option<mpsc::UnboundedReceiver<GroupKey>> {
         self.new_groups.lock().take()

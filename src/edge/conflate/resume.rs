@@ -117,17 +117,25 @@ impl Resume {
     /// Sends what comes before everything else. What is missing here is lost, whatever the log still holds.
     async fn begin(&mut self, first: First) -> Result<(), Over> {
         let Way { hub, at, snapshots, quiet, .. } = &self.way;
-        let is_missing = || hub.with_series(|series| series.incomplete_after(at).is_some());
         match first {
             First::Snapshot => self.way.send_snapshot(None).await,
             First::Lost(reason) => self.way.send_snapshot(Some(reason)).await,
-            First::Nothing if *snapshots && *quiet == Quiet::NONE && is_missing() => {
+            First::Nothing if *snapshots && *quiet == Quiet::NONE && self.is_missing_some().await? => {
                 let same_log = hub.head().offset.epoch == at.epoch;
                 let reason = if same_log { GapReason::Retention } else { GapReason::Reset };
                 self.way.send_snapshot(Some(reason)).await
             }
             First::Nothing => Ok(()),
         }
+    }
+
+    /// Whether the last values may not hold everything that has changed behind the session's place. Whoever is copying many of
+    /// them has their lock for milliseconds: no thread of the runtime waits for that.
+    async fn is_missing_some(&self) -> Result<bool, Over> {
+        let Way { shared, hub, at, .. } = &self.way;
+        let (hub, at) = (hub.clone(), at.clone());
+        let look = move || hub.with_series(|series| series.incomplete_after(&at).is_some());
+        shared.tasks.spawn_blocking(look).await.map_err(|_| Over)
     }
 
     /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies.

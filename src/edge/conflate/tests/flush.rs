@@ -126,6 +126,43 @@ fn a_log_that_is_another_one_is_a_reset_and_then_what_it_has() {
     }
 }
 
+/// It had moved the group on before it failed: what did not change again was missing at its clients, who were told nothing.
+#[test]
+fn a_flush_that_fails_is_a_gap_for_who_did_not_get_it() {
+    for reset in [false, true] {
+        let mut stage = Stage::new(1, UNBOUNDED);
+        let mut reader = stage.join(">", Format::Json);
+        stage.flush();
+        let begin = stage.head();
+        if reset {
+            stage.hub.reset(Shard(0), Epoch(2), 0, &stage.meters);
+            stage.sequences[0] = 0;
+        }
+        stage.write(0, "a.cpu", "cpu v=1 1");
+        let lost = stage.head();
+        for (key, matcher) in &mut stage.groups {
+            stage.hub.collect(*key, matcher).unwrap();
+            stage.hub.lose_round(*key);
+        }
+        stage.write(0, "a.mem", "mem v=2 1");
+        stage.flush();
+        let reason = if reset { "reset" } else { "retention" };
+        let messages = reader.messages();
+        assert_eq!(
+            messages[0],
+            serde_json::json!({"type": "gap", "from": begin, "to": lost, "reason": reason})
+        );
+        assert_eq!(
+            (values(&messages[1..]), &messages[1]["conflated"]),
+            (vec!["a mem 2".to_owned()], &0.into())
+        );
+        reader.account();
+        stage.write(0, "a.cpu", "cpu v=3 1");
+        stage.flush();
+        assert_eq!(values(&reader.messages()), ["a cpu 3"], "and goes on");
+    }
+}
+
 #[test]
 fn what_the_last_values_cannot_hold_for_an_interval_is_a_gap() {
     let mut stage = Stage::new(1, SnapshotSettings { series_max: 2, ..UNBOUNDED });
