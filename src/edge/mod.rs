@@ -34,6 +34,7 @@ use crate::edge::hub::Hub;
 use crate::edge::replay::Replays;
 use crate::edge::snapshot::Snapshots;
 use crate::edge::writer::{Command, Writer};
+use crate::ops::clock::unix_ns;
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::Shard;
@@ -246,7 +247,7 @@ impl Edge {
                 self.shared.snapshots.tidy();
                 let (hub, node) = (hub.clone(), self.shared.node.clone());
                 // Whoever is copying many of the last values has their lock for milliseconds.
-                let tidy = move || hub.tidy_series(resolve::now_ns(), &node.meters);
+                let tidy = move || hub.tidy_series(unix_ns(), &node.meters);
                 if let Ok(bitten) = self.shared.tasks.spawn_blocking(tidy).await {
                     self.shared.snapshots.warn(&self.shared.node, self.shared.settings.snapshot, bitten);
                 }
