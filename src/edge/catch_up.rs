@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::broker::BrokerError;
 use crate::edge::Shared;
+use crate::edge::batch::Batch;
 use crate::edge::feed::{Fed, Feeder, Joined, Over};
 use crate::edge::hub::{Head, Hub};
 use crate::edge::replay::Obstacle;
@@ -120,6 +121,8 @@ impl CatchUp {
     async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
         lost.into_iter().for_each(|reason| self.count(reason));
         let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
+        // Up to here the state knows of what the log has done.
+        self.resets = self.hub.head().resets;
         let Self { shared, hub, view, at, feeder, .. } = self;
         self.at = Delivery { shared, hub, view, at, placed }.send(feeder, lost).await?;
         self.quiet = Quiet::all(false);
@@ -150,6 +153,10 @@ impl CatchUp {
             let (replays, view) = (&self.shared.replays, self.view.key());
             match replays.portion(&self.hub, view, &self.at, shard, last).await {
                 Ok(portion) => {
+                    let lost = portion.batch.as_ref().and_then(Batch::lost_at_once);
+                    if let Some(reason) = lost.filter(|_| self.snapshots) {
+                        return Ok(Step::Lost(portion.to.clone(), reason));
+                    }
                     self.quiet.end(shard);
                     self.at = portion.to.clone();
                     portion.gaps.iter().for_each(|reason| self.count(*reason));
@@ -244,8 +251,8 @@ impl CatchUp {
         Portion::gap(self.view.key(), from, to, reason)
     }
 
+    /// Notes a gap, which is counted where it is written.
     fn count(&mut self, reason: GapReason) {
-        self.shared.node.meters.gaps.of(reason.into()).increment(1);
         if let Some(outcome) = &mut self.outcome {
             *outcome = match reason {
                 GapReason::Reset => ReplayOutcome::Reset,

@@ -168,6 +168,8 @@ impl Resume {
     async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
         lost.into_iter().for_each(|reason| self.count(reason));
         let at = Arc::new(self.at.clone());
+        // Up to here the state knows of what the log has done.
+        self.resets = self.hub.head().resets;
         let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
         let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &at, placed };
         self.at = (*delivery.send(&mut self.feeder, lost).await?).clone();
@@ -214,6 +216,10 @@ impl Resume {
     /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies.
     async fn send_part(&mut self, since: Offset, until: &Offset) -> Result<Offset, Over> {
         let part = self.part(since, until).await?;
+        if part.gaps && self.snapshots {
+            self.take_snapshot(Some(GapReason::Retention)).await?;
+            return Ok(self.at.clone());
+        }
         if part.gaps {
             self.count(GapReason::Retention);
         }
@@ -259,8 +265,8 @@ impl Resume {
         }
     }
 
+    /// Notes a gap, which is counted where it is written.
     fn count(&mut self, reason: GapReason) {
-        self.shared.node.meters.gaps.of(reason.into()).increment(1);
         if let Some(outcome) = &mut self.outcome {
             *outcome = match reason {
                 GapReason::Reset => ReplayOutcome::Reset,
