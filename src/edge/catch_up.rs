@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::broker::BrokerError;
+use crate::edge::batch::Batch;
 use crate::edge::feed::{Fed, Joined, Over};
 use crate::edge::hub::Head;
 use crate::edge::replay::Obstacle;
@@ -98,9 +99,13 @@ impl CatchUp {
             let last = target.offset.sequence(shard);
             match shared.replays.portion(hub, view.key(), at, shard, last).await {
                 Ok(portion) => {
+                    let lost = portion.batch.as_ref().and_then(Batch::lost_at_once);
+                    if let Some(reason) = lost.filter(|_| self.way.snapshots) {
+                        return Ok(Step::Lost(portion.to.clone(), reason));
+                    }
                     self.way.quiet.end(shard);
                     self.way.at = portion.to.clone();
-                    portion.gaps.iter().for_each(|reason| self.way.count(*reason));
+                    portion.gaps.iter().for_each(|reason| self.way.note_gap(*reason));
                     return Ok(Step::Portion(portion));
                 }
                 Err(Obstacle::Hole(first)) => {

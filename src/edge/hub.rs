@@ -141,7 +141,6 @@ impl Hub {
         &self,
         shard: Shard,
         arrivals: &mut Peekable<impl Iterator<Item = Ordered>>,
-        meters: &Meters,
     ) -> bool {
         if arrivals.peek().is_none() {
             return false;
@@ -156,7 +155,7 @@ impl Hub {
                 }
                 Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
             };
-            state.dispatch(&entry, meters);
+            state.dispatch(&entry);
             state.unapplied.push(Step::Entry(entry));
             if bytes >= BYTES_PER_LOCK {
                 break;
@@ -169,13 +168,13 @@ impl Hub {
 
     /// Adds all of what comes next on a shard, without letting other tasks of the thread have a turn.
     #[cfg(any(test, feature = "bench"))]
-    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
+    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>) {
         let mut arrivals = arrivals.into_iter().peekable();
-        while self.append_some(shard, &mut arrivals, meters) {}
+        while self.append_some(shard, &mut arrivals) {}
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
-    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence, meters: &Meters) {
+    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence) {
         let mut state = self.lock();
         if let Some(slot) = state.epochs.get_mut(usize::from(shard.0)) {
             *slot = epoch;
@@ -185,7 +184,7 @@ impl Hub {
         let same_log = epoch == state.ring.head().epoch;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.back = same_log.then(|| Back { to: entry.offset.clone(), index: entry.index });
-        state.dispatch(&entry, meters);
+        state.dispatch(&entry);
         state.unapplied.push(Step::Entry(entry));
         self.publish(state);
         self.settle();

@@ -99,24 +99,25 @@ impl Way {
         if self.snapshots {
             return self.send_snapshot(Some(reason)).await;
         }
-        self.count(reason);
+        self.note_gap(reason);
         let from = std::mem::replace(&mut self.at, to.clone());
         self.feeder.give(Fed::Portion(Portion::gap(self.view.key(), from, to, reason))).await
     }
 
     /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
     pub(crate) async fn send_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
-        lost.into_iter().for_each(|reason| self.count(reason));
+        lost.into_iter().for_each(|reason| self.note_gap(reason));
         let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
+        // Up to here the state knows of what the log has done.
+        self.resets = self.hub.head().resets;
         let Self { shared, hub, view, at, feeder, .. } = self;
         self.at = Delivery { shared, hub, view, at, placed }.send(feeder, lost).await?;
         self.quiet = Quiet::NONE;
         Ok(())
     }
 
-    /// Counts a gap that the session was told of.
-    pub(crate) fn count(&mut self, reason: GapReason) {
-        self.shared.node.meters.gaps.of(reason.into()).increment(1);
+    /// Notes a gap on the way, which is counted where it is written.
+    pub(crate) fn note_gap(&mut self, reason: GapReason) {
         if let Some(outcome) = &mut self.outcome {
             *outcome = match reason {
                 GapReason::Reset => ReplayOutcome::Reset,

@@ -99,7 +99,6 @@ impl Round {
             let behind = self.to.index.saturating_sub(to.positions_to(&self.to.offset)).max(index);
             let passage = Passage { steps: behind - index, ..Passage::gap(&at, &to, gap.reason) };
             frames.push(frame(encode::gap(key.wire, &at, &to, gap.reason), behind, to.clone(), passage));
-            meters.gaps.of(gap.reason.into()).increment(sessions);
             // The sequences of another log say nothing about what the view has: it gets a little more than it misses.
             floor = Floor { has: None, uncounted: Some((*to).clone()) };
             (index, at, counted) = (behind, to, gap.counted_behind);

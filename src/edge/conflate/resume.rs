@@ -141,8 +141,12 @@ impl Resume {
     /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies.
     async fn send_part(&mut self, since: Arc<Offset>, until: &Offset) -> Result<Arc<Offset>, Over> {
         let part = self.part(since, until).await?;
+        if part.gaps && self.way.snapshots {
+            self.way.send_snapshot(Some(GapReason::Retention)).await?;
+            return Ok(self.way.at.clone());
+        }
         if part.gaps {
-            self.way.count(GapReason::Retention);
+            self.way.note_gap(GapReason::Retention);
         }
         if let Some(batch) = &part.batch {
             self.way.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;

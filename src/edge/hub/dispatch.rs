@@ -14,13 +14,12 @@ use crate::edge::encode;
 use crate::edge::pieces::Pieces;
 use crate::edge::ring::{Entry, Item};
 use crate::edge::wire::Wire;
-use crate::ops::meters::Meters;
 use crate::proto::filter::Share;
 use crate::proto::message::Format;
 
 impl State {
     /// Gives an entry's frame to every view that wants it; the others are not even looked at.
-    pub(super) fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
+    pub(super) fn dispatch(&mut self, entry: &Entry) {
         let first = self.ring.first_index();
         let frame = |bytes, own, passage| Frame {
             index: entry.index,
@@ -38,7 +37,6 @@ impl State {
                     bytes
                         .into_iter()
                         .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
-                    meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
                 }
             }
             Item::Envelope(stored) => {

@@ -107,7 +107,7 @@ fn a_log_that_is_another_one_is_a_reset_and_then_what_it_has() {
         assert_eq!(values(&reader.messages()), ["b cpu 2"]);
         let begin = stage.head();
         stage.write(0, "c.cpu", "cpu v=3 1");
-        stage.hub.reset(Shard(0), epoch, last, &stage.meters);
+        stage.hub.reset(Shard(0), epoch, last);
         let reset = stage.head();
         stage.sequences[0] = last;
         stage.write(0, "d.cpu", "cpu v=4 1");
@@ -135,7 +135,7 @@ fn a_flush_that_fails_is_a_gap_for_who_did_not_get_it() {
         stage.flush();
         let begin = stage.head();
         if reset {
-            stage.hub.reset(Shard(0), Epoch(2), 0, &stage.meters);
+            stage.hub.reset(Shard(0), Epoch(2), 0);
             stage.sequences[0] = 0;
         }
         stage.write(0, "a.cpu", "cpu v=1 1");

@@ -70,14 +70,14 @@ impl Stage {
         *sequence += 1;
         let stored =
             Stored { sequence: *sequence, stored_ns: 1, envelope: Envelope { channel, stamp: None, lines } };
-        self.hub.append(Shard(shard), vec![Ordered::Envelope(stored)], &self.meters);
+        self.hub.append(Shard(shard), vec![Ordered::Envelope(stored)]);
     }
 
     fn lose(&mut self, shard: u16, envelopes: u64) {
         let sequence = &mut self.sequences[usize::from(shard)];
         let first = *sequence + 1;
         *sequence += envelopes;
-        self.hub.append(Shard(shard), vec![Ordered::Gone(first..=*sequence)], &self.meters);
+        self.hub.append(Shard(shard), vec![Ordered::Gone(first..=*sequence)]);
     }
 
     fn join(&self, filter: &str, format: Format) -> Reader {
