@@ -7,8 +7,8 @@
 //! * Frames: `wire` says of which form, `encode` makes them, `pieces` parts of them, `compress` smaller ones; `batch` is a run
 //!   of them and `view` shares them. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
 //!   gives views newest values instead of all.
-//! * The way in: `resolve` finds a client's place; `catch_up` brings it to its view with what `replay` has of the log, by way
-//!   of its `feed`; `snapshot` gives it last values first.
+//! * The way in: `resolve` finds a client's place; `catch_up` leads it the `way` to its view with what `replay` has of the log, fed
+//!   by its `feed`; `snapshot` gives it last values first.
 //! * Clients: `session`, with its `socket`, `inbound` and `outbox`, is what one is to its `writer`; `books` is the account of
 //!   what it got, `door` how clients of every transport come in, `status` what operators are told.
 //!
@@ -34,6 +34,7 @@ use crate::edge::hub::Hub;
 use crate::edge::replay::Replays;
 use crate::edge::snapshot::Snapshots;
 use crate::edge::writer::{Command, Writer};
+use crate::ops::clock::unix_ns;
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::Shard;
@@ -66,6 +67,7 @@ mod socket;
 mod status;
 mod view;
 mod warm;
+mod way;
 mod wire;
 mod writer;
 
@@ -245,7 +247,7 @@ impl Edge {
                 self.shared.snapshots.tidy();
                 let (hub, node) = (hub.clone(), self.shared.node.clone());
                 // Whoever is copying many of the last values has their lock for milliseconds.
-                let tidy = move || hub.tidy_series(resolve::now_ns(), &node.meters);
+                let tidy = move || hub.tidy_series(unix_ns(), &node.meters);
                 if let Ok(bitten) = self.shared.tasks.spawn_blocking(tidy).await {
                     self.shared.snapshots.warn(&self.shared.node, self.shared.settings.snapshot, bitten);
                 }

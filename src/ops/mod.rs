@@ -2,6 +2,7 @@
 //!
 //! Roles hand in what they know (meters); nothing here knows a role.
 
+pub mod clock;
 pub mod cors;
 pub mod health;
 pub mod log;

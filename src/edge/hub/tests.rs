@@ -316,7 +316,6 @@ fn the_last_values_are_those_of_a_place_whoever_appends_and_looks() {
         for shard in 0..SHARDS {
             let hub = &hub;
             scope.spawn(move || {
-                let meters = Meters::register();
                 for sequence in 1..=ENVELOPES {
                     let line = format!("cpu v={sequence}i {sequence}");
                     let stored = stored(sequence, channel(&shard.to_string(), "cpu"), &line);

@@ -47,7 +47,7 @@ impl SeriesStore {
         let incomplete_to = self.incomplete_after(after);
         let mut to = match self.is_of_this_log(after) {
             true => after.clone(),
-            false => Offset::start(until.epoch, until.sequences.len() as u16),
+            false => until.beginning(),
         };
         let ranks = self.ranks(filters);
         let newest_first = self.written_after(after);
@@ -113,7 +113,7 @@ impl SeriesStore {
         if !self.is_of_this_log(after) {
             return Some((*self.at.offset).clone());
         }
-        let shards = (0..after.sequences.len() as u16).map(Shard);
+        let shards = after.shards();
         let missing = shards.zip(&self.incomplete_to).filter(|(shard, to)| **to > after.sequence(*shard));
         missing.fold(None, |all, (shard, to)| Some(all.unwrap_or_else(|| after.clone()).with(shard, *to)))
     }

@@ -14,10 +14,11 @@ use crate::edge::books::{Announced, Fates, Passage, Settled};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
 use crate::edge::feed::{Found, Joined};
-use crate::edge::resolve::{First, now_ns};
+use crate::edge::resolve::First;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
+use crate::ops::clock::unix_ns;
 use crate::ops::meters::{self, Fate, Label as _};
 use crate::proto::message::{CloseCode, GapReason};
 use crate::proto::offset::Offset;
@@ -260,7 +261,7 @@ impl Writer {
         if received.peek().is_none() {
             return;
         }
-        let now_ns = now_ns();
+        let now_ns = unix_ns();
         for received_ns in received {
             // Clocks of other machines may be ahead.
             let latency = u64::try_from(now_ns.saturating_sub(received_ns)).unwrap_or(0);

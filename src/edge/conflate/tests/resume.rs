@@ -6,15 +6,16 @@ use crate::edge::conflate::resume;
 /// What a session gets that comes to its view from `since`, part by part.
 fn resumed(stage: &Stage, reader: &Reader, since: &Offset) -> Vec<resume::Part> {
     let (_, _, until) = reader.seat.view().place();
-    let (mut since, mut at) = (since.clone(), since.clone());
+    let mut since = Arc::new(since.clone());
+    let mut at = since.clone();
     let mut parts = Vec::new();
-    while since != *until {
+    while since != until {
         let part = resume::make(&stage.hub, reader.seat.view(), &stage.compressor, since, at, &until, false);
         since = part.to.clone();
-        at = part.at_end();
+        at = part.at_end().clone();
         parts.push(part);
     }
-    assert_eq!(at, *until);
+    assert_eq!(at, until);
     parts
 }
 
@@ -66,7 +67,7 @@ fn a_resume_of_much_comes_in_parts_that_each_end_at_a_place() {
         let messages = messages_of(part);
         assert!(messages.iter().all(|message| message["from"].as_str() == Some(&at.token())));
         at = messages.last().unwrap()["offset"].as_str().unwrap().parse().unwrap();
-        assert_eq!(at, part.to);
+        assert_eq!(at, *part.to);
         came += values(&messages).len();
     }
     assert_eq!(came, 4_000);
