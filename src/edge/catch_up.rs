@@ -105,7 +105,7 @@ impl CatchUp {
                     }
                     self.way.quiet.end(shard);
                     self.way.at = portion.to.clone();
-                    portion.gaps.iter().for_each(|reason| self.way.note_gap(*reason));
+                    portion.gaps.iter().for_each(|reason| self.way.count(*reason));
                     return Ok(Step::Portion(portion));
                 }
                 Err(Obstacle::Hole(first)) => {

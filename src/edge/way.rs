@@ -99,14 +99,14 @@ impl Way {
         if self.snapshots {
             return self.send_snapshot(Some(reason)).await;
         }
-        self.note_gap(reason);
+        self.count(reason);
         let from = std::mem::replace(&mut self.at, to.clone());
         self.feeder.give(Fed::Portion(Portion::gap(self.view.key(), from, to, reason))).await
     }
 
     /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
     pub(crate) async fn send_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
-        lost.into_iter().for_each(|reason| self.note_gap(reason));
+        lost.into_iter().for_each(|reason| self.count(reason));
         let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
         // Up to here the state knows of what the log has done.
         self.resets = self.hub.head().resets;
@@ -116,8 +116,8 @@ impl Way {
         Ok(())
     }
 
-    /// Notes a gap on the way, which is counted where it is written.
-    pub(crate) fn note_gap(&mut self, reason: GapReason) {
+    /// Notes a gap that the session is told of; it is counted where it is written.
+    pub(crate) fn count(&mut self, reason: GapReason) {
         if let Some(outcome) = &mut self.outcome {
             *outcome = match reason {
                 GapReason::Reset => ReplayOutcome::Reset,

@@ -146,7 +146,7 @@ impl Resume {
             return Ok(self.way.at.clone());
         }
         if part.gaps {
-            self.way.note_gap(GapReason::Retention);
+            self.way.count(GapReason::Retention);
         }
         if let Some(batch) = &part.batch {
             self.way.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;
