@@ -127,8 +127,8 @@ impl CatchUp {
         if let Ok(changed) = tokio::time::timeout(AHEAD_PATIENCE, heads.changed()).await {
             return changed.map(|()| None).map_err(|_| Over);
         }
-        let is_ahead = self.way.is_ahead_of_log().await;
-        Ok(is_ahead.then(|| heads.borrow().offset.clone()))
+        let head = heads.borrow().clone();
+        Ok(self.way.is_ahead_of_log(&head).await.then_some(head.offset))
     }
 
     /// The way past what lies between the session's place and `first`, if the log's bounds say too that it is gone.

@@ -24,17 +24,6 @@ pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
     }
 }
 
-/// The part of an entry that `filters` let through, if there is any.
-#[cfg(test)]
-pub(crate) fn part(entry: &Entry, filters: &FilterSet, format: Format) -> Option<Bytes> {
-    match &entry.item {
-        Item::Envelope(stored) => {
-            filtered(&stored.envelope, stored.stored_ns, &entry.offset, filters, format)
-        }
-        Item::Gap { from, reason } => Some(gap(Wire::WebSocket, from, &entry.offset, *reason)),
-    }
-}
-
 /// The lines of an envelope that `filters` let through, at an offset that is the session's own.
 pub(crate) fn filtered(
     envelope_: &Envelope,

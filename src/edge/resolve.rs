@@ -117,16 +117,9 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
         // Another log: all of this one is new to the client.
         return Ok(reset(head.beginning()));
     }
-    for shard in head.shards() {
-        let seen = offset.sequence(shard);
-        if seen <= head.sequence(shard) {
-            continue;
-        }
-        // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
-        let bounds = shared.replays.bounds(shard, seen).await?;
-        if bounds.last < seen {
-            return Ok(reset((*head).clone()));
-        }
+    // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
+    if shared.replays.ends_before(&offset, &head).await? {
+        return Ok(reset((*head).clone()));
     }
     Ok(recovered(offset))
 }

@@ -80,18 +80,9 @@ impl Way {
         if resets == head.resets { None } else { head.back_from(at) }
     }
 
-    /// Whether the log ends before the session's place, which then will never be in it again. Nobody knows while it does not
-    /// answer.
-    pub(crate) async fn is_ahead_of_log(&self) -> bool {
-        for shard in self.at.shards() {
-            let seen = self.at.sequence(shard);
-            match self.shared.replays.bounds(shard, seen).await {
-                Ok(bounds) if bounds.last < seen => return true,
-                Ok(_) => {}
-                Err(_) => return false,
-            }
-        }
-        false
+    /// Whether the log ends before the session's place, which this edge has not come to. Nobody knows while it does not answer.
+    pub(crate) async fn is_ahead_of_log(&self, head: &Head) -> bool {
+        self.shared.replays.ends_before(&self.at, &head.offset).await.unwrap_or(false)
     }
 
     /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.

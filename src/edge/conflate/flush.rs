@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::parts::{Encoded, Stretch, messages};
+use super::parts::{Stretch, messages};
 use super::{Matcher, Round, Tally};
 use crate::edge::batch::Frame;
 use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
+use crate::edge::pieces::Encoded;
 use crate::edge::series::{Changed, Parts};
 use crate::edge::view::View;
 use crate::ops::meters::Meters;

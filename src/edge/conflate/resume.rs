@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::parts::{Encoded, Stretch, messages};
+use super::parts::{Stretch, messages};
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::books::{Fates, Passage};
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::feed::{Fed, Joined, Over};
 use crate::edge::hub::Hub;
+use crate::edge::pieces::Encoded;
 use crate::edge::replay::portion::Portion;
 use crate::edge::resolve::First;
 use crate::edge::series::{Group, Parts};
@@ -106,7 +107,7 @@ impl Resume {
                 // The view comes here with its next flush.
                 flush.await;
             } else if tokio::time::timeout(AHEAD_PATIENCE, flush).await.is_err()
-                && self.way.is_ahead_of_log().await
+                && self.way.is_ahead_of_log(&head).await
             {
                 self.way.lose(head.offset, GapReason::Reset).await?;
                 since = self.way.at.clone();

@@ -122,8 +122,8 @@ impl SeriesStore {
     fn written_after<'a>(&'a self, after: &'a Offset) -> impl Iterator<Item = (&'a Key, &'a Value)> {
         let is_of_this_log = self.is_of_this_log(after);
         // Shards that may still have something newer further back: in the order of updates a shard's sequences only grow.
-        let mut open = (0..self.at.offset.sequences.len() as u16)
-            .map(Shard)
+        let shards = self.at.offset.shards();
+        let mut open = shards
             .filter(|shard| !is_of_this_log || after.sequence(*shard) < self.at.offset.sequence(*shard))
             .fold(0, |open, shard| open | bit(shard));
         let newest_first = self.series.iter().rev().map_while(move |(key, value)| {
