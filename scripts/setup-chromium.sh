@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts a Chromium from Debian's archive into .tools/chromium (ignored by git), with the libraries that this machine lacks. It needs
-# no root: apt works on lists of its own, packages are unpacked and not installed. Prints the path of the browser.
+# Puts a Chromium from Debian's archive into .tools/chromium (ignored by git), with the libraries that this machine lacks, unpacked
+# and not installed, so that nobody has to be root. Prints the path of the browser.
 #
 # CHROMIUM=/path/to/chromium uses a browser of your own; one that is installed is used as it is.
 set -eu
@@ -32,28 +32,12 @@ for installed in "$(command -v chromium || true)" "$(command -v google-chrome ||
     fi
 done
 
-command -v apt-get >/dev/null 2>&1 && command -v dpkg >/dev/null 2>&1 || give_up "this is no Debian, so its archive does not fit."
-
 mkdir -p "$root/.tools"
 # On the same file system as the target, so that the last step is one rename and two runs at once cannot collide.
 work=$(mktemp -d "$root/.tools/chromium.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages" "$work/root"
-# Lists of its own: the machine's are often empty (containers) and writing them needs root. What is installed is still known, so
-# only what is missing is fetched.
-private="-o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User= -o Debug::NoLocking=1"
-
 echo "setup-chromium: fetching Chromium and the libraries it needs from Debian (about 120 MB)" >&2
-# shellcheck disable=SC2086 # options, one word each
-apt-get $private -qq update >&2 || give_up "apt-get update failed: is Debian's archive reachable?"
-# shellcheck disable=SC2086
-missing=$(apt-get $private --simulate --no-install-recommends install chromium 2>/dev/null | awk '/^Inst / { print $2 }')
-[ -n "$missing" ] || give_up "Debian's archive has no chromium for this machine."
-# shellcheck disable=SC2086
-(cd "$work/packages" && apt-get $private -qq download $missing >&2) || give_up "apt-get download failed: is Debian's archive reachable?"
-for package in "$work"/packages/*.deb; do
-    dpkg -x "$package" "$work/root"
-done
+"$root/scripts/debian-packages.sh" "$work/root" chromium || give_up "there is no Chromium here, and none to be had."
 
 # The libraries and the fonts are not where they are looked for, so a launcher says where they are.
 cat > "$work/chromium" <<'LAUNCHER'
@@ -67,7 +51,6 @@ export LD_LIBRARY_PATH
 exec "$here/usr/lib/chromium/chromium" "$@"
 LAUNCHER
 chmod +x "$work/chromium"
-rm -rf "$work/lists" "$work/cache" "$work/packages"
 "$work/chromium" --version >&2 || give_up "the Chromium from Debian's archive does not start here."
 
 rm -rf "$place"

@@ -35,28 +35,12 @@ for installed in "$(command -v nginx || true)" /usr/sbin/nginx /usr/local/sbin/n
         exit 0
     fi
 done
-command -v apt-get >/dev/null 2>&1 && command -v dpkg >/dev/null 2>&1 \
-    || give_up "there is no nginx here, and this is no Debian, so its archive does not fit."
 
 # On the same file system as the target, so that the last step is one rename and two runs at once cannot collide.
 work=$(mktemp -d "$root/.tools/setup.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM
-mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages" "$work/root"
-# Lists of its own: the machine's are often empty (containers) and writing them needs root. What is installed is still known, so
-# only what is missing is fetched.
-private="-o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User= -o Debug::NoLocking=1"
-
 echo "setup-nginx: fetching nginx and the libraries it needs from Debian" >&2
-# shellcheck disable=SC2086 # options, one word each
-apt-get $private -qq update >&2 || give_up "apt-get update failed: is Debian's archive reachable?"
-# shellcheck disable=SC2086
-missing=$(apt-get $private --simulate --no-install-recommends install nginx 2>/dev/null | awk '/^Inst / { print $2 }')
-[ -n "$missing" ] || give_up "Debian's archive has no nginx for this machine."
-# shellcheck disable=SC2086
-(cd "$work/packages" && apt-get $private -qq download $missing >&2) || give_up "apt-get download failed: is Debian's archive reachable?"
-for package in "$work"/packages/*.deb; do
-    dpkg -x "$package" "$work/root"
-done
+"$root/scripts/debian-packages.sh" "$work/root" nginx || give_up "there is no nginx here, and none to be had."
 cat > "$work/nginx" <<'LAUNCHER'
 #!/bin/sh
 # The libraries that came with it are not where they are looked for.

@@ -48,8 +48,6 @@ CRD_MODULES = [
 NGINX_SOURCE = "1.28.5+1.28.3"
 # Boards are held to the types of Grafana's own model.
 GRAFANA_PACKAGES = {"@grafana/schema": "13.2.3", "typescript": "7.0.2"}
-# What HAProxy's package needs beside what every Debian has.
-HAPROXY_PACKAGES = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]
 
 
 class Missing(Exception):
@@ -158,21 +156,11 @@ def custom_resources():
     stamp.write_text(wanted)
 
 
-def unpack(folder, packages):
-    """Debian's packages, unpacked and not installed, so that nobody has to be root."""
-    target = TOOLS / folder
-    if target.exists():
-        return target
-    need("apt-get", f"install {packages[0]}")
-    need("dpkg-deb", f"install {packages[0]}")
-    work = TOOLS / f"{folder}.unfinished"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages], work)
-    for package in sorted(work.glob("*.deb")):
-        run(["dpkg-deb", "-x", package, work / "root"], work)
-    (work / "root").rename(target)
-    shutil.rmtree(work)
+def unpack(package):
+    """The folder of one of Debian's packages, unpacked and not installed, so that nobody has to be root."""
+    target = TOOLS / package
+    need("apt-get", f"install {package}")
+    run([ROOT / "scripts/debian-packages.sh", target, package])
     return target
 
 
@@ -189,7 +177,7 @@ def haproxy():
     if own:
         target.symlink_to(own)
         return
-    root = unpack("haproxy", HAPROXY_PACKAGES)
+    root = unpack("haproxy")
     libraries = ":".join(str(folder) for folder in root.glob("usr/lib/*-linux-*"))
     target.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{libraries}" exec "{root}/usr/sbin/haproxy" "$@"\n')
     target.chmod(0o755)
@@ -241,7 +229,7 @@ def debian(package, programs):
         if not target.exists():
             own = installed(theirs) or installed(ours)
             target.unlink(missing_ok=True)
-            target.symlink_to(own or unpack(package, [package]) / "usr/bin" / theirs)
+            target.symlink_to(own or unpack(package) / "usr/bin" / theirs)
 
 
 def grafana_schema():

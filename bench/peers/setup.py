@@ -12,14 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-PEERS = Path(__file__).resolve().parents[1] / ".peers"
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ROOT / "bench/.peers"
 LOG = PEERS / "setup.log"
 CENTRIFUGO = "github.com/centrifugal/centrifugo/v5"
 CENTRIFUGO_VERSION = "v5.4.9"
-NODE_PACKAGES = {"ws": "8.23.0", "socket.io": "4.8.4"}
-# What Debian's packages need beside what every system has.
+# Of Debian. What they need is fetched with them.
 NCHAN_PACKAGES = ["nginx", "libnginx-mod-nchan"]
-MOSQUITTO_PACKAGES = ["mosquitto", "libwrap0", "libdlt2", "libcjson1", "libmosquitto1"]
+MOSQUITTO_PACKAGES = ["mosquitto"]
+NODE_PACKAGES = {"ws": "8.23.0", "socket.io": "4.8.4"}
 FETCH_SECONDS_MAX = 900
 
 
@@ -56,18 +57,9 @@ def need(program, what_to_do):
 
 
 def debian(name, packages):
-    """Unpacks packages of the system's Debian release without installing them."""
+    """Unpacks packages of Debian's archive, and what they need, without installing them."""
     need("apt-get", "this peer comes from Debian packages")
-    need("dpkg", "this peer comes from Debian packages")
-    root = PEERS / name
-    unfinished = PEERS / f"{name}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    run(["apt-get", "download", "-o", "APT::Sandbox::User=root", *packages], unfinished)
-    for package in sorted(unfinished.glob("*.deb")):
-        run(["dpkg", "-x", str(package), str(unfinished / "root")], unfinished)
-    (unfinished / "root").rename(root)
-    shutil.rmtree(unfinished)
+    run([str(ROOT / "scripts/debian-packages.sh"), str(PEERS / name), *packages], PEERS)
 
 
 def debian_version(name, package):

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::edge::books::Passage;
 use crate::edge::ring::Index;
+use crate::proto::message::GapReason;
 use crate::proto::offset::Offset;
 
 /// One frame of a view.
@@ -39,6 +40,8 @@ pub(crate) struct Batch {
     plain: bool,
     /// All of them, one after the other.
     wire: Bytes,
+    /// Where the first gap begins that leaves clients without the last values.
+    lost: Option<(usize, GapReason)>,
     /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
     /// sharing the frames' own places would have all writers count on the same cache line.
     end: (Index, Arc<Offset>),
@@ -75,7 +78,20 @@ impl Batch {
         };
         let parts: Box<[Part]> = frames.into_iter().map(part).collect();
         let plain = parts.iter().all(|part| part.passage.is_none());
-        Some(Self { parts, plain, wire, end })
+        let starts = std::iter::once(0).chain(parts.iter().map(|part| part.end));
+        let lost = |(start, part): (usize, &Part)| Some((start, part.passage.as_ref()?.lost?));
+        let lost = if plain { None } else { starts.zip(&parts).find_map(lost) };
+        Some(Self { parts, plain, wire, lost, end })
+    }
+
+    /// What to write for a session that wants the last values instead of a gap: nothing of the gap, or of what follows it.
+    pub(crate) fn wire_before_gap(&self) -> &[u8] {
+        &self.wire[..self.lost.map_or(self.wire.len(), |(start, _)| start)]
+    }
+
+    /// Why there is nothing to write for such a session.
+    pub(crate) fn lost_at_once(&self) -> Option<GapReason> {
+        self.lost.filter(|(start, _)| *start == 0).map(|(_, reason)| reason)
     }
 
     /// What to write for the frames.

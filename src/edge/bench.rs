@@ -64,7 +64,7 @@ impl Middle {
 
     /// Puts an envelope into the ring and its frames into the views that want it.
     pub fn append(&self, arrival: Arrival) {
-        self.hub.append(Shard(0), vec![arrival.0], &self.meters);
+        self.hub.append(Shard(0), vec![arrival.0]);
     }
 
     /// The writer has looked: it is to be told of whatever grows from now on. Returns how many views had grown.

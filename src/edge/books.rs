@@ -11,8 +11,12 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use crate::edge::ring::Index;
+use crate::ops::meters::{self, Label as _};
 use crate::proto::message::GapReason;
 use crate::proto::offset::Offset;
+
+/// Gaps that a client is told of, by [`meters::Label::index`] of their reasons.
+pub(crate) type Announced = [u32; meters::GapReason::ALL.len()];
 
 /// Positions by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +57,10 @@ pub(crate) struct Passage {
     pub(crate) unheld: u64,
     /// The place before, if the log becomes another one here.
     pub(crate) reset_from: Option<Arc<Offset>>,
+    /// Gaps that are told on the way.
+    pub(crate) announced: Announced,
+    /// A gap, and no state behind it: last values that a client keeps may be wrong from here on.
+    pub(crate) lost: Option<GapReason>,
 }
 
 impl Passage {
@@ -66,7 +74,14 @@ impl Passage {
     pub(crate) fn gap(from: &Arc<Offset>, to: &Offset, reason: GapReason) -> Self {
         let fates = Fates { gap: from.positions_to(to), ..Fates::default() };
         let reset_from = (reason == GapReason::Reset).then(|| from.clone());
-        Self { steps: 1, fates, unheld: 0, reset_from }
+        let mut announced = Announced::default();
+        announced[meters::GapReason::from(reason).index()] = 1;
+        Self { steps: 1, fates, unheld: 0, reset_from, announced, lost: Some(reason) }
+    }
+
+    /// The same where the last values follow.
+    pub(crate) fn with_state(self) -> Self {
+        Self { lost: None, ..self }
     }
 
     /// The same behind places that the log no longer held.
@@ -79,6 +94,7 @@ impl Passage {
         self.steps += next.steps;
         self.fates += next.fates;
         self.unheld += next.unheld;
+        self.announced.iter_mut().zip(next.announced).for_each(|(sum, more)| *sum += more);
     }
 }
 

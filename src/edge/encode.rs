@@ -24,17 +24,6 @@ pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
     }
 }
 
-/// The part of an entry that `filters` let through, if there is any.
-#[cfg(test)]
-pub(crate) fn part(entry: &Entry, filters: &FilterSet, format: Format) -> Option<Bytes> {
-    match &entry.item {
-        Item::Envelope(stored) => {
-            filtered(&stored.envelope, stored.stored_ns, &entry.offset, filters, format)
-        }
-        Item::Gap { from, reason } => Some(gap(Wire::WebSocket, from, &entry.offset, *reason)),
-    }
-}
-
 /// The lines of an envelope that `filters` let through, at an offset that is the session's own.
 pub(crate) fn filtered(
     envelope_: &Envelope,
@@ -69,20 +58,10 @@ pub(crate) fn snapshot(
     collector: &CollectorId,
     metrics: &[u8],
 ) -> Bytes {
-    let mut draft = Draft::new(metrics.len() + 256);
-    match format {
-        Format::Json => {
-            message::write_snapshot_open(&mut draft.0, which, collector.as_str());
-            draft.0.push(b'[');
-            draft.0.extend_from_slice(metrics);
-            draft.0.extend_from_slice(b"]}");
-        }
-        Format::Influx => {
-            message::write_influx_snapshot_head(&mut draft.0, which);
-            draft.0.extend_from_slice(metrics);
-        }
-    }
-    draft.finish()
+    values(format, metrics, |out| match format {
+        Format::Json => message::write_snapshot_open(out, which, collector.as_str()),
+        Format::Influx => message::write_influx_snapshot_head(out, which),
+    })
 }
 
 /// Newest values of one collector, each as [`write_line`] has written it, with commas between them in JSON.
@@ -93,18 +72,22 @@ pub(crate) fn newest(
     collector: &CollectorId,
     metrics: &[u8],
 ) -> Bytes {
+    values(format, metrics, |out| match format {
+        Format::Json => message::write_conflated_open(out, token, of, collector.as_str()),
+        Format::Influx => message::write_influx_conflated_head(out, token, of),
+    })
+}
+
+fn values(format: Format, metrics: &[u8], write_head: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut draft = Draft::new(metrics.len() + 256);
+    write_head(&mut draft.0);
     match format {
         Format::Json => {
-            message::write_conflated_open(&mut draft.0, token, of, collector.as_str());
             draft.0.push(b'[');
             draft.0.extend_from_slice(metrics);
             draft.0.extend_from_slice(b"]}");
         }
-        Format::Influx => {
-            message::write_influx_conflated_head(&mut draft.0, token, of);
-            draft.0.extend_from_slice(metrics);
-        }
+        Format::Influx => draft.0.extend_from_slice(metrics),
     }
     draft.finish()
 }

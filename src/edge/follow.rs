@@ -223,7 +223,7 @@ impl Follower {
         self.epoch = bounds.epoch;
         self.sequencer = Sequencer::new(last + 1, bounds.last, HELD_BYTES_MAX);
         self.caught_up_at = self.caught_up_at.min(bounds.last);
-        self.hub.reset(self.shard, bounds.epoch, last, &self.shared.node.meters);
+        self.hub.reset(self.shard, bounds.epoch, last);
         self.shared.note_heard(self.shard);
     }
 
@@ -233,7 +233,7 @@ impl Follower {
         }
         self.shared.collectors.note(&ordered);
         let mut arrivals = ordered.into_iter().peekable();
-        while self.hub.append_some(self.shard, &mut arrivals, &self.shared.node.meters) {
+        while self.hub.append_some(self.shard, &mut arrivals) {
             // Writers and sessions that look for their place have their turn in between, also on this thread.
             tokio::task::yield_now().await;
         }

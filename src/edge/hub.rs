@@ -9,75 +9,39 @@
 //! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
 //! locks: last values, then state.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::iter::Peekable;
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
 use crate::broker::ReadLimits;
-use crate::edge::batch::Frame;
-use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::conflate::{Conflation, GroupKey, Matcher, Round};
 use crate::edge::doorbell::Doorbell;
-use crate::edge::encode;
-use crate::edge::pieces::Pieces;
-use crate::edge::ring::{Entry, Index, Item, Ring};
+use crate::edge::ring::{Entry, Index, Ring};
 use crate::edge::sequencer::Ordered;
 use crate::edge::series::SeriesStore;
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
 use crate::edge::wire::Wire;
 use crate::ops::meters::{Label, Meters, SeriesDrop};
-use crate::proto::filter::{FilterIndex, Share, Ticket};
-use crate::proto::message::{Format, GapReason};
+use crate::proto::filter::{FilterIndex, Ticket};
+use crate::proto::message::GapReason;
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
+
+mod dispatch;
+mod head;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use head::{Back, Head};
 
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
 const ENTRIES_PER_LOCK: usize = 32;
 /// The same in bytes of lines, for large ones; the entry that crosses it is still taken.
 const BYTES_PER_LOCK: usize = 64 * 1024;
-
-/// The newest place of the log on this edge.
-#[derive(Clone, Debug)]
-pub(crate) struct Head {
-    /// Its index in the ring.
-    pub(crate) index: Index,
-    /// Its offset.
-    pub(crate) offset: Arc<Offset>,
-    /// How often the log has turned out to be another one.
-    pub(crate) resets: u64,
-    /// Where it has gone back to, if the last time it was the same one without its newest part.
-    pub(crate) back: Option<Back>,
-}
-
-/// Where the log has gone on from after it had gone back: what was behind that is not what is behind it now.
-#[derive(Clone, Debug)]
-pub(crate) struct Back {
-    /// The place.
-    pub(crate) to: Arc<Offset>,
-    /// The ring's index of it.
-    pub(crate) index: Index,
-}
-
-impl Head {
-    /// How many of the resets a session knows of that has got everything up to `index`, as far as it matters.
-    pub(crate) fn resets_known_at(&self, index: Index) -> u64 {
-        let missed = self.back.as_ref().is_some_and(|back| index < back.index);
-        self.resets - u64::from(missed)
-    }
-
-    /// Where a session has to go on that is at `at`, and has not been told of the last reset, in the same epoch.
-    pub(crate) fn back_from(&self, at: &Offset) -> Option<Arc<Offset>> {
-        let to = self.back.as_ref().map_or(&self.offset, |back| &back.to);
-        (!at.is_at_or_before(to)).then(|| to.clone())
-    }
-}
 
 /// Where a session begins.
 pub(crate) struct Attachment {
@@ -177,7 +141,6 @@ impl Hub {
         &self,
         shard: Shard,
         arrivals: &mut Peekable<impl Iterator<Item = Ordered>>,
-        meters: &Meters,
     ) -> bool {
         if arrivals.peek().is_none() {
             return false;
@@ -192,7 +155,7 @@ impl Hub {
                 }
                 Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
             };
-            state.dispatch(&entry, meters);
+            state.dispatch(&entry);
             state.unapplied.push(Step::Entry(entry));
             if bytes >= BYTES_PER_LOCK {
                 break;
@@ -205,13 +168,13 @@ impl Hub {
 
     /// Adds all of what comes next on a shard, without letting other tasks of the thread have a turn.
     #[cfg(any(test, feature = "bench"))]
-    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>, meters: &Meters) {
+    pub(crate) fn append(&self, shard: Shard, arrivals: Vec<Ordered>) {
         let mut arrivals = arrivals.into_iter().peekable();
-        while self.append_some(shard, &mut arrivals, meters) {}
+        while self.append_some(shard, &mut arrivals) {}
     }
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
-    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence, meters: &Meters) {
+    pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence) {
         let mut state = self.lock();
         if let Some(slot) = state.epochs.get_mut(usize::from(shard.0)) {
             *slot = epoch;
@@ -221,7 +184,7 @@ impl Hub {
         let same_log = epoch == state.ring.head().epoch;
         let entry = state.ring.push_reset(epoch, shard, last);
         state.back = same_log.then(|| Back { to: entry.offset.clone(), index: entry.index });
-        state.dispatch(&entry, meters);
+        state.dispatch(&entry);
         state.unapplied.push(Step::Entry(entry));
         self.publish(state);
         self.settle();
@@ -235,6 +198,11 @@ impl Hub {
     /// What a group of views with an interval is to be given now; nothing if it has no views any more.
     pub(crate) fn collect(&self, group: GroupKey, matcher: &mut Matcher) -> Option<Round> {
         self.with_values(|Values { series, conflation }| conflation.collect(group, series, matcher))
+    }
+
+    /// What a group was to be given last has not reached all of its views.
+    pub(crate) fn lose_round(&self, group: GroupKey) {
+        self.with_values(|Values { conflation, .. }| conflation.lose(group));
     }
 
     /// Groups of views with an interval, as they come to be; nothing if somebody has asked before.
@@ -431,57 +399,4 @@ impl State {
         self.views.insert(key.clone(), Listed { view: view.clone(), ticket });
         view
     }
-
-    /// Gives an entry's frame to every view that wants it; the others are not even looked at.
-    fn dispatch(&mut self, entry: &Entry, meters: &Meters) {
-        let first = self.ring.first_index();
-        let frame = |bytes, own, passage| Frame {
-            index: entry.index,
-            offset: entry.offset.clone(),
-            bytes,
-            own,
-            passage,
-        };
-        match &entry.item {
-            Item::Gap { from, reason } => {
-                let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
-                let of_entries = self.views.values().filter(|listed| listed.ticket.is_some());
-                for Listed { view, .. } in of_entries {
-                    let bytes = self.compressor.whole(entry, view.key());
-                    bytes
-                        .into_iter()
-                        .for_each(|bytes| view.push(frame(bytes, false, passage.clone()), first));
-                    meters.gaps.of((*reason).into()).increment(view.sessions() as u64);
-                }
-            }
-            Item::Envelope(stored) => {
-                let lines = OnceCell::new();
-                let read = || lines.get_or_init(|| encode::lines(&stored.envelope)).as_slice();
-                let mut pieces = Pieces::new(entry, stored);
-                let received_ns = encode::received_ns(&stored.envelope, stored.stored_ns);
-                // Parts in other frames by their lines: views that take the same of it share the work.
-                let mut framed: HashMap<(Format, Wire, Vec<Range<u32>>), Bytes> = HashMap::new();
-                for (view, share) in self.index.find(&stored.envelope.channel, read) {
-                    let (key, own) = (view.key(), share != Share::Whole);
-                    let Some(plain) = pieces.frame(share, key.format, lines.get().map(Vec::as_slice)) else {
-                        continue;
-                    };
-                    let bytes = match share {
-                        Share::Whole => self.compressor.shared(entry, plain, key),
-                        Share::Lines(_) if key.wire == Wire::WebSocket => plain,
-                        Share::Lines(runs) => framed
-                            .entry((key.format, key.wire, runs.to_vec()))
-                            .or_insert_with(|| self.compressor.own(plain, key.wire, Some(&entry.offset)))
-                            .clone(),
-                    };
-                    view.note_received(received_ns);
-                    view.push(frame(bytes, own, None), first);
-                }
-            }
-        }
-        self.ring.evict();
-    }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,10 +1,18 @@
 //! Follows the log and pushes it to clients.
 //!
-//! In reading order: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring` keeps the newest part of the log,
-//! `encode` makes frames of it, `pieces` parts of them, `compress` smaller ones; `batch` is a run of them
-//! and `view` shares them, `hub` ties these together; `conflate` gives views newest values instead of all; `resolve` finds a client's place, `catch_up` brings it to its view with what `replay` has of the log, by way of its `feed`; `inbound`, `outbox`, `socket`, `wire` and
-//! `session` are what a client is to its `writer`, `books` the account of what it got; `door` is how clients of every transport come in. Nothing here knows ingest; the log comes through the
-//! broker's port only.
+//! In reading order:
+//!
+//! * The log: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring`
+//!   the newest part of the log.
+//! * Frames: `wire` says of which form, `encode` makes them, `pieces` parts of them, `compress` smaller ones; `batch` is a run
+//!   of them and `view` shares them. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
+//!   gives views newest values instead of all.
+//! * The way in: `resolve` finds a client's place; `catch_up` leads it the `way` to its view with what `replay` has of the log, fed
+//!   by its `feed`; `snapshot` gives it last values first.
+//! * Clients: `session`, with its `socket`, `inbound` and `outbox`, is what one is to its `writer`; `books` is the account of
+//!   what it got, `door` how clients of every transport come in, `status` what operators are told.
+//!
+//! Nothing here knows ingest; the log comes through the broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -26,6 +34,7 @@ use crate::edge::hub::Hub;
 use crate::edge::replay::Replays;
 use crate::edge::snapshot::Snapshots;
 use crate::edge::writer::{Command, Writer};
+use crate::ops::clock::unix_ns;
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::Shard;
@@ -58,11 +67,15 @@ mod socket;
 mod status;
 mod view;
 mod warm;
+mod way;
 mod wire;
 mod writer;
 
 /// Commands a writer may have waiting before those who send them wait too.
 const COMMANDS_MAX: usize = 1024;
+/// Tasks have so long to end once they are told to: none waits for anything then but work on a thread of its own, which is
+/// milliseconds.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clients are told that the log is silent after this time (they are promised ten seconds).
 const STALE_AFTER: Duration = Duration::from_secs(6);
 
@@ -232,8 +245,12 @@ impl Edge {
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
                 self.shared.snapshots.tidy();
-                let bitten = hub.tidy_series(resolve::now_ns(), &self.shared.node.meters);
-                self.shared.snapshots.warn(&self.shared.node, self.shared.settings.snapshot, bitten);
+                let (hub, node) = (hub.clone(), self.shared.node.clone());
+                // Whoever is copying many of the last values has their lock for milliseconds.
+                let tidy = move || hub.tidy_series(unix_ns(), &node.meters);
+                if let Ok(bitten) = self.shared.tasks.spawn_blocking(tidy).await {
+                    self.shared.snapshots.warn(&self.shared.node, self.shared.settings.snapshot, bitten);
+                }
             }
             let silence = self.shared.log_silence();
             let stale = self.shared.stale.load(Ordering::Relaxed);
@@ -280,10 +297,51 @@ impl Edge {
         }
     }
 
-    /// Ends all tasks and returns when they have ended.
-    pub async fn stop(&self) {
+    /// Ends all tasks and returns when they have ended, or after [`STOP_TIMEOUT`]. How many are left then is said and returned.
+    pub async fn stop(&self) -> usize {
         self.shutdown.cancel();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        if tokio::time::timeout(STOP_TIMEOUT, self.shared.tasks.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = self.shared.tasks.len();
+        tracing::error!(
+            event = "stop_incomplete",
+            left,
+            "tasks of the edge did not end in time and are left to their fate"
+        );
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::broker::memory::MemoryBroker;
+    use crate::config::{self, Inputs, Machine, Role};
+    use crate::ops::meters::Meters;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edge_stops_in_time_even_if_a_task_does_not_and_says_so() {
+        let inputs = Inputs {
+            role: Role::Edge,
+            folder: PathBuf::from("/nonexistent"),
+            file: None,
+            variables: Vec::new(),
+            listen: None,
+            nats: None,
+            node: None,
+            machine: Machine { host_name: "test".to_owned(), cores: 1, descriptors: 4096 },
+        };
+        let settings = config::load(&inputs).unwrap().settings;
+        let broker = MemoryBroker::new(&settings.log);
+        let node = Node::new("edge-1".into(), Role::Edge, Meters::register(), broker.connection(), 10);
+        let edge = Edge::new(node, broker, settings.edge, 1);
+        edge.start();
+        edge.shared.tasks.spawn(std::future::pending::<()>());
+        let began = Instant::now();
+        assert_eq!((edge.stop().await, began.elapsed() / 2 < STOP_TIMEOUT), (1, true));
     }
 }

@@ -1,5 +1,4 @@
-//! An envelope's lines, each encoded at most once per format, and the frames that views with tag predicates take of them.
-//! Pure.
+//! Lines, each encoded at most once per format, and the frames that views with tag predicates take of an envelope's. Pure.
 //!
 //! A thousand views that take different lines of an envelope share the work of encoding them: what is left per view is
 //! to copy its lines behind a header. Nothing of this outlives the moment in which an entry is handed to the views.
@@ -24,11 +23,11 @@ pub(crate) struct Pieces<'a> {
     formats: [Option<Encoded>; 2],
 }
 
-/// Lines in one format.
-struct Encoded {
+/// Lines in one format, each encoded the first time somebody wants it.
+pub(crate) struct Encoded {
     format: Format,
     received_ns: i64,
-    /// What every frame of the envelope begins with, then lines as they were asked for.
+    /// What every frame of the lines begins with, then lines as they were asked for.
     bytes: Vec<u8>,
     head_bytes: usize,
     /// Where each line is; nowhere yet, if that is empty.
@@ -50,7 +49,7 @@ impl<'a> Pieces<'a> {
         lines: Option<&[Line<'_>]>,
     ) -> Option<Bytes> {
         let Self { entry, stored, formats } = self;
-        let encoded = |lines: &[Line<'_>]| Encoded::new(stored, &entry.offset, format, lines.len());
+        let encoded = |lines: &[Line<'_>]| Encoded::of(stored, &entry.offset, format, lines.len());
         let slot = &mut formats[format as usize];
         match (share, lines) {
             (Share::Whole, None) => entry.frame(format, |entry| encode::whole(entry, format)),
@@ -66,7 +65,18 @@ impl<'a> Pieces<'a> {
 }
 
 impl Encoded {
-    fn new(stored: &Stored, offset: &Offset, format: Format, lines: usize) -> Self {
+    /// Of so many lines that have their times, none of which anybody has asked for yet.
+    pub(crate) fn new(format: Format, lines: usize) -> Self {
+        Self { format, received_ns: 0, bytes: Vec::new(), head_bytes: 0, spans: vec![0..0; lines] }
+    }
+
+    /// One of them.
+    pub(crate) fn line(&mut self, number: usize, line: &Line<'_>) -> &[u8] {
+        let span = self.span(number, line);
+        &self.bytes[span]
+    }
+
+    fn of(stored: &Stored, offset: &Offset, format: Format, lines: usize) -> Self {
         let mut bytes = Vec::with_capacity(stored.envelope.lines.len() + 128);
         encode::write_head(&mut bytes, format, &offset.token(), &stored.envelope.channel);
         let head_bytes = bytes.len();
@@ -146,7 +156,8 @@ mod tests {
                 for format in [Format::Json, Format::Influx] {
                     let filters = FilterSet::parse([text.as_str()]).unwrap();
                     index.insert(&filters, wanted.len());
-                    wanted.push((encode::part(&entry, &filters, format), format));
+                    let alone = encode::filtered(&stored.envelope, stored.stored_ns, &entry.offset, &filters, format);
+                    wanted.push((alone, format));
                 }
             }
             let lines = encode::lines(&stored.envelope);

@@ -1,10 +1,9 @@
 //! From what a client asks for (`from`) to a place in this edge's log.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use crate::broker::BrokerError;
 use crate::edge::Shared;
 use crate::edge::hub::Hub;
+use crate::ops::clock::unix_ns;
 use crate::ops::meters::ReplayOutcome;
 use crate::proto::message::{From, GapReason};
 use crate::proto::offset::{Offset, Shard};
@@ -86,11 +85,9 @@ async fn find(shared: &Shared, hub: &Hub, from: Option<From>) -> Result<Place, B
     let head = hub.head();
     match from {
         None | Some(From::Latest) => Ok(Place::newest()),
-        Some(From::Earliest) => {
-            Ok(Place::quietly_at(Offset::start(head.offset.epoch, head.offset.sequences.len() as u16)))
-        }
+        Some(From::Earliest) => Ok(Place::quietly_at(head.offset.beginning())),
         Some(From::Ago(span)) => {
-            let since_ns = now_ns().saturating_sub(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX));
+            let since_ns = unix_ns().saturating_sub(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX));
             if let Some(offset) = hub.since(since_ns) {
                 return Ok(Place::quietly_at((*offset).clone()));
             }
@@ -118,24 +115,11 @@ async fn resume(shared: &Shared, hub: &Hub, offset: Offset) -> Result<Place, Bro
     };
     if offset.epoch != head.epoch || offset.sequences.len() != head.sequences.len() {
         // Another log: all of this one is new to the client.
-        return Ok(reset(Offset::start(head.epoch, head.sequences.len() as u16)));
+        return Ok(reset(head.beginning()));
     }
-    for shard in 0..head.sequences.len() as u16 {
-        let seen = offset.sequence(Shard(shard));
-        if seen <= head.sequence(Shard(shard)) {
-            continue;
-        }
-        // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
-        let bounds = shared.replays.bounds(Shard(shard), seen).await?;
-        if bounds.last < seen {
-            return Ok(reset((*head).clone()));
-        }
+    // Ahead of this edge: another edge was faster, or the log has lost its newest part. Only the log knows.
+    if shared.replays.ends_before(&offset, &head).await? {
+        return Ok(reset((*head).clone()));
     }
     Ok(recovered(offset))
-}
-
-/// The time since 1970, by this machine's clock.
-pub(crate) fn now_ns() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

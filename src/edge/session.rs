@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::edge::batch::{Batch, Progress};
-use crate::edge::books::{Books, Passage};
+use crate::edge::books::{Announced, Books, Passage};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::feed::{Feed, Found};
 use crate::edge::hub::Head;
@@ -23,6 +23,7 @@ use crate::edge::view::{Cursor, Seat};
 use crate::edge::wire::Wire;
 use crate::ops::meters::Transport;
 use crate::ops::node::Admission;
+use crate::proto::message::GapReason;
 use crate::proto::offset::Offset;
 
 /// One connected client.
@@ -94,8 +95,10 @@ pub(crate) enum Mode {
 /// What came of an attempt to write.
 #[must_use = "a socket that blocks has to be watched"]
 pub(crate) enum Wrote {
-    /// So many bytes, completing so many messages.
-    Some { bytes: usize, messages: u64 },
+    /// So many bytes, completing so many messages, with which so many gaps were announced.
+    Some { bytes: usize, messages: u64, announced: Announced },
+    /// A gap comes next, instead of which the session wants the last values.
+    Lost(GapReason),
     /// The socket takes nothing.
     Blocked,
     /// The socket is dead.
@@ -103,9 +106,12 @@ pub(crate) enum Wrote {
 }
 
 impl Wrote {
-    fn of(result: io::Result<usize>, messages: impl FnOnce(usize) -> u64) -> Self {
+    fn of(result: io::Result<usize>, take: impl FnOnce(usize) -> (u64, Announced)) -> Self {
         match result {
-            Ok(bytes) => Self::Some { bytes, messages: messages(bytes) },
+            Ok(bytes) => {
+                let (messages, announced) = take(bytes);
+                Self::Some { bytes, messages, announced }
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Self::Blocked,
             Err(_) => Self::Failed,
         }
@@ -145,20 +151,24 @@ impl Session {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = self.outbox.fill(&mut slices);
         let result = self.socket.write(&self.waker, &slices[..filled]);
-        Wrote::of(result, |bytes| self.outbox.advance(bytes))
+        Wrote::of(result, |bytes| (self.outbox.advance(bytes), Announced::default()))
     }
 
     /// Writes frames of its view, from its cursor on.
     pub(crate) fn write_live(&mut self, batch: &Batch, now: Instant) -> Wrote {
-        let result = self.socket.write(&self.waker, &[IoSlice::new(batch.wire())]);
+        if let Some(reason) = batch.lost_at_once().filter(|_| self.snapshots) {
+            return Wrote::Lost(reason);
+        }
+        let wire = if self.snapshots { batch.wire_before_gap() } else { batch.wire() };
+        let result = self.socket.write(&self.waker, &[IoSlice::new(wire)]);
         Wrote::of(result, |bytes| {
             let progress = batch.progress(bytes);
             let begun = progress.begun as u64;
             if let Mode::Live(cursor) = &mut self.mode {
                 *cursor += begun;
             }
-            self.take_progress(batch, 0, progress, now);
-            begun - u64::from(!self.outbox.is_empty())
+            let announced = self.take_progress(batch, 0, progress, now);
+            (begun - u64::from(!self.outbox.is_empty()), announced)
         })
     }
 
@@ -180,23 +190,28 @@ impl Session {
             self.pass_portion(&portion);
             return None;
         };
-        let result = self.socket.write(&self.waker, &[IoSlice::new(&batch.wire()[written..])]);
+        let wire = if self.snapshots { batch.wire_before_gap() } else { batch.wire() };
+        if written >= wire.len() {
+            // Whoever leads it finds it right before the gap when it asks for more.
+            return None;
+        }
+        let result = self.socket.write(&self.waker, &[IoSlice::new(&wire[written..])]);
         let bytes = *result.as_ref().unwrap_or(&0);
         if bytes == 0 {
             feed.put_back(portion, written);
-            return Some(Wrote::of(result, |_| 0));
+            return Some(Wrote::of(result, |_| Default::default()));
         }
         let begun_before = if written == 0 { 0 } else { batch.progress(written).begun };
         let progress = batch.progress(written + bytes);
         let begun = (progress.begun - begun_before) as u64;
         let written = written + bytes + progress.rest.as_ref().map_or(0, Bytes::len);
-        self.take_progress(batch, begun_before, progress, now);
+        let announced = self.take_progress(batch, begun_before, progress, now);
         if written == batch.wire().len() {
             self.pass_portion(&portion);
         } else if let Mode::CatchingUp(feed) = &mut self.mode {
             feed.put_back(portion, written);
         }
-        Some(Wrote::of(result, |_| begun - u64::from(!self.outbox.is_empty())))
+        Some(Wrote::of(result, |_| (begun - u64::from(!self.outbox.is_empty()), announced)))
     }
 
     /// Moves to where a portion leads, of which all frames were begun.
@@ -216,8 +231,8 @@ impl Session {
         }
     }
 
-    /// Moves behind the frames of `batch` that were begun; `skip` of them were before.
-    fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) {
+    /// Moves behind the frames of `batch` that were begun; `skip` of them were before. Returns what gaps are among them.
+    fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) -> Announced {
         let passage = batch.passage(skip, progress.begun);
         self.pass_to(progress.index, &passage);
         if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
@@ -238,6 +253,7 @@ impl Session {
         if let Some(rest) = progress.rest {
             self.outbox.put_rest(rest);
         }
+        passage.announced
     }
 
     /// Goes on to another step, of the ring or of what it is fed.

@@ -9,7 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
@@ -129,12 +129,6 @@ impl Ingest {
         let _ = tokio::time::timeout(SOCKETS_GRACE, self.sockets.wait()).await;
         self.writers.left()
     }
-}
-
-/// Now, in nanoseconds since 1970 (until 2262).
-fn unix_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn remote(request: &Request) -> Option<SocketAddr> {

@@ -1,9 +1,10 @@
 //! What the log itself says, as metrics: how far it reaches, how quickly it answers, how far this node is behind it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::broker::Broker;
+use crate::ops::clock::unix_ns;
 use crate::ops::node::Node;
 use crate::proto::offset::{Sequence, Shard};
 
@@ -43,7 +44,7 @@ pub async fn watch(node: Arc<Node>, broker: Arc<dyn Broker>, follower: Option<Ar
         }
         // Looked at after the log: what arrives while it answers is no lag.
         if let Some(followed) = follower.as_ref().and_then(|follower| follower.followed()) {
-            let lag = lag(&newest, &followed, now_ns());
+            let lag = lag(&newest, &followed, unix_ns());
             node.meters.log_lag_messages.set(lag.messages as f64);
             node.meters.log_lag_seconds.set(lag.time.as_secs_f64());
         }
@@ -63,11 +64,6 @@ fn lag(newest: &[Sequence], followed: &Followed, now_ns: i64) -> Lag {
     let age_ns =
         if messages == 0 || followed.stored_ns == 0 { 0 } else { now_ns.saturating_sub(followed.stored_ns) };
     Lag { messages, time: Duration::from_nanos(u64::try_from(age_ns).unwrap_or(0)) }
-}
-
-fn now_ns() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

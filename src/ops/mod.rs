@@ -3,6 +3,7 @@
 //! Roles hand in what they know (meters); nothing here knows a role.
 
 pub mod admin;
+pub mod clock;
 pub mod cors;
 pub mod health;
 pub mod log;

@@ -67,6 +67,16 @@ impl Offset {
         Self { epoch, sequences: SmallVec::from_elem(0, usize::from(shards)) }
     }
 
+    /// The place before everything in the same log.
+    pub fn beginning(&self) -> Self {
+        Self { epoch: self.epoch, sequences: SmallVec::from_elem(0, self.sequences.len()) }
+    }
+
+    /// The shards of its log.
+    pub fn shards(&self) -> impl Iterator<Item = Shard> + use<> {
+        (0..self.sequences.len() as u16).map(Shard)
+    }
+
     /// The last sequence seen of `shard`; 0 for a shard this offset does not know.
     pub fn sequence(&self, shard: Shard) -> Sequence {
         self.sequences.get(usize::from(shard.0)).copied().unwrap_or(0)

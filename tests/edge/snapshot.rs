@@ -1,17 +1,18 @@
 //! Who asks for a snapshot gets the state at a place, and everything after it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use telecast::config::Settings;
-use telecast::proto::offset::Offset;
+use telecast::proto::offset::{Offset, Shard};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::bench::{Log, PATIENCE, RunningEdge, settings, tiny_ring};
+use crate::bench::{Log, PATIENCE, RunningEdge, Unruly, settings, tiny_ring};
 use crate::state::{State, Truth, assert_follows, offset};
 
 /// A client that knows the last values of what it gets.
@@ -267,4 +268,62 @@ async fn a_live_session_asks_for_a_snapshot_of_something_else() {
     };
     assert_eq!(error["code"], "bad_snapshot");
     edge.stop().await;
+}
+
+/// A client that were told of the gap alone, and lost its connection before the state came, would go on behind it with values that
+/// are wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_gap_of_who_wants_snapshots_is_followed_by_the_state() {
+    for interval in ["", "&interval=100"] {
+        let mut settings = settings(&[]);
+        settings.log.max_bytes = 100_000;
+        let log = Log::new(&settings);
+        // The live flow has nothing, so the edge reads what is left when it finds out.
+        let deaf = Arc::new(Unruly { inner: log.broker.clone(), seed: 0, deaf: AtomicBool::new(true) });
+        let edge = RunningEdge::start(deaf, &settings).await;
+        let mut client = Joiner::connect(&edge, &format!("snapshot=true{interval}")).await;
+        let mut other = edge.connect(&format!("?from=latest{interval}")).await;
+        log.publish("web-1", "cpu").await;
+        client.until(|client| client.state.len() == 1).await;
+        other.read_rows(1).await;
+        let (before, snapshots) = (client.at.clone().unwrap(), client.snapshots);
+        for _ in 0..100 {
+            log.publish_padded("web-2", "cpu", 3_000).await;
+        }
+        let recovered = |client: &Joiner| client.gaps.len() == 1 && client.state.len() == 3;
+        client.until(|client| client.snapshots > snapshots && recovered(client)).await;
+        other.read_type("gap").await;
+        let mut back = Joiner::connect(&edge, &format!("snapshot=true&from={before}{interval}")).await;
+        back.until(|back| back.snapshots == 1 && recovered(back)).await;
+        let mut fresh = Joiner::connect(&edge, "snapshot=true").await;
+        fresh.until(|fresh| fresh.snapshots == 1).await;
+        for told in [&mut client, &mut back] {
+            told.until(|told| told.at == fresh.at).await;
+            assert_eq!(told.state, fresh.state);
+            let gap = &told.gaps[0];
+            assert_eq!((&gap["reason"], &gap["snapshot"]), (&json!("retention"), &json!(true)));
+        }
+        // Another log takes its place, which has less in it.
+        log.broker.recreate(Shard(0)).unwrap();
+        log.publish("web-1", "cpu").await;
+        client.until(|client| client.gaps.len() == 2 && client.state.len() == 1).await;
+        let gap = &client.gaps[1];
+        assert_eq!((&gap["reason"], &gap["snapshot"]), (&json!("reset"), &json!(true)));
+        log.publish("web-3", "cpu").await;
+        client.until(|client| client.state.len() == 2).await;
+        back.until(|back| back.gaps.len() == 2 && back.state.len() == 2).await;
+        while other.rows.last().is_none_or(|row| row.0 != "web-3") {
+            other.next().await.unwrap();
+        }
+        let metrics = edge.metrics();
+        edge.stop().await;
+        let told = |reason: &str, with_snapshots: usize| {
+            let of_others = other.gaps.iter().filter(|gap| gap.2 == reason).count();
+            format!("ws_gaps_total{{reason=\"{reason}\"}} {}", of_others + with_snapshots)
+        };
+        // One has come between the two.
+        for counted in [told("retention", 2), told("reset", 3)] {
+            assert!(metrics.render().contains(&counted), "{counted}: {}", metrics.render());
+        }
+    }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::parts::{Encoded, Stretch, messages};
+use super::parts::{Stretch, messages};
 use super::{Matcher, Round, Tally};
 use crate::edge::batch::Frame;
 use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
+use crate::edge::pieces::Encoded;
 use crate::edge::series::{Changed, Parts};
 use crate::edge::view::View;
 use crate::ops::meters::Meters;
@@ -99,7 +100,6 @@ impl Round {
             let behind = self.to.index.saturating_sub(to.positions_to(&self.to.offset)).max(index);
             let passage = Passage { steps: behind - index, ..Passage::gap(&at, &to, gap.reason) };
             frames.push(frame(encode::gap(key.wire, &at, &to, gap.reason), behind, to.clone(), passage));
-            meters.gaps.of(gap.reason.into()).increment(sessions);
             // The sequences of another log say nothing about what the view has: it gets a little more than it misses.
             floor = Floor { has: None, uncounted: Some((*to).clone()) };
             (index, at, counted) = (behind, to, gap.counted_behind);

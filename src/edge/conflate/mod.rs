@@ -79,6 +79,8 @@ struct Group {
     since: Offset,
     /// The log has a hole, or is another one since.
     gap: Option<Gap>,
+    /// Why the round that is being given begins with a gap, if it does.
+    giving: Option<GapReason>,
 }
 
 /// Up to where clients miss something.
@@ -139,7 +141,8 @@ impl Conflation {
             // Nobody listens any more when the node stops.
             let _ = self.new_groups.send(key);
             let (_, flushed, place) = view.place();
-            Group { members: Vec::new(), generation: 0, flushed, since: (*place).clone(), gap: None }
+            let since = (*place).clone();
+            Group { members: Vec::new(), generation: 0, flushed, since, gap: None, giving: None }
         });
         group.members.push(slot);
         group.generation += 1;
@@ -232,8 +235,25 @@ impl Conflation {
                 Some(Gap { index: to.index, to: missing, reason, counted_behind: false })
             }
         };
+        group.giving = gap.as_ref().map(|gap| gap.reason);
         let changed = store.changed_channels(&since, |channel| matcher.index.asks_for(channel));
         Some(Round { flushed, to, changed, gap, members })
+    }
+
+    /// The last round of a group has not been given to all of its views, and never will be: what it had is a gap for those that
+    /// are not behind it. Collected again it might fail again, and for ever.
+    pub(crate) fn lose(&mut self, key: GroupKey) {
+        let Some(group) = self.groups.get_mut(&key) else { return };
+        let reason = group.giving.take().unwrap_or(GapReason::Retention);
+        match &mut group.gap {
+            // One that has come since reaches further, and what was counted since is behind it.
+            Some(gap) if reason == GapReason::Reset => gap.reason = reason,
+            Some(_) => {}
+            None => {
+                let (index, to) = (group.flushed, group.since.clone());
+                group.gap = Some(Gap { index, to, reason, counted_behind: true });
+            }
+        }
     }
 }
 

@@ -54,7 +54,7 @@ async fn pace(shared: Arc<Shared>, hub: Arc<Hub>, key: GroupKey) {
     let mut matcher = Matcher::default();
     loop {
         beat.tick().await;
-        let (hub, of, node) = (hub.clone(), shared.clone(), shared.node.clone());
+        let (hub, lost, of, node) = (hub.clone(), hub.clone(), shared.clone(), shared.node.clone());
         // Thousands of series may have changed: on a thread that nobody else waits for.
         let flushed = shared.tasks.spawn_blocking(move || {
             let round = hub.collect(key, &mut matcher)?;
@@ -66,8 +66,12 @@ async fn pace(shared: Arc<Shared>, hub: Arc<Hub>, key: GroupKey) {
             // The group is gone.
             Ok(None) => return,
             Err(error) if error.is_panic() => {
-                tracing::error!(event = "flush_failed", %error, "newest values were not sent; the next flush has newer ones");
+                tracing::error!(event = "flush_failed", %error, "newest values were not sent; clients are told of a gap");
                 matcher = Matcher::default();
+                let lose = shared.tasks.spawn_blocking(move || lost.lose_round(key));
+                if lose.await.is_err() {
+                    return;
+                }
             }
             // The node stops.
             Err(_) => return,

@@ -1,6 +1,5 @@
 //! Newest values as messages, with the range of the log they stand for. Pure.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,8 +7,7 @@ use bytes::Bytes;
 use crate::edge::books::Fates;
 use crate::edge::encode;
 use crate::edge::series::{Part, Parts};
-use crate::proto::line::Line;
-use crate::proto::message::{Conflated, Format};
+use crate::proto::message::Conflated;
 use crate::proto::offset::Offset;
 
 /// What messages stand for: the newest value of every series that has one in the range.
@@ -36,31 +34,6 @@ impl Stretch {
         let delivered = sent.min(positions);
         let conflated = matched.saturating_sub(sent).min(positions - delivered);
         Fates { delivered, conflated, filtered: positions - delivered - conflated, gap: 0 }
-    }
-}
-
-/// Lines in one format, each encoded the first time somebody wants it.
-pub(super) struct Encoded {
-    format: Format,
-    bytes: Vec<u8>,
-    spans: Vec<Range<usize>>,
-}
-
-impl Encoded {
-    /// Of so many lines, none of which anybody has asked for yet.
-    pub(super) fn new(format: Format, lines: usize) -> Self {
-        Self { format, bytes: Vec::new(), spans: vec![0..0; lines] }
-    }
-
-    /// One of them.
-    pub(super) fn line(&mut self, number: usize, line: &Line<'_>) -> &[u8] {
-        if self.spans[number].is_empty() {
-            let start = self.bytes.len();
-            // The store gives every line its time.
-            encode::write_line(&mut self.bytes, self.format, line, 0);
-            self.spans[number] = start..self.bytes.len();
-        }
-        &self.bytes[self.spans[number].clone()]
     }
 }
 

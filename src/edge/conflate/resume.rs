@@ -7,57 +7,37 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::parts::{Encoded, Stretch, messages};
-use crate::edge::Shared;
+use super::parts::{Stretch, messages};
 use crate::edge::batch::{Batch, Frame};
 use crate::edge::books::{Fates, Passage};
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
-use crate::edge::feed::{Fed, Feeder, Joined, Over};
-use crate::edge::hub::{Head, Hub};
+use crate::edge::feed::{Fed, Joined, Over};
+use crate::edge::hub::Hub;
+use crate::edge::pieces::Encoded;
 use crate::edge::replay::portion::Portion;
 use crate::edge::resolve::First;
-use crate::edge::ring::Index;
 use crate::edge::series::{Group, Parts};
-use crate::edge::snapshot::delivery::Delivery;
-use crate::edge::view::{Cursor, View};
+use crate::edge::view::View;
+use crate::edge::way::{AHEAD_PATIENCE, Quiet, Way};
 use crate::edge::wire::Wire;
-use crate::ops::meters::ReplayOutcome;
 use crate::proto::line;
 use crate::proto::message::GapReason;
-use crate::proto::offset::{Offset, Shard};
+use crate::proto::offset::Offset;
 
 /// Bytes of lines in a part, a few times as many as JSON: a session holds one at a time. A walk over all that has changed is made
 /// for each.
 const PART_BYTES: usize = 64 * 1024;
-/// A place ahead of this edge is usual for moments: another edge was faster. Then the log is asked.
-const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 /// Parts that a view keeps for a second or until its next flush, for others who come from the same place: after a node has
 /// died, they all come from a few.
 const KEPT_PARTS_MAX: usize = 4;
 
-/// One session's way to its view.
+/// A session's way through what has changed.
 pub(crate) struct Resume {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) view: Arc<View>,
-    /// What the session has got so far.
-    pub(crate) at: Offset,
-    /// It asked for whatever there is: what is missing is no loss.
-    pub(crate) quiet: bool,
-    /// Where something is lost to the session, it wants the last values instead.
-    pub(crate) snapshots: bool,
-    /// Its client has been told a place before, or begins behind one of its own.
-    pub(crate) placed: bool,
-    /// How often the log had turned out to be another one when the session got this place.
-    pub(crate) resets: u64,
-    /// How the resume is counted when it ends.
-    pub(crate) outcome: Option<ReplayOutcome>,
-    pub(crate) feeder: Feeder,
+    way: Way,
 }
 
 /// Parts that a view has made lately, each once however many sessions ask for it.
@@ -66,25 +46,22 @@ pub(crate) struct KeptParts(tokio::sync::Mutex<VecDeque<Arc<Part>>>);
 
 /// What has changed behind a place, for a session that has been told up to another.
 pub(super) struct Part {
-    since: Offset,
-    at: Offset,
+    since: Arc<Offset>,
+    at: Arc<Offset>,
     /// For who asked for whatever there is.
     quiet: bool,
     /// Nothing, where nothing matches.
     pub(super) batch: Option<Batch>,
     /// Behind which the rest lies.
-    pub(super) to: Offset,
+    pub(super) to: Arc<Offset>,
     /// Something is missing, and was announced.
     gaps: bool,
 }
 
 impl Part {
     /// What a session that has the part has been told: a gap may reach further than what is known of it.
-    pub(super) fn at_end(&self) -> Offset {
-        match &self.batch {
-            Some(batch) => (*batch.end().1).clone(),
-            None => self.at.clone(),
-        }
+    pub(super) fn at_end(&self) -> &Arc<Offset> {
+        self.batch.as_ref().map_or(&self.at, |batch| &batch.end().1)
     }
 }
 
@@ -98,169 +75,108 @@ impl KeptParts {
 }
 
 impl Resume {
-    /// Runs until the session has joined its view or is gone.
-    pub(crate) fn spawn(self, first: First) {
-        let (tracker, wanted) = (self.shared.tasks.clone(), self.feeder.wanted());
-        // A session that leaves ends whatever this waits for.
-        tracker.spawn(Feeder::while_wanted(wanted, self.run(first)));
+    /// The session begins where `way` does.
+    pub(crate) fn new(way: Way) -> Self {
+        Self { way }
     }
 
-    async fn run(mut self, first: First) -> Result<(), Over> {
+    /// Runs until the session has joined its view.
+    pub(crate) async fn run(mut self, first: First) -> Result<(), Over> {
         self.begin(first).await?;
-        let heads = self.hub.watch_head();
-        let mut resets = self.resets;
+        let heads = self.way.hub.watch_head();
         // Ahead of what the session was told, where nothing has matched.
-        let mut since = self.at.clone();
-        let view = self.view.clone();
+        let mut since = self.way.at.clone();
+        let view = self.way.view.clone();
         loop {
             // Nothing is made before there is room for it; and what is made then is of that moment.
-            self.feeder.asked().await?;
+            self.way.feeder.asked().await?;
             // Before the place is read, or a flush in between would be waited for in vain.
             let flush = view.next_flush();
             let (cursor, index, place) = view.place();
             let head = heads.borrow().clone();
-            let was_reset = std::mem::replace(&mut resets, head.resets) != head.resets;
-            if let Some(start) = self.reset_to(&head, was_reset) {
-                self.lose(start, GapReason::Reset).await?;
-                since = self.at.clone();
-            } else if since == *place {
-                return self.join(cursor, index, place).await;
+            if let Some(start) = self.way.reset(&head) {
+                self.way.lose(start, GapReason::Reset).await?;
+                since = self.way.at.clone();
+            } else if since == place {
+                // What lies between was not for it: there was nothing to send.
+                let steps = self.way.at.positions_to(&place);
+                return self.way.join(Joined { cursor, index, at: place, steps }).await;
             } else if since.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
                 since = self.send_part(since, &place).await?;
             } else if since.is_at_or_before(&head.offset) {
                 // The view comes here with its next flush.
                 flush.await;
-            } else if tokio::time::timeout(AHEAD_PATIENCE, flush).await.is_err() {
-                self.ask_log(&head).await?;
-                since = self.at.clone();
+            } else if tokio::time::timeout(AHEAD_PATIENCE, flush).await.is_err()
+                && self.way.is_ahead_of_log(&head).await
+            {
+                self.way.lose(head.offset, GapReason::Reset).await?;
+                since = self.way.at.clone();
             }
         }
     }
 
     /// Sends what comes before everything else. What is missing here is lost, whatever the log still holds.
     async fn begin(&mut self, first: First) -> Result<(), Over> {
-        let is_missing = |at: &Offset| self.hub.with_series(|series| series.incomplete_after(at).is_some());
+        let Way { hub, at, snapshots, quiet, .. } = &self.way;
         match first {
-            First::Snapshot => self.take_snapshot(None).await,
-            First::Lost(reason) => self.take_snapshot(Some(reason)).await,
-            First::Nothing if self.snapshots && !self.quiet && is_missing(&self.at) => {
-                let same_log = self.hub.head().offset.epoch == self.at.epoch;
+            First::Snapshot => self.way.send_snapshot(None).await,
+            First::Lost(reason) => self.way.send_snapshot(Some(reason)).await,
+            First::Nothing if *snapshots && *quiet == Quiet::NONE && self.is_missing_some().await? => {
+                let same_log = hub.head().offset.epoch == at.epoch;
                 let reason = if same_log { GapReason::Retention } else { GapReason::Reset };
-                self.take_snapshot(Some(reason)).await
+                self.way.send_snapshot(Some(reason)).await
             }
             First::Nothing => Ok(()),
         }
     }
 
-    /// What lies between the session and `to` is lost to it: says so and goes on behind it, or behind the last values.
-    async fn lose(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
-        if self.snapshots { self.take_snapshot(Some(reason)).await } else { self.announce(to, reason).await }
-    }
-
-    /// Sends the last values, and goes on behind them. With a reason, what the session has missed before them is lost.
-    async fn take_snapshot(&mut self, lost: Option<GapReason>) -> Result<(), Over> {
-        lost.into_iter().for_each(|reason| self.count(reason));
-        let at = Arc::new(self.at.clone());
-        let placed = std::mem::replace(&mut self.placed, true) || lost.is_some();
-        let delivery = Delivery { shared: &self.shared, hub: &self.hub, view: &self.view, at: &at, placed };
-        self.at = (*delivery.send(&mut self.feeder, lost).await?).clone();
-        self.quiet = false;
-        Ok(())
-    }
-
-    async fn join(mut self, cursor: Cursor, index: Index, at: Arc<Offset>) -> Result<(), Over> {
-        if let Some(outcome) = self.outcome {
-            self.shared.node.meters.replay_requests.of(outcome).increment(1);
-        }
-        // What lies between was not for it: there was nothing to send.
-        let steps = self.at.positions_to(&at);
-        self.feeder.give(Fed::Joined(Joined { cursor, index, at, steps })).await
-    }
-
-    /// Where the session has to begin anew, if the log is another one than that of its place.
-    fn reset_to(&mut self, head: &Head, was_reset: bool) -> Option<Offset> {
-        let same_log =
-            head.offset.epoch == self.at.epoch && head.offset.sequences.len() == self.at.sequences.len();
-        if !same_log {
-            self.quiet = true;
-            return Some(Offset::start(head.offset.epoch, head.offset.sequences.len() as u16));
-        }
-        // It went backwards, behind this session: what it will hold up to there again is not the same.
-        if !was_reset {
-            return None;
-        }
-        head.back_from(&self.at).map(|back| (*back).clone())
-    }
-
-    /// The session is ahead of this edge. A log that has gone backwards will never be there: that is a reset.
-    async fn ask_log(&mut self, head: &Head) -> Result<(), Over> {
-        for shard in (0..self.at.sequences.len() as u16).map(Shard) {
-            let seen = self.at.sequence(shard);
-            let Ok(bounds) = self.shared.replays.bounds(shard, seen).await else { return Ok(()) };
-            if bounds.last < seen {
-                return self.lose((*head.offset).clone(), GapReason::Reset).await;
-            }
-        }
-        Ok(())
+    /// Whether the last values may not hold everything that has changed behind the session's place. Whoever is copying many of
+    /// them has their lock for milliseconds: no thread of the runtime waits for that.
+    async fn is_missing_some(&self) -> Result<bool, Over> {
+        let Way { shared, hub, at, .. } = &self.way;
+        let (hub, at) = (hub.clone(), at.clone());
+        let look = move || hub.with_series(|series| series.incomplete_after(&at).is_some());
+        shared.tasks.spawn_blocking(look).await.map_err(|_| Over)
     }
 
     /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies.
-    async fn send_part(&mut self, since: Offset, until: &Offset) -> Result<Offset, Over> {
+    async fn send_part(&mut self, since: Arc<Offset>, until: &Offset) -> Result<Arc<Offset>, Over> {
         let part = self.part(since, until).await?;
+        if part.gaps && self.way.snapshots {
+            self.way.send_snapshot(Some(GapReason::Retention)).await?;
+            return Ok(self.way.at.clone());
+        }
         if part.gaps {
-            self.count(GapReason::Retention);
+            self.way.count(GapReason::Retention);
         }
         if let Some(batch) = &part.batch {
-            self.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;
+            self.way.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;
         }
-        self.quiet = false;
-        self.at = part.at_end();
+        self.way.quiet = Quiet::NONE;
+        self.way.at = part.at_end().clone();
         Ok(part.to.clone())
     }
 
     /// The part from this place, made by whoever comes first.
-    async fn part(&self, since: Offset, until: &Offset) -> Result<Arc<Part>, Over> {
-        let mut kept = self.view.kept_parts().0.lock().await;
+    async fn part(&self, since: Arc<Offset>, until: &Offset) -> Result<Arc<Part>, Over> {
+        let Way { shared, hub, view, at, .. } = &self.way;
+        let quiet = self.way.quiet != Quiet::NONE;
+        let mut kept = view.kept_parts().0.lock().await;
         let same = |part: &&Arc<Part>| {
-            let quiet_fits = part.quiet == self.quiet;
-            part.since == since && part.at == self.at && quiet_fits && part.to.is_at_or_before(until)
+            part.since == since && part.at == *at && part.quiet == quiet && part.to.is_at_or_before(until)
         };
         if let Some(part) = kept.iter().find(same) {
             return Ok(part.clone());
         }
-        let (hub, view, shared) = (self.hub.clone(), self.view.clone(), self.shared.clone());
-        let (at, quiet, until) = (self.at.clone(), self.quiet, until.clone());
+        let (hub, view, compressor) = (hub.clone(), view.clone(), shared.compressor.clone());
+        let (at, until) = (at.clone(), until.clone());
         // A walk over many thousands of series, on a thread that nobody else waits for.
-        let made = self
-            .shared
-            .tasks
-            .spawn_blocking(move || make(&hub, &view, &shared.compressor, since, at, &until, quiet));
+        let made =
+            shared.tasks.spawn_blocking(move || make(&hub, &view, &compressor, since, at, &until, quiet));
         let part = Arc::new(made.await.map_err(|_| Over)?);
         kept.truncate(KEPT_PARTS_MAX - 1);
         kept.push_front(part.clone());
         Ok(part)
-    }
-
-    /// Tells the session what it will not get, and moves it behind that.
-    async fn announce(&mut self, to: Offset, reason: GapReason) -> Result<(), Over> {
-        let from = Arc::new(std::mem::replace(&mut self.at, to));
-        self.count(reason);
-        let frame = gap_frame(self.view.key().wire, &from, Arc::new(self.at.clone()), reason);
-        match Batch::new(vec![frame]) {
-            Some(batch) => self.feeder.give(Fed::Portion(Portion::of(batch))).await,
-            None => Ok(()),
-        }
-    }
-
-    fn count(&mut self, reason: GapReason) {
-        self.shared.node.meters.gaps.of(reason.into()).increment(1);
-        if let Some(outcome) = &mut self.outcome {
-            *outcome = match reason {
-                GapReason::Reset => ReplayOutcome::Reset,
-                _ if *outcome == ReplayOutcome::Recovered => ReplayOutcome::Gap,
-                _ => *outcome,
-            };
-        }
     }
 }
 
@@ -269,18 +185,18 @@ pub(super) fn make(
     hub: &Hub,
     view: &View,
     compressor: &Compressor,
-    since: Offset,
-    at: Offset,
+    since: Arc<Offset>,
+    at: Arc<Offset>,
     until: &Offset,
     quiet: bool,
 ) -> Part {
     let key = view.key();
     let changes = hub.with_series(|series| series.changed_after(&key.filters, &since, until, PART_BYTES));
     let mut frames = Vec::new();
-    let mut from = Arc::new(at.clone());
+    let mut from = at.clone();
     // What is missing may lie behind the view's place: then the view announces the rest.
     let missing = changes.incomplete_to.filter(|_| !quiet).map(|missing| missing.earliest_of(until));
-    let gap_to = missing.map(|missing| at.latest_of(&missing)).filter(|to| *to != at).map(Arc::new);
+    let gap_to = missing.map(|missing| at.latest_of(&missing)).filter(|to| *to != *at).map(Arc::new);
     if let Some(to) = &gap_to {
         frames.push(gap_frame(key.wire, &from, to.clone(), GapReason::Retention));
         from = to.clone();
@@ -303,7 +219,7 @@ pub(super) fn make(
         let bytes = compressor.own(message.bytes, key.wire, at);
         frame(bytes, message.offset, Passage { fates, ..Passage::default() })
     }));
-    Part { since, at, quiet, batch: Batch::new(frames), to: changes.to, gaps: gap_to.is_some() }
+    Part { since, at, quiet, batch: Batch::new(frames), to: Arc::new(changes.to), gaps: gap_to.is_some() }
 }
 
 fn gap_frame(wire: Wire, from: &Arc<Offset>, to: Arc<Offset>, reason: GapReason) -> Frame {

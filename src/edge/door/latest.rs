@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Refusal, bad_request, parameters, subscription};
+use super::{Refusal, bad_request, content_type, parameters, subscription};
 use crate::edge::Edge;
 use crate::edge::series::{Extract, Group};
 use crate::edge::snapshot::{BYTES_PER_SECOND_MIN, Held};
@@ -51,12 +51,8 @@ async fn latest(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Ref
     let subscription = subscription(&parameters, &[])?;
     let hub = edge.serving()?;
     let format = subscription.format;
-    let content_type = match format {
-        Format::Json => "application/json",
-        Format::Influx => "text/plain; charset=utf-8",
-    };
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::CONTENT_TYPE, content_type(format)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     if method == Method::HEAD {

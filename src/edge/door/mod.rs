@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Query;
-use axum::http::Uri;
+use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
@@ -22,7 +22,7 @@ use crate::ops::cors::Cors;
 use crate::ops::meters::ConnectFailure;
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
-use crate::proto::message::Subscription;
+use crate::proto::message::{Format, Subscription};
 
 mod handshake;
 mod latest;
@@ -122,6 +122,14 @@ fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Refusal> {
 /// What a request asks for. Its transport may have parameters of its `own`.
 fn subscription(parameters: &[(String, String)], own: &[&str]) -> Result<Subscription, Refusal> {
     Subscription::from_query(parameters, own).map_err(|error| bad_request(error.code.as_str(), error.message))
+}
+
+/// What an answer in this format is called.
+fn content_type(format: Format) -> HeaderValue {
+    HeaderValue::from_static(match format {
+        Format::Json => "application/json",
+        Format::Influx => "text/plain; charset=utf-8",
+    })
 }
 
 fn bad_request(code: &'static str, message: impl Into<String>) -> Refusal {

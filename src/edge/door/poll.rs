@@ -19,7 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, timeout_at};
 
 use super::sse::Events;
-use super::{Admitted, Refusal, bad_request, parameters, subscription};
+use super::{Admitted, Refusal, bad_request, content_type, parameters, subscription};
 use crate::edge::Edge;
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
@@ -97,12 +97,8 @@ fn timeout(parameters: &[(String, String)]) -> Result<Duration, Refusal> {
 }
 
 fn head(format: Format, next: Option<&str>) -> axum::http::HeaderMap {
-    let content_type = match format {
-        Format::Json => "application/json",
-        Format::Influx => "text/plain; charset=utf-8",
-    };
     let mut headers = axum::http::HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONTENT_TYPE, content_type(format));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(next) = next.and_then(|next| HeaderValue::from_str(next).ok()) {
         headers.insert(NEXT_OFFSET, next);

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use super::*;
 use crate::broker::Stored;
 use crate::config::{CompressionSettings, SnapshotSettings};
+use crate::edge::batch::Frame;
+use crate::edge::encode;
 use crate::edge::view::Pending;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
@@ -43,7 +45,7 @@ fn channel(collector: &str, measurement: &str) -> Channel {
 }
 
 fn append(hub: &Hub, stored: Stored) {
-    hub.append(Shard(0), vec![Ordered::Envelope(stored)], &Meters::register());
+    hub.append(Shard(0), vec![Ordered::Envelope(stored)]);
 }
 
 /// What a session that reads the view from its beginning gets, without the frames' headers.
@@ -158,7 +160,7 @@ fn who_looks_for_a_place_has_a_turn_between_the_steps_of_a_follower() {
     let backlog: Vec<_> =
         (1..=ENVELOPES).map(|at| Ordered::Envelope(stored(at, channel("web", "cpu"), &text))).collect();
     let visits = std::thread::scope(|scope| {
-        let follower = scope.spawn(|| hub.append(Shard(0), backlog, &Meters::register()));
+        let follower = scope.spawn(|| hub.append(Shard(0), backlog));
         let mut heads = std::collections::BTreeSet::new();
         while !follower.is_finished() {
             heads.insert(hub.lock().ring.head_index());
@@ -218,9 +220,8 @@ fn what_views_cost_per_envelope() {
             let (hub, _) = hub();
             let seats: Vec<Seat> =
                 (0..views).map(|n| hub.attach(&key(&filter(n), Format::Json), None).view).collect();
-            let meters = Meters::register();
             let indexed = microseconds(|run| {
-                hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(run + 1, 1_000))], &meters);
+                hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(run + 1, 1_000))]);
             });
             // As it was without an index: the views of a channel are known, each of them reads and encodes the lines.
             let mut ring = Ring::new(Offset::start(Epoch(1), 1), RING_BYTES);
@@ -236,12 +237,17 @@ fn what_views_cost_per_envelope() {
                 })
                 .collect();
             let each = microseconds(|run| {
-                let entry = ring.push(Shard(0), ten_hosts(run + 1, 1_000));
+                let stored = ten_hosts(run + 1, 1_000);
+                let (envelope, stored_ns) = (stored.envelope.clone(), stored.stored_ns);
+                let entry = ring.push(Shard(0), stored);
                 for (view, wanted) in &routes {
                     let whole = *wanted == Match::Whole;
                     let bytes = match whole {
                         true => entry.frame(Format::Json, |entry| encode::whole(entry, Format::Json)),
-                        false => encode::part(&entry, &view.key().filters, Format::Json),
+                        false => {
+                            let filters = &view.key().filters;
+                            encode::filtered(&envelope, stored_ns, &entry.offset, filters, Format::Json)
+                        }
                     };
                     if let Some(bytes) = black_box(bytes) {
                         let (index, offset) = (entry.index, entry.offset.clone());
@@ -275,11 +281,7 @@ fn what_views_that_come_and_go_cost_among_many_channels() {
     let each = |begin: Duration, count: u64| (cpu_time() - begin).as_secs_f64() * 1e6 / count as f64;
     let begin = cpu_time();
     for (at, channel) in (1..).zip(&collectors) {
-        hub.append(
-            Shard(0),
-            vec![Ordered::Envelope(stored(at, channel.clone(), "cpu,host=none v=1 1"))],
-            &meters,
-        );
+        hub.append(Shard(0), vec![Ordered::Envelope(stored(at, channel.clone(), "cpu,host=none v=1 1"))]);
     }
     println!("first envelope of a channel: {:.2} µs", each(begin, CHANNELS));
     let begin = cpu_time();
@@ -319,11 +321,10 @@ fn the_last_values_are_those_of_a_place_whoever_appends_and_looks() {
         for shard in 0..SHARDS {
             let hub = &hub;
             scope.spawn(move || {
-                let meters = Meters::register();
                 for sequence in 1..=ENVELOPES {
                     let line = format!("cpu v={sequence}i {sequence}");
                     let stored = stored(sequence, channel(&shard.to_string(), "cpu"), &line);
-                    hub.append(Shard(shard), vec![Ordered::Envelope(stored)], &meters);
+                    hub.append(Shard(shard), vec![Ordered::Envelope(stored)]);
                 }
             });
         }
@@ -344,13 +345,12 @@ fn what_the_last_values_cost_per_envelope() {
     for hosts in [10, 1_000, 100_000] {
         let (hub, _) = hub();
         let seat = hub.attach(&key(">", Format::Json), None).view;
-        let meters = Meters::register();
         for sequence in 1..=hosts / 10 {
-            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(sequence, hosts))], &meters);
+            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(sequence, hosts))]);
         }
         let first = hosts / 10 + 1;
         let all = microseconds(|run| {
-            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(first + run, hosts))], &meters);
+            hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(first + run, hosts))]);
         });
         let make = microseconds(|run| {
             black_box(ten_hosts(first + run, hosts));
@@ -373,14 +373,13 @@ fn what_the_last_values_cost_per_envelope() {
 #[test]
 fn who_has_missed_that_the_log_went_back_is_led_back_to_where_it_went_on() {
     let (hub, _) = hub();
-    let meters = Meters::register();
-    hub.reset(Shard(0), Epoch(2), 0, &meters);
+    hub.reset(Shard(0), Epoch(2), 0);
     assert!(hub.head().back.is_none(), "another log is no way back");
     for sequence in 1..=5 {
         append(&hub, stored(sequence, channel("web", "cpu"), "cpu v=1 1"));
     }
     let before = hub.head();
-    hub.reset(Shard(0), Epoch(2), 3, &meters);
+    hub.reset(Shard(0), Epoch(2), 3);
     for sequence in 4..=9 {
         append(&hub, stored(sequence, channel("web", "cpu"), "cpu v=2 2"));
     }

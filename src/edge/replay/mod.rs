@@ -76,11 +76,8 @@ struct SearchKey {
     resets: u64,
 }
 
-/// The last sequence before some time.
-#[derive(Clone, Copy)]
-struct Found(Sequence);
-
-impl Kept for Found {
+/// Of a search by time: the last one before it.
+impl Kept for Sequence {
     fn bytes(&self) -> usize {
         64
     }
@@ -97,9 +94,9 @@ pub(crate) struct Replays {
     reads: Counter,
     portions: Flights<PortionKey, Arc<Portion>, Obstacle>,
     pieces: Flights<PieceKey, Arc<Piece>, BrokerError>,
-    searches: Flights<SearchKey, Found, BrokerError>,
+    searches: Flights<SearchKey, Sequence, BrokerError>,
     bounds: Mutex<Vec<Option<(Instant, Bounds)>>>,
-    asking: Flights<Shard, Asked, BrokerError>,
+    asking: Flights<Shard, Bounds, BrokerError>,
     /// Reads of the log, and what is made of each, that may go on at a time; who comes first is served first.
     log_work: Semaphore,
     /// The same for what the ring still has: it does not wait for a log that does not answer.
@@ -109,10 +106,8 @@ pub(crate) struct Replays {
     targets: Mutex<[Option<(Instant, Head)>; 2]>,
 }
 
-#[derive(Clone, Copy)]
-struct Asked(Bounds);
-
-impl Kept for Asked {
+/// What the log said a moment ago is kept elsewhere: see [`Replays::bounds`].
+impl Kept for Bounds {
     fn bytes(&self) -> usize {
         0
     }
@@ -293,9 +288,25 @@ impl Replays {
             if let Some(slot) = known.get_mut(usize::from(shard.0)) {
                 *slot = Some((Instant::now(), bounds));
             }
-            Ok(Asked(bounds))
+            Ok(bounds)
         };
-        self.asking.get(shard, ask).await.map(|Asked(bounds)| bounds)
+        self.asking.get(shard, ask).await
+    }
+
+    /// Whether the log ends before `at`, on a shard where this edge, which is at `head`, is not as far. Then it will never be
+    /// there again; else another edge was faster.
+    pub(crate) async fn ends_before(
+        self: &Arc<Self>,
+        at: &Offset,
+        head: &Offset,
+    ) -> Result<bool, BrokerError> {
+        for shard in at.shards().filter(|shard| at.sequence(*shard) > head.sequence(*shard)) {
+            let seen = at.sequence(shard);
+            if self.bounds(shard, seen).await?.last < seen {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The last sequence of `shard` that the log stored before the second that `stored_ns` lies in, since 1970. Who asks for
@@ -310,9 +321,9 @@ impl Replays {
         let replays = self.clone();
         let search = || async move {
             let _permit = replays.log_work.acquire().await;
-            replays.search(shard, second.saturating_mul(1_000_000_000)).await.map(Found)
+            replays.search(shard, second.saturating_mul(1_000_000_000)).await
         };
-        self.searches.get(SearchKey { shard, second, resets }, search).await.map(|Found(sequence)| sequence)
+        self.searches.get(SearchKey { shard, second, resets }, search).await
     }
 
     /// A binary search: some twenty reads of one envelope, at most 64.

@@ -47,7 +47,7 @@ impl SeriesStore {
         let incomplete_to = self.incomplete_after(after);
         let mut to = match self.is_of_this_log(after) {
             true => after.clone(),
-            false => Offset::start(until.epoch, until.sequences.len() as u16),
+            false => until.beginning(),
         };
         let ranks = self.ranks(filters);
         let newest_first = self.written_after(after);
@@ -113,7 +113,7 @@ impl SeriesStore {
         if !self.is_of_this_log(after) {
             return Some((*self.at.offset).clone());
         }
-        let shards = (0..after.sequences.len() as u16).map(Shard);
+        let shards = after.shards();
         let missing = shards.zip(&self.incomplete_to).filter(|(shard, to)| **to > after.sequence(*shard));
         missing.fold(None, |all, (shard, to)| Some(all.unwrap_or_else(|| after.clone()).with(shard, *to)))
     }
@@ -122,8 +122,8 @@ impl SeriesStore {
     fn written_after<'a>(&'a self, after: &'a Offset) -> impl Iterator<Item = (&'a Key, &'a Value)> {
         let is_of_this_log = self.is_of_this_log(after);
         // Shards that may still have something newer further back: in the order of updates a shard's sequences only grow.
-        let mut open = (0..self.at.offset.sequences.len() as u16)
-            .map(Shard)
+        let shards = self.at.offset.shards();
+        let mut open = shards
             .filter(|shard| !is_of_this_log || after.sequence(*shard) < self.at.offset.sequence(*shard))
             .fold(0, |open, shard| open | bit(shard));
         let newest_first = self.series.iter().rev().map_while(move |(key, value)| {

@@ -58,9 +58,11 @@ impl Delivery<'_> {
     ) -> Result<Arc<Offset>, Over> {
         let (here, there) = (self.at.clone(), Arc::new(snapshot.offset.clone()));
         let wire = self.view.key().wire;
+        // The log may have become another one since something of it was lost.
+        let lost = lost.map(|reason| if here.epoch == there.epoch { reason } else { GapReason::Reset });
         // Whoever misses something passes it with the last frame, and is where it was until then: one that leaves before that
         // comes back for all of it.
-        let missed = lost.map(|reason| Passage::gap(&here, &there, reason));
+        let missed = lost.map(|reason| Passage::gap(&here, &there, reason).with_state());
         let there_frame = |bytes| Frame {
             // The gap is a step.
             index: u64::from(lost.is_some()),

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::edge::Shared;
 use crate::edge::books::{Books, Fates, Total};
-use crate::edge::catch_up::{CatchUp, Quiet};
+use crate::edge::catch_up::CatchUp;
 use crate::edge::conflate::resume::Resume;
 use crate::edge::doorbell::{Doorbell, SessionKey, SessionWaker};
 use crate::edge::encode::{self, Said};
@@ -27,6 +27,7 @@ use crate::edge::resolve::{First, Place};
 use crate::edge::session::{Mode, Session};
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
+use crate::edge::way::{Quiet, Way};
 use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
 use crate::edge::writer::sweep::Turn;
@@ -296,14 +297,14 @@ impl Writer {
         let placed = !matches!(session.mode, Mode::Starting);
         session.mode = Mode::CatchingUp(Box::new(feed));
         session.index = 0;
-        let (view, at) = (session.seat.view().clone(), session.at.clone());
-        let (quiet, snapshots) = (session.quiet, session.snapshots);
-        if view.key().interval_ms.is_some() {
-            let at = (*at).clone();
-            Resume { shared, hub, view, at, quiet, snapshots, placed, resets, outcome, feeder }.spawn(first);
+        let (view, at, snapshots) = (session.seat.view().clone(), session.at.clone(), session.snapshots);
+        let quiet = if session.quiet { Quiet::ALL } else { Quiet::NONE };
+        let newest_only = view.key().interval_ms.is_some();
+        let way = Way { shared, hub, view, at, quiet, snapshots, placed, resets, outcome, feeder };
+        if newest_only {
+            way.spawn(|way| Resume::new(way).run(first));
         } else {
-            let quiet = Quiet::all(quiet);
-            CatchUp { shared, hub, view, at, quiet, snapshots, placed, resets, outcome, feeder }.spawn(first);
+            way.spawn(|way| CatchUp::new(way).run(first));
         }
     }
 

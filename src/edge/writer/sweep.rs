@@ -10,15 +10,16 @@ use super::{TOO_MANY_CONTROL_FRAMES, Writer};
 use crate::config::SlowClientPolicy;
 use crate::edge::Shared;
 use crate::edge::batch::Batch;
-use crate::edge::books::{Fates, Passage, Settled};
+use crate::edge::books::{Announced, Fates, Passage, Settled};
 use crate::edge::doorbell::SessionKey;
 use crate::edge::encode;
 use crate::edge::feed::{Found, Joined};
-use crate::edge::resolve::{First, now_ns};
+use crate::edge::resolve::First;
 use crate::edge::ring::Index;
 use crate::edge::session::{Mode, Session, Wrote};
 use crate::edge::view::{Cursor, Pending, View};
-use crate::ops::meters::Fate;
+use crate::ops::clock::unix_ns;
+use crate::ops::meters::{self, Fate, Label as _};
 use crate::proto::message::{CloseCode, GapReason};
 use crate::proto::offset::Offset;
 
@@ -67,6 +68,7 @@ struct Sent {
     messages: u64,
     bytes: u64,
     replayed: u64,
+    announced: Announced,
 }
 
 /// What a session needs after a step.
@@ -83,6 +85,8 @@ enum Next {
     FinishWriting,
     /// To be told what it will not get, and to go on behind it.
     Overtaken { cursor: Cursor, offset: Arc<Offset>, index: Index },
+    /// To be given the last values instead of a gap.
+    Lost(GapReason),
     /// To join its view.
     Join(Joined),
     /// To be closed: it could not be fed.
@@ -107,11 +111,14 @@ impl Turn {
     /// Makes known what was sent, and forgets what was collected.
     pub(super) fn end(&mut self, shared: &Shared) {
         self.collected.clear();
-        let Sent { messages, bytes, replayed } = std::mem::take(&mut self.sent);
+        let Sent { messages, bytes, replayed, announced } = std::mem::take(&mut self.sent);
         if bytes > 0 {
             shared.node.meters.messages_sent.increment(messages);
             shared.node.meters.bytes_sent.increment(bytes);
             shared.node.meters.replayed_bytes.increment(replayed);
+            for (reason, count) in meters::GapReason::ALL.iter().zip(announced) {
+                shared.node.meters.gaps.of(*reason).increment(u64::from(count));
+            }
         }
         let settled = std::mem::take(&mut self.settled);
         if !settled.is_empty() {
@@ -208,15 +215,17 @@ impl Turn {
 
     fn wrote(&mut self, session: &mut Session, wrote: Wrote) -> Next {
         match wrote {
-            Wrote::Some { bytes, messages } => {
+            Wrote::Some { bytes, messages, announced } => {
                 if session.blocked_since.take().is_some() {
                     // It reads, however slowly; its answers to pings may be far behind what it has to read first.
                     session.heard = self.now;
                 }
                 self.sent.bytes += bytes as u64;
                 self.sent.messages += messages;
+                self.sent.announced.iter_mut().zip(announced).for_each(|(sum, more)| *sum += more);
                 Next::Step
             }
+            Wrote::Lost(reason) => Next::Lost(reason),
             Wrote::Blocked => Next::Park,
             Wrote::Failed => Next::Remove,
         }
@@ -252,7 +261,7 @@ impl Writer {
         if received.peek().is_none() {
             return;
         }
-        let now_ns = now_ns();
+        let now_ns = unix_ns();
         for received_ns in received {
             // Clocks of other machines may be ahead.
             let latency = u64::try_from(now_ns.saturating_sub(received_ns)).unwrap_or(0);
@@ -279,6 +288,11 @@ impl Writer {
                 Next::Remove => return self.end(key),
                 Next::FinishWriting => return session.socket.finish_writing(),
                 Next::Overtaken { cursor, offset, index } => self.overtaken(key, cursor, offset, index),
+                Next::Lost(reason) => {
+                    self.table.leave_group(key);
+                    let resets = self.hub.head().resets;
+                    self.feed(key, First::Lost(reason), None, resets);
+                }
                 Next::Join(Joined { cursor, index, at, steps }) => {
                     session.pass_to(steps, &Passage::default());
                     session.mode = Mode::Live(cursor);

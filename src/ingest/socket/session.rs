@@ -15,11 +15,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::ingest::Ingest;
 use crate::ingest::batch::{self, CollectorBatch, Options, UNKNOWN_COLLECTOR};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
-use crate::ingest::{Ingest, unix_ns};
+use crate::ops::clock::unix_ns;
 use crate::ops::meters::{ConnectFailure, DropReason};
 use crate::proto::frame::{self, Decoder, Event, FrameError, Opcode, Peer};
 use crate::proto::message::CloseCode;

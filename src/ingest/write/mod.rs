@@ -14,7 +14,8 @@ use crate::ingest::registry::{Origin, Transport};
 use crate::ingest::report::Report;
 use crate::ingest::write::error::WriteError;
 use crate::ingest::writer::{Job, Outcome, Ticket};
-use crate::ingest::{Ingest, budget, remote, unix_ns};
+use crate::ingest::{Ingest, budget, remote};
+use crate::ops::clock::unix_ns;
 
 mod body;
 mod error;

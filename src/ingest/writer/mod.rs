@@ -20,6 +20,7 @@ use crate::ingest::budget::Grant;
 use crate::ingest::registry::WARN_INTERVAL;
 use crate::ingest::writer::publish::Writer;
 use crate::ingest::writer::queue::Queue;
+use crate::ops::clock::unix_ns;
 use crate::ops::meters::DropReason;
 use crate::ops::node::Node;
 use crate::proto::channel::CollectorId;
@@ -261,5 +262,5 @@ impl State {
 }
 
 fn unix_us() -> u64 {
-    u64::try_from(crate::ingest::unix_ns() / 1_000).unwrap_or(0)
+    u64::try_from(unix_ns() / 1_000).unwrap_or(0)
 }

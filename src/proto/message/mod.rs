@@ -38,8 +38,6 @@ pub enum ErrorCode {
     BadParameter,
     /// A message is no JSON object, or has an unknown type or member.
     BadMessage,
-    /// Understood, but not served by this node.
-    Unsupported,
     /// A message is larger than the node reads.
     TooLarge,
     /// Messages come too fast.
@@ -61,7 +59,6 @@ impl ErrorCode {
             Self::BadSnapshot => "bad_snapshot",
             Self::BadParameter => "bad_parameter",
             Self::BadMessage => "bad_message",
-            Self::Unsupported => "unsupported",
             Self::TooLarge => "too_large",
             Self::RateLimited => "rate_limited",
             Self::Unauthorized => "unauthorized",
