@@ -417,6 +417,21 @@ class Pods(unittest.TestCase):
                     self.assertRegex(container["image"], r":[^:]+$")
                     self.assertNotRegex(container["image"], ":latest$")
 
+    def test_a_drain_of_a_machine_deletes_nothing_that_it_would_ask_about(self):
+        for base in BASES:
+            for workload in of_kind(objects(base), *WORKLOADS):
+                local = [volume["name"] for volume in pod(workload)["spec"]["volumes"] if "emptyDir" in volume]
+                self.assertEqual(local, [], "kubectl drain refuses to go on without --delete-emptydir-data")
+
+    def test_nats_hands_over_before_it_goes(self):
+        for base in BASES:
+            nats = named(objects(base), "StatefulSet", "nats")
+            main = containers(nats)[0]
+            # The signal is for the first process of the container, which must be the server itself.
+            self.assertEqual(main["command"][0], "nats-server")
+            self.assertNotIn("shareProcessNamespace", pod(nats)["spec"])
+            self.assertEqual(main["lifecycle"]["preStop"]["exec"]["command"], ["nats-server", "--signal=ldm=1"])
+
     def test_probes_ask_for_what_is_served(self):
         for base in BASES:
             for workload in of_kind(objects(base), *WORKLOADS):
@@ -513,7 +528,7 @@ class Program(unittest.TestCase):
             text = config_map(found, nats, "config")["data"]["nats.conf"]
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "nats.conf"
-                file.write_text(text.replace("/data", folder).replace("/run/nats", folder))
+                file.write_text(text.replace("/data", folder))
                 variables = {**environment(main), "POD_NAME": "nats-0"}
                 ended = subprocess.run(
                     [nats_server(), "--config", file, "-t"], env=variables, capture_output=True, text=True, timeout=60
@@ -583,9 +598,8 @@ class Running(Stage):
             own = own.replace("\nport: 4222\n", f'\nlisten: "{clients[number]}"\n')
             own = own.replace("\n  port: 6222\n", f'\n  listen: "{routes[number]}"\n')
             own = own.replace("\nhttp_port: 8222\n", "\n")
-            own = own.replace("/data", f"{self.folder}/{number}").replace("/run/nats", f"{self.folder}")
             file = self.folder / f"nats-{number}.conf"
-            file.write_text(own.replace("nats.pid", f"nats-{number}.pid"))
+            file.write_text(own.replace("/data", f"{self.folder}/{number}"))
             variables = {**environment(containers(nats)[0]), "POD_NAME": f"nats-{number}", "NATS_PASSWORD": "pw-0f3c"}
             self.start(f"nats-{number}", [nats_server(), "--config", file], variables)
         nodes = {}
