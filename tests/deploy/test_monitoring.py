@@ -26,7 +26,8 @@ from support import ROOT, TOOLS, Stage, eventually, free_port, get, metrics, nat
 
 BOARDS = sorted((ROOT / "grafana/provisioning/dashboards").glob("*.json"))
 RULES = sorted((ROOT / "prometheus/rules").glob("*.yml"))
-# Of prometheus-nats-exporter, as its collectors name them (collector/jsz.go, collector/collector.go).
+# Of prometheus-nats-exporter 0.17.3, as its source names them: `-varz` gives every number of /varz (collector/collector.go),
+# `-jsz` the rest (collector/jsz.go). A server that does not answer has none of them, and `up` of its exporter stays 1.
 EXPORTED = {
     "jetstream_server_jetstream_disabled",
     "jetstream_server_total_message_bytes",
@@ -42,7 +43,7 @@ BESIDE = {"ws_server_state", "ws_build_info", "ws_collector_lines_per_second"}
 
 
 def check(*command, **options):
-    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, **options)
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, **options)
     assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
     return ended.stdout
 
@@ -57,13 +58,25 @@ def alerts():
     return [rule for rule in rules() if "alert" in rule]
 
 
+def all_panels(board):
+    """Rows, what they hold when they are closed, and the rest."""
+    for panel in board["panels"]:
+        yield panel
+        yield from panel.get("panels", [])
+
+
 def panels():
     """Board, title and expression of every query."""
     for file in BOARDS:
         board = json.loads(file.read_text())
-        for panel in board["panels"]:
+        for panel in all_panels(board):
             for target in panel.get("targets", []):
                 yield board["title"], panel["title"], target["expr"]
+
+
+def shows_alerts(panel):
+    """Whether a panel, as `panels` gives it, is empty while all is well."""
+    return panel[1] in ("Firing alerts", "Alerts over time")
 
 
 def named(expression):
@@ -138,7 +151,7 @@ class Files(unittest.TestCase):
         )
         files = ["model.ts"]
         for file in BOARDS:
-            text = f"import type {{ Board }} from './model';\nconst json = {file.read_text()} as const;\nexport const board: Board = json;\n"
+            text = f"import type {{ Board }} from './model';\nconst json = {file.read_text().strip()} as const;\nexport const board: Board = json;\n"
             files.append(f"{file.stem}.ts")
             (folder / files[-1]).write_text(text)
         options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "esnext", "--moduleResolution", "bundler", "--target", "es2022"]
@@ -154,10 +167,53 @@ class Files(unittest.TestCase):
             self.assertEqual((board["refresh"], board["time"]["from"], board["editable"]), ("15s", "now-1h", True))
             uids.add(board["uid"])
             self.assertEqual([variable["name"] for variable in board["templating"]["list"]], ["datasource", "node"])
-            for panel in board["panels"]:
+            for panel in all_panels(board):
                 self.assertTrue(panel["type"] == "row" or panel["description"], panel["title"])
-        linked = {link["url"].split("/d/")[1].split("?")[0] for file in BOARDS for link in json.loads(file.read_text())["links"]}
-        self.assertEqual(linked, uids)
+        text = "".join(file.read_text() for file in BOARDS)
+        self.assertEqual(set(re.findall(r"/d/([\w-]+)\?", text)), uids)
+        for variable in re.findall(r"[?&]var-(\w+)=|\$\{(\w+):queryparam\}", text):
+            self.assertIn("".join(variable), ("datasource", "node"))
+
+    def test_panels_neither_overlap_nor_leave_the_grid(self):
+        for file in BOARDS:
+            board = json.loads(file.read_text())
+            taken = {}
+            for panel in board["panels"]:
+                place = panel["gridPos"]
+                self.assertLessEqual(place["x"] + place["w"], 24, panel["title"])
+                for cell in ((place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])):
+                    self.assertIsNone(taken.setdefault(cell, None), f"{panel['title']} and {taken[cell]}")
+                    taken[cell] = panel["title"]
+            numbers = [panel["id"] for panel in all_panels(board)]
+            self.assertEqual(len(numbers), len(set(numbers)), file)
+
+    def test_boards_show_what_is_and_not_what_was(self):
+        """The last value of a series that has ended would stay: a state that a node left, a node that was taken away."""
+        for file in BOARDS:
+            for panel in all_panels(json.loads(file.read_text())):
+                drawn = panel.get("options", {}).get("graphMode", "none") != "none"
+                if panel["type"] in ("stat", "gauge", "bargauge", "table") and not drawn:
+                    self.assertTrue(all(target["instant"] for target in panel["targets"]), panel["title"])
+
+    def test_boards_show_no_alerts_of_others(self):
+        """Other people's Prometheus has an alert that always fires."""
+        for file in BOARDS:
+            board = json.loads(file.read_text())
+            asked = [target["expr"] for panel in all_panels(board) for target in panel.get("targets", [])]
+            asked += [note["expr"] for note in board["annotations"]["list"] if "expr" in note]
+            selectors = [text for expression in asked for text in re.findall(r"ALERTS\w*(?:\{[^}]*\})?", expression)]
+            self.assertTrue(selectors, file)
+            for selector in selectors:
+                self.assertIn('alertname=~"WebSocket.*|Telecast.*|Nats.*"', selector)
+        for alert in alerts():
+            self.assertRegex(alert["alert"], "^(WebSocket|Telecast|Nats)")
+
+    def test_the_exporter_is_told_to_export_what_is_asked_for(self):
+        compose = yaml.safe_load(read("docker-compose.yml"))["services"]["nats-exporter"]["command"]
+        pods = yaml.safe_load(read("k8s/base/nats/statefulset.yaml"))["spec"]["template"]["spec"]["containers"]
+        in_pod = next(container["args"] for container in pods if container["name"] == "exporter")
+        for command in (compose, in_pod):
+            self.assertLessEqual({"-varz", "-jsz=all"}, set(command))
 
 
 class Exporter:
@@ -361,18 +417,22 @@ class Running(Stage):
         self.assertEqual((jobs.count("edge"), jobs.count("ingest"), jobs.count("nats")), (3, 2, 1), up)
         print("up: " + ", ".join(f"{job} {instance}" for job, instance in sorted(up)), flush=True)
 
-        without_data = list(panels())
+        self.all_answer([panel for panel in panels() if not shows_alerts(panel)])
+        self.faults()
+        self.all_answer([panel for panel in panels() if shows_alerts(panel)])
 
-        def all_answer():
+    def all_answer(self, asked):
+        without_data = list(asked)
+
+        def no_more():
             without_data[:] = [panel for panel in without_data if not self.ask(as_grafana_asks(panel[2]))]
             return not without_data
 
         try:
-            eventually("data for every panel", all_answer)
+            eventually("data for every panel", no_more)
         except AssertionError:
             self.fail(f"without data: {without_data}")
-        print(f"{len(list(panels()))} queries of {len(BOARDS)} boards answered with data", flush=True)
-        self.faults()
+        print(f"{len(asked)} queries of {len(BOARDS)} boards answered with data", flush=True)
 
     def faults(self):
         self.assertEqual([name for name, (path, _) in self.receiver.got.items() if path == "/operators-urgent"], [])
