@@ -1,6 +1,5 @@
 //! Who asks for a snapshot gets the state at a place, and everything after it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::bench::{Log, PATIENCE, RunningEdge, Unruly, settings, tiny_ring};
+use crate::bench::{Log, PATIENCE, RunningEdge, settings, tiny_ring};
 use crate::state::{State, Truth, assert_follows, offset};
+use crate::unruly::{Live, Unruly};
 
 /// A client that knows the last values of what it gets.
 struct Joiner {
@@ -279,8 +279,7 @@ async fn every_gap_of_who_wants_snapshots_is_followed_by_the_state() {
         settings.log.max_bytes = 100_000;
         let log = Log::new(&settings);
         // The live flow has nothing, so the edge reads what is left when it finds out.
-        let deaf = Arc::new(Unruly { inner: log.broker.clone(), seed: 0, deaf: AtomicBool::new(true) });
-        let edge = RunningEdge::start(deaf, &settings).await;
+        let edge = RunningEdge::start(Unruly::new(&log, Live::Lost), &settings).await;
         let mut client = Joiner::connect(&edge, &format!("snapshot=true{interval}")).await;
         let mut other = edge.connect(&format!("?from=latest{interval}")).await;
         log.publish("web-1", "cpu").await;
