@@ -108,7 +108,7 @@ async fn deaf(node: &Telecast, query: &str) -> TcpStream {
 /// Each wants something of its own, so that nobody shares anything: a batch of a snapshot each, or a part of what has changed,
 /// would be some hundred megabytes.
 #[tokio::test]
-async fn who_catches_up_and_does_not_read_holds_next_to_nothing_and_costs_others_nothing() {
+async fn what_clients_hold_that_catch_up_and_do_not_read_is_bounded_and_costs_others_nothing() {
     const OF_EACH_KIND: usize = 250;
     const SERIES: usize = 4_000;
     let launch = telecast::standalone()
