@@ -110,8 +110,8 @@
 //! * Per-client queues, per-client encoding, per-client tasks beside HTTP's.
 //! * Consumers in JetStream: it falls over at some tens of thousands of them, and resuming must not depend on one.
 //! * TLS and authentication of clients: an ingress in front terminates and checks; nodes belong into a private network.
-//! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two nodes
-//!   at once are interleaved in the log, each writer's envelopes under its own revision.
+//! * A lease per collector id across ingest nodes: the rule of one writer per id holds within a node. Ids that arrive at two
+//!   nodes at once are interleaved in the log, each writer's envelopes under its own revision.
 
 pub mod app;
 pub mod broker;

@@ -40,6 +40,8 @@ pub(crate) struct Batch {
     plain: bool,
     /// All of them, one after the other.
     wire: Bytes,
+    /// Its messages leave whoever gets them where it is; the places in it say nothing.
+    stands: bool,
     /// Where the first gap begins that leaves clients without the last values.
     lost: Option<(usize, GapReason)>,
     /// The place behind the last one. Its own allocation: each session that has written the batch takes a share of it, and
@@ -81,7 +83,21 @@ impl Batch {
         let starts = std::iter::once(0).chain(parts.iter().map(|part| part.end));
         let lost = |(start, part): (usize, &Part)| Some((start, part.passage.as_ref()?.lost?));
         let lost = if plain { None } else { starts.zip(&parts).find_map(lost) };
-        Some(Self { parts, plain, wire, lost, end })
+        Some(Self { parts, plain, wire, stands: false, lost, end })
+    }
+
+    /// A batch of messages that leave whoever gets them where it is, so that all can share it; the log has been at `somewhere`.
+    pub(crate) fn standing(messages: Vec<Bytes>, somewhere: &Arc<Offset>) -> Option<Self> {
+        let passage = Some(Arc::new(Passage::default()));
+        let frame =
+            |bytes| Frame { index: 0, offset: somewhere.clone(), bytes, own: true, passage: passage.clone() };
+        let batch = Self::new(messages.into_iter().map(frame).collect())?;
+        Some(Self { stands: true, ..batch })
+    }
+
+    /// Whether its messages leave a session where it is.
+    pub(crate) fn stands(&self) -> bool {
+        self.stands
     }
 
     /// What to write for a session that wants the last values instead of a gap: nothing of the gap, or of what follows it.

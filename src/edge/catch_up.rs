@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::broker::BrokerError;
-use crate::edge::batch::Batch;
 use crate::edge::feed::{Fed, Joined, Over};
 use crate::edge::hub::Head;
 use crate::edge::replay::Obstacle;
@@ -99,7 +98,7 @@ impl CatchUp {
             let last = target.offset.sequence(shard);
             match shared.replays.portion(hub, view.key(), at, shard, last).await {
                 Ok(portion) => {
-                    let lost = portion.batch.as_ref().and_then(Batch::lost_at_once);
+                    let lost = portion.batch.as_ref().and_then(|batch| batch.lost_at_once());
                     if let Some(reason) = lost.filter(|_| self.way.snapshots) {
                         return Ok(Step::Lost(portion.to.clone(), reason));
                     }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::edge::doorbell::{Doorbell, SessionKey};
-use crate::edge::replay::portion::Portion;
+use crate::edge::replay::portion::{GivenBack, Portion};
 use crate::edge::ring::Index;
 use crate::edge::view::Cursor;
 use crate::proto::offset::Offset;
@@ -197,10 +197,78 @@ impl Feed {
     /// The socket takes nothing: whatever is here is held no longer than others hold it.
     pub(crate) fn lay_aside(&mut self) {
         self.receive();
-        if let Hand::Portion(portion, written) = &self.hand
-            && !portion.own
-        {
-            self.hand = Hand::Aside(Arc::downgrade(portion), *written);
+        if let Hand::Portion(portion, written) = &self.hand {
+            let goes = match portion.given_back {
+                GivenBack::Always => true,
+                GivenBack::Unbegun => *written == 0,
+                GivenBack::Never => false,
+            };
+            if goes {
+                self.hand = Hand::Aside(Arc::downgrade(portion), *written);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::edge::batch::{Batch, Frame};
+    use crate::edge::replay::portion::Account;
+    use crate::proto::offset::{Epoch, Shard};
+
+    fn offset(sequence: u64) -> Arc<Offset> {
+        Arc::new(Offset::start(Epoch(1), 1).with(Shard(0), sequence))
+    }
+
+    /// A portion that leads to place 7, and is charged.
+    fn portion(given_back: GivenBack, account: &Arc<Account>) -> Arc<Portion> {
+        let bytes = Bytes::from_static(b"a message");
+        let frame = Frame { index: 0, offset: offset(7), bytes, own: true, passage: None };
+        Portion::of(Batch::new(vec![frame]).unwrap(), given_back, Some(Arc::new(account.charge(9))))
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_holds_nothing_and_asks_again_unless_that_would_never_end() {
+        let at = offset(3);
+        for (given_back, written, is_held) in [
+            (GivenBack::Always, 0, false),
+            (GivenBack::Always, 4, false),
+            (GivenBack::Unbegun, 0, false),
+            (GivenBack::Unbegun, 4, true),
+            (GivenBack::Never, 0, true),
+        ] {
+            let account: Arc<Account> = Arc::default();
+            let (mut feed, mut feeder) = Feed::new(Doorbell::new(0), SessionKey { slot: 0, generation: 0 });
+            assert!(matches!(feed.look(&at), Found::Nothing));
+            assert!(feeder.give(Fed::Portion(portion(given_back, &account))).await.is_ok());
+            assert!(matches!(feed.look(&at), Found::Portion { new: true }));
+            if written > 0 {
+                let (taken, _) = feed.take().unwrap();
+                feed.put_back(taken, written);
+            }
+            feed.lay_aside();
+            assert_eq!(account.bytes(), if is_held { 9 } else { 0 }, "{given_back:?} {written}");
+            let goes_on = matches!(feed.look(&at), Found::Portion { new } if new == (written == 0));
+            assert_eq!(goes_on, is_held);
+            if !is_held {
+                assert_eq!(feeder.asked().await.ok(), Some(at.clone()), "it is asked for again");
+            }
+        }
+        // Who is still here when the socket takes bytes again goes on where it was.
+        let account: Arc<Account> = Arc::default();
+        let (mut feed, mut feeder) = Feed::new(Doorbell::new(0), SessionKey { slot: 0, generation: 0 });
+        let shared = portion(GivenBack::Always, &account);
+        assert!(matches!(feed.look(&at), Found::Nothing));
+        assert!(feeder.give(Fed::Portion(shared.clone())).await.is_ok());
+        let Found::Portion { .. } = feed.look(&at) else { panic!("it was given") };
+        let (taken, _) = feed.take().unwrap();
+        feed.put_back(taken, 4);
+        feed.lay_aside();
+        assert!(matches!(feed.look(&at), Found::Portion { new: false }));
+        drop((feed, shared));
+        assert_eq!(account.bytes(), 0);
     }
 }

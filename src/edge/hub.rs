@@ -257,7 +257,8 @@ impl Hub {
         self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
-    /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames up to it.
+    /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames
+    /// up to it.
     fn publish(&self, state: MutexGuard<'_, State>) {
         let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
         let head = Head { index, offset, resets: state.resets, back: state.back.clone() };

@@ -7,8 +7,8 @@
 //! * Frames: `wire` says of which form, `encode` makes them, `pieces` parts of them, `compress` smaller ones; `batch` is a run
 //!   of them and `view` shares them. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
 //!   gives views newest values instead of all.
-//! * The way in: `resolve` finds a client's place; `catch_up` leads it the `way` to its view with what `replay` has of the log, fed
-//!   by its `feed`; `snapshot` gives it last values first.
+//! * The way in: `resolve` finds a client's place; `catch_up` leads it on its `way` to its view with what `replay` has of the
+//!   log, through its `feed`; `snapshot` gives it last values first.
 //! * Clients: `session`, with its `socket`, `inbound` and `outbox`, is what one is to its `writer`; `books` is the account of
 //!   what it got, `door` how clients of every transport come in, `status` what operators are told.
 //!

@@ -234,19 +234,20 @@ impl Session {
     /// Moves behind the frames of `batch` that were begun; `skip` of them were before. Returns what gaps are among them.
     fn take_progress(&mut self, batch: &Batch, skip: usize, progress: Progress, now: Instant) -> Announced {
         let passage = batch.passage(skip, progress.begun);
+        let offset = if batch.stands() { self.at.clone() } else { progress.offset };
         self.pass_to(progress.index, &passage);
         if let Some(from) = batch.reset_from().filter(|_| skip == 0) {
-            self.books.pass_reset(from, &progress.offset);
+            self.books.pass_reset(from, &offset);
         }
-        if self.placeless && progress.offset != self.at {
+        if self.placeless && offset != self.at {
             // With its last part: the others leave the session where it was.
             self.placeless = false;
             // Of a snapshot at the very place where the session began nothing is seen here: then this is what follows it.
             if passage == Passage::default() {
-                self.books.go_on_at(&self.at, progress.offset.clone());
+                self.books.go_on_at(&self.at, offset.clone());
             }
         }
-        self.at = progress.offset;
+        self.at = offset;
         self.quiet = false;
         self.offset_sent = now;
         self.untold = true;

@@ -73,6 +73,10 @@ async fn an_answer_comes_with_the_first_metric_or_at_the_end_of_the_time() {
         .get(&format!("/api/metrics/poll?timeout=0&from={}", answer.json["next"].as_str().unwrap()))
         .await;
     assert_eq!(answer.json["messages"], json!([]));
+    // From long ago, with nothing on the way: it gets to the end all the same.
+    let path = format!("/api/metrics/poll?timeout=0&filter=*.disk&from={}", begin.as_str().unwrap());
+    let nothing = node.get(&path).await;
+    assert_eq!((&nothing.json["messages"], &nothing.json["next"]), (&json!([]), &answer.json["next"]));
     clients_are(&node, 0).await;
 }
 

@@ -1,6 +1,8 @@
 //! A client that does not read.
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::stage::Stage;
 use crate::support::client::Client;
@@ -87,4 +89,55 @@ async fn a_client_that_is_sent_away_for_being_slow_is_told_so_with_an_offset_tha
     slow.until("everything", |ledger| ledger.metrics() as i64 >= next).await;
     slow.channel_is("web-01", "cpu", &(0..next).collect::<Vec<_>>());
     assert!(slow.ledger.gaps.is_empty() && quick.ledger.gaps.is_empty());
+}
+
+/// A client that asks for something and never reads.
+async fn deaf(node: &Telecast, query: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4 * 1024).expect("a small buffer");
+    let mut socket = socket.connect(node.address()).await.expect("a connection");
+    let request = format!(
+        "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: \
+         13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        node.address()
+    );
+    socket.write_all(request.as_bytes()).await.expect("a request");
+    socket
+}
+
+/// Each wants something of its own, so that nobody shares anything: a batch of a snapshot each, or a part of what has changed,
+/// would be some hundred megabytes.
+#[tokio::test]
+async fn what_clients_hold_that_catch_up_and_do_not_read_is_bounded_and_costs_others_nothing() {
+    const OF_EACH_KIND: usize = 250;
+    const SERIES: usize = 4_000;
+    let launch = telecast::standalone()
+        .set("edge.replay_bytes_max", 1 << 20)
+        .set("edge.snapshot.bytes_max", 8 << 20)
+        .set("edge.send_buffer_bytes", 8 << 10)
+        .set("edge.slow_client.timeout_ms", 600_000);
+    let node = launch.start().await;
+    let begin = Client::connect(node.address(), "").await.ledger.offset.clone().expect("a place");
+    let line = |n: usize| format!("cpu,host=web-01,n={n} n={n}i,pad=\"{}\" 1767225600000\n", "x".repeat(80));
+    for first in (0..SERIES).step_by(100) {
+        let lines: String = (first..first + 100).map(line).collect();
+        assert_eq!(node.post("/api/v1/write", lines).await.status, 204);
+    }
+    let resident = async || node.metric("process_resident_memory_bytes").await;
+    let before = resident().await;
+    let mut deaf_ones = Vec::new();
+    for n in 0..OF_EACH_KIND {
+        for kind in [format!("from={begin}"), format!("from={begin}&interval=1000"), "snapshot=true".into()] {
+            deaf_ones.push(deaf(&node, &format!("filter=*.cpu&filter=nobody-{n}.x&{kind}")).await);
+        }
+    }
+    // All of them have been given what they take, when those who come after them have everything.
+    for query in [format!("from={begin}"), format!("from={begin}&interval=1000")] {
+        let mut quick = Client::connect(node.address(), &format!("filter=*.cpu&{query}")).await;
+        quick.until("everything", |ledger| ledger.metrics() >= SERIES).await;
+        assert!(quick.ledger.gaps.is_empty());
+    }
+    let held = resident().await - before;
+    println!("{} clients that do not read: {:.1} MB", deaf_ones.len(), held / 1e6);
+    assert!(held < 64e6, "{held} bytes");
 }

@@ -93,15 +93,7 @@ def start_nginx(stage, edges, ingests, command=("nginx",), dns=None, port=None):
         if 'invalid parameter "resolve"' in ended.stderr:
             stage.fail("this nginx is older than 1.27.3: scripts/setup-operations.py says why")
     process = stage.start("nginx", [program, "-e", "stderr", "-c", file, "-g", "daemon off;"])
-    stage.answers(f"http://{proxy.clients}/livez", process)
-    stage.answers(f"http://{proxy.collectors}/livez", process)
-
-    def reload(edges=edges, ingests=ingests):
-        write(edges, ingests)
-        process.send(signal.SIGHUP)
-
-    proxy.process, proxy.reload = process, reload
-    return proxy
+    return answering(stage, proxy, process, write, (edges, ingests), signal.SIGHUP)
 
 
 def start_haproxy(stage, edges, ingests, dns=None, port=None):
@@ -127,12 +119,17 @@ def start_haproxy(stage, edges, ingests, dns=None, port=None):
 
     write(edges, ingests)
     process = stage.start("haproxy", [tool("haproxy"), "-W", "-f", file])
+    return answering(stage, proxy, process, write, (edges, ingests), signal.SIGUSR2)
+
+
+def answering(stage, proxy, process, write, nodes, again):
+    """The proxy, once nodes answer through it. It reads its file, which `write` writes, `again` when it gets that signal."""
     stage.answers(f"http://{proxy.clients}/livez", process)
     stage.answers(f"http://{proxy.collectors}/livez", process)
 
-    def reload(edges=edges, ingests=ingests):
+    def reload(edges=nodes[0], ingests=nodes[1]):
         write(edges, ingests)
-        process.send(signal.SIGUSR2)
+        process.send(again)
 
     proxy.process, proxy.reload = process, reload
     return proxy

@@ -102,15 +102,17 @@ enum Asked {
 }
 
 impl Client {
-    async fn connect(&mut self, edge: &RunningEdge, from: &str, interval: u32) {
+    async fn connect(&mut self, edge: &RunningEdge, from: &str, interval: u32, snapshots: bool) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).unwrap();
         let stream = socket.connect(edge.address).await.unwrap();
         let url = format!("ws://{}/ws?{}&from={from}&interval={interval}", edge.address, WISHES[self.wish].0);
+        let url = if snapshots { format!("{url}&snapshot=true") } else { url };
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
         let welcome = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap();
         let welcome: Value = serde_json::from_str(welcome.to_text().unwrap()).unwrap();
-        let walk = Walk::begin(&welcome, self.wish, from == "earliest", interval > 0);
+        let mut walk = Walk::begin(&welcome, self.wish, from == "earliest", interval > 0);
+        walk.snapshots = snapshots;
         if self.last.as_ref().is_some_and(|last| last.token() == from) {
             assert_eq!(Some(&walk.at), self.last.as_ref(), "a resume begins where the client was");
         }
@@ -166,8 +168,12 @@ impl Client {
             }
             Asked::Replay(from) => json!({"type": "replay", "from": from.token()}),
         };
-        let Some((socket, _)) = &mut self.session else { return };
-        if self.asked.is_none() && socket.send(Message::text(message.to_string())).await.is_ok() {
+        let Some((socket, walk)) = &mut self.session else { return };
+        // Another wish would come with a state of its own, of no place that is told before.
+        if self.asked.is_none()
+            && !walk.snapshots
+            && socket.send(Message::text(message.to_string())).await.is_ok()
+        {
             self.asked = Some(asked);
         }
     }
@@ -276,7 +282,9 @@ impl World {
             (Some(last), _) => last.token(),
         };
         let interval = if self.random.u8(..4) == 0 { INTERVAL_MS } else { 0 };
-        client.connect(edge, &from, interval).await;
+        // With an offset only: what else goes with a snapshot has no place before it.
+        let resumes = client.last.as_ref().is_some_and(|last| last.token() == from);
+        client.connect(edge, &from, interval, resumes && self.random.u8(..3) == 0).await;
     }
 
     /// Brings every client to the end of the log, then sends everybody away in order.
@@ -295,7 +303,7 @@ impl World {
                 while !done(client) || client.session.is_none() {
                     if !client.read(&self.truth, 1, PATIENCE).await {
                         let from = client.last.as_ref().map_or("latest".to_owned(), Offset::token);
-                        client.connect(&self.edges[0], &from, 0).await;
+                        client.connect(&self.edges[0], &from, 0, false).await;
                     }
                 }
             };

@@ -4,19 +4,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::Router;
 use futures_util::{SinkExt as _, StreamExt as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 use telecast::app::listen::{Listener, Patience};
 use telecast::broker::memory::MemoryBroker;
-use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
-};
+use telecast::broker::{Broker, Outgoing};
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
 use telecast::ops::cors::Cors;
@@ -26,7 +23,6 @@ use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::envelope::Envelope;
 use telecast::proto::offset::{Epoch, Offset, Sequence, Shard};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -133,95 +129,6 @@ impl Log {
             rows.push(self.publish(collector, "cpu").await);
         }
         rows
-    }
-}
-
-/// A log whose live flow loses, repeats and reorders envelopes; what is stored stays true.
-pub struct Unruly {
-    pub inner: Arc<MemoryBroker>,
-    pub seed: u64,
-    /// Loses everything while it is set.
-    pub deaf: AtomicBool,
-}
-
-#[async_trait]
-impl Broker for Unruly {
-    fn shards(&self) -> u16 {
-        self.inner.shards()
-    }
-
-    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
-        self.inner.publish(shard, batch).await
-    }
-
-    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
-        let mut orderly = self.inner.tail(shard).await?;
-        let (send, receive) = mpsc::channel(1024);
-        let mut random = fastrand::Rng::with_seed(self.seed + u64::from(shard.0));
-        let deaf = self.deaf.load(Ordering::Relaxed);
-        // Ends with the tail it reads or the one it feeds; a runtime that is dropped drops it too.
-        #[allow(clippy::disallowed_methods)]
-        tokio::spawn(async move {
-            let mut late: Vec<Stored> = Vec::new();
-            while let Some(stored) = orderly.recv().await {
-                if deaf {
-                    continue;
-                }
-                let now = match random.u8(..10) {
-                    0..3 => vec![],
-                    3..5 => vec![stored.clone(), stored],
-                    5..7 => {
-                        late.push(stored);
-                        vec![]
-                    }
-                    _ => {
-                        let mut all = vec![stored];
-                        all.append(&mut late);
-                        all
-                    }
-                };
-                for stored in now {
-                    if send.send(stored).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        Ok(receive)
-    }
-
-    async fn read(
-        &self,
-        shard: Shard,
-        from: Sequence,
-        limits: ReadLimits,
-    ) -> Result<Vec<Stored>, BrokerError> {
-        self.inner.read(shard, from, limits).await
-    }
-
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        self.inner.channels(shard).await
-    }
-
-    async fn last(
-        &self,
-        shard: Shard,
-        channels: &[LogChannel],
-        up_to: Sequence,
-    ) -> Result<Vec<Stored>, BrokerError> {
-        self.inner.last(shard, channels, up_to).await
-    }
-
-    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
-        self.inner.bounds(shard).await
-    }
-
-    fn state(&self) -> Arc<dyn StateStore> {
-        self.inner.state()
-    }
-
-    fn connection(&self) -> watch::Receiver<Connection> {
-        self.inner.connection()
     }
 }
 

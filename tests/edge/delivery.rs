@@ -1,22 +1,14 @@
 //! Once, in order, whatever the live flow and the connections do.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-use telecast::broker::Broker;
-
-use crate::bench::{Client, Log, Row, RunningEdge, Unruly, by_collector, settings, tiny_ring};
-
-fn unruly(log: &Log, seed: u64, deaf: bool) -> Arc<dyn Broker> {
-    Arc::new(Unruly { inner: log.broker.clone(), seed, deaf: AtomicBool::new(deaf) })
-}
+use crate::bench::{Client, Log, Row, RunningEdge, by_collector, settings, tiny_ring};
+use crate::unruly::{Live, Unruly};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_messages_that_are_dropped_repeated_or_late_arrive_once_and_in_order() {
     let settings = settings(&[]);
     let log = Log::new(&settings);
     for seed in 0..5 {
-        let edge = RunningEdge::start(unruly(&log, seed, false), &settings).await;
+        let edge = RunningEdge::start(Unruly::new(&log, Live::Disordered(seed)), &settings).await;
         let mut everything = edge.connect("").await;
         let mut one = edge.connect("?filter=web-01.>").await;
         let mut lines = edge.connect("?filter=*.cpu{region=eu}").await;
@@ -43,7 +35,7 @@ async fn live_messages_that_are_dropped_repeated_or_late_arrive_once_and_in_orde
 async fn a_live_flow_that_brings_nothing_at_all_is_replaced_by_the_log() {
     let settings = settings(&[]);
     let log = Log::new(&settings);
-    let edge = RunningEdge::start(unruly(&log, 1, true), &settings).await;
+    let edge = RunningEdge::start(Unruly::new(&log, Live::Lost), &settings).await;
     let mut client = edge.connect("").await;
     let truth = log.publish_many("web-01", 50).await;
     client.read_rows(50).await;
@@ -58,7 +50,7 @@ async fn resumes_on_another_edge_without_a_gap_or_a_repetition() {
         let log = Log::new(&settings);
         let mut edges = Vec::new();
         for seed in 0..2 {
-            edges.push(RunningEdge::start(unruly(&log, seed, false), &settings).await);
+            edges.push(RunningEdge::start(Unruly::new(&log, Live::Disordered(seed)), &settings).await);
         }
         let filters = ["", "?filter=*.cpu", "?filter=*.cpu{region=eu}&filter=db-01.mem"];
         let wanted = |which: usize, row: &Row| match which {

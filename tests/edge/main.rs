@@ -11,4 +11,5 @@ mod sessions;
 mod snapshot;
 #[path = "../support/state.rs"]
 mod state;
+mod unruly;
 mod walk;

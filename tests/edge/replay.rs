@@ -1,104 +1,11 @@
 //! Crowds that come back: what they cost the log, and that nobody gets anything but what it missed.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use async_trait::async_trait;
-use telecast::broker::memory::MemoryBroker;
-use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
-};
+use telecast::broker::Broker as _;
 use telecast::proto::offset::{Offset, Sequence, Shard};
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::bench::{Client, Log, Row, RunningEdge, by_collector, tiny_ring, until};
-
-/// A log that counts what is asked of it, and answers no reads while it is told not to.
-struct Counted {
-    inner: Arc<MemoryBroker>,
-    reads: AtomicU64,
-    bounds: AtomicU64,
-    mute: AtomicBool,
-    waiting: AtomicUsize,
-}
-
-impl Counted {
-    fn new(log: &Log) -> Arc<Self> {
-        let (reads, bounds) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (mute, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Self { inner: log.broker.clone(), reads, bounds, mute, waiting })
-    }
-
-    fn reads(&self) -> u64 {
-        self.reads.load(Ordering::Relaxed)
-    }
-}
-
-/// Somebody waits for an answer.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[async_trait]
-impl Broker for Counted {
-    fn shards(&self) -> u16 {
-        self.inner.shards()
-    }
-
-    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
-        self.inner.publish(shard, batch).await
-    }
-
-    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
-        self.inner.tail(shard).await
-    }
-
-    async fn read(
-        &self,
-        shard: Shard,
-        from: Sequence,
-        limits: ReadLimits,
-    ) -> Result<Vec<Stored>, BrokerError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        if self.mute.load(Ordering::Relaxed) {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-            let _waiting = Waiting(&self.waiting);
-            std::future::pending::<()>().await;
-        }
-        self.inner.read(shard, from, limits).await
-    }
-
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        self.inner.channels(shard).await
-    }
-
-    async fn last(
-        &self,
-        shard: Shard,
-        channels: &[LogChannel],
-        up_to: Sequence,
-    ) -> Result<Vec<Stored>, BrokerError> {
-        self.inner.last(shard, channels, up_to).await
-    }
-
-    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
-        self.bounds.fetch_add(1, Ordering::Relaxed);
-        self.inner.bounds(shard).await
-    }
-
-    fn state(&self) -> Arc<dyn StateStore> {
-        self.inner.state()
-    }
-
-    fn connection(&self) -> watch::Receiver<Connection> {
-        self.inner.connection()
-    }
-}
+use crate::unruly::{Live, Unruly};
 
 /// Everybody reads at once, until each has as many rows as it is to get.
 async fn all_read(clients: Vec<(Client, usize)>) -> Vec<Client> {
@@ -131,7 +38,7 @@ async fn a_crowd_that_comes_back_costs_the_log_one_read_per_piece() {
     const CLIENTS: usize = 100;
     let settings = tiny_ring(&[]);
     let log = Log::new(&settings);
-    let broker = Counted::new(&log);
+    let broker = Unruly::new(&log, Live::Orderly);
     let edge = RunningEdge::start(broker.clone(), &settings).await;
     let start: Offset = edge.connect("").await.offset.parse().unwrap();
     let truth = log.publish_many("web-01", 3_000).await;
@@ -170,7 +77,7 @@ async fn a_crowd_that_comes_back_to_several_shards_walks_the_same_way() {
     const CLIENTS: usize = 60;
     let settings = tiny_ring(&[("log.shards", "3")]);
     let log = Log::new(&settings);
-    let broker = Counted::new(&log);
+    let broker = Unruly::new(&log, Live::Orderly);
     let edge = RunningEdge::start(broker.clone(), &settings).await;
     let start = edge.connect("").await.offset;
     let mut truth: Vec<Row> = Vec::new();
@@ -199,12 +106,12 @@ async fn a_crowd_whose_past_is_gone_is_told_so_after_few_questions() {
     let mut settings = tiny_ring(&[]);
     settings.log.max_bytes = 100_000;
     let log = Log::new(&settings);
-    let broker = Counted::new(&log);
+    let broker = Unruly::new(&log, Live::Orderly);
     let edge = RunningEdge::start(broker.clone(), &settings).await;
     let start = edge.connect("").await.offset;
     let last = log.publish_many("web-01", 3_000).await.pop().unwrap();
     settled(&edge, &log).await;
-    let before = (broker.reads(), broker.bounds.load(Ordering::Relaxed));
+    let before = (broker.reads(), broker.bounds_asked());
     let mut reading = JoinSet::new();
     for _ in 0..CLIENTS {
         let mut client = edge.connect(&format!("?from={start}")).await;
@@ -222,7 +129,7 @@ async fn a_crowd_whose_past_is_gone_is_told_so_after_few_questions() {
             [(&start, "retention")]
         );
     }
-    let after = (broker.reads(), broker.bounds.load(Ordering::Relaxed));
+    let after = (broker.reads(), broker.bounds_asked());
     let (reads, bounds) = (after.0 - before.0, after.1 - before.1);
     assert!(reads <= 10 && bounds <= CLIENTS as u64 / 2, "{reads} reads, {bounds} questions for the bounds");
     edge.stop().await;
@@ -232,21 +139,21 @@ async fn a_crowd_whose_past_is_gone_is_told_so_after_few_questions() {
 async fn a_read_ends_when_the_last_client_that_waits_for_it_is_gone() {
     let settings = tiny_ring(&[("edge.replay_concurrency_max", "1")]);
     let log = Log::new(&settings);
-    let broker = Counted::new(&log);
+    let broker = Unruly::new(&log, Live::Orderly);
     let edge = RunningEdge::start(broker.clone(), &settings).await;
     let start = edge.connect("").await.offset;
     let truth = log.publish_many("web-01", 1_000).await;
     settled(&edge, &log).await;
-    broker.mute.store(true, Ordering::Relaxed);
+    broker.set_mute(true);
     let from = format!("?from={start}");
     let (one, other) = (edge.connect(&from).await, edge.connect(&from).await);
-    until(|| broker.waiting.load(Ordering::Relaxed) == 1).await;
+    until(|| broker.waiting() == 1).await;
     drop(one);
     until(|| edge.node.clients() == 1).await;
-    assert_eq!(broker.waiting.load(Ordering::Relaxed), 1, "the other still waits for it");
+    assert_eq!(broker.waiting(), 1, "the other still waits for it");
     drop(other);
-    until(|| broker.waiting.load(Ordering::Relaxed) == 0).await;
-    broker.mute.store(false, Ordering::Relaxed);
+    until(|| broker.waiting() == 0).await;
+    broker.set_mute(false);
     // Had it gone on, there were no permit left.
     let mut client = edge.connect(&from).await;
     client.read_rows(truth.len()).await;

@@ -116,6 +116,10 @@ pub struct Walk {
     /// What it asked for before, while it cannot know from where on the new wish holds.
     before: Option<usize>,
     pub at: Offset,
+    /// It asked for the last values instead of what it misses.
+    pub snapshots: bool,
+    /// What it misses, while the state that takes its place has not come whole.
+    missed: Option<(Offset, Offset, String)>,
     /// It asked for the newest values only. What was left out for them, and what nobody asked for, it cannot tell apart.
     conflated: bool,
     /// It asked for whatever there is: shards of which nothing came yet may begin anywhere.
@@ -135,7 +139,8 @@ impl Walk {
         // Where the first row of whoever asks for what there is may be is not said, so neither is what was filtered out.
         let exact = !quiet[0] && !conflated;
         let (account, reasons) = (Account::default(), Vec::new());
-        Self { id, wish, before: None, at, conflated, quiet, account, exact, reasons }
+        let (before, snapshots, missed) = (None, false, None);
+        Self { id, wish, before, at, snapshots, missed, conflated, quiet, account, exact, reasons }
     }
 
     /// Takes a message with an offset.
@@ -152,6 +157,20 @@ impl Walk {
                 let metrics = message["metrics"].as_array().unwrap();
                 assert_eq!(metrics.len(), 1, "an envelope has one metric here");
                 self.deliver(truth, offset(message, "offset"), &row(message, &metrics[0]));
+            }
+            "gap" if message["snapshot"] == true => {
+                assert!(self.snapshots && self.missed.is_none());
+                let reason = message["reason"].as_str().unwrap().to_owned();
+                self.missed = Some((offset(message, "from"), offset(message, "to"), reason));
+            }
+            "snapshot" => {
+                for metric in message["metrics"].as_array().unwrap() {
+                    let row = row(message, metric);
+                    assert!(self.wants(&row), "{}: {row:?} was not asked for", self.id);
+                }
+                if message["part"] == message["parts"] {
+                    self.go_on_behind_state(truth, &offset(message, "offset"));
+                }
             }
             "gap" => {
                 let (from, to) = (offset(message, "from"), offset(message, "to"));
@@ -214,13 +233,28 @@ impl Walk {
         self.before = None;
     }
 
+    /// What it has missed is stood for by the state at a place.
+    fn go_on_behind_state(&mut self, truth: &Truth, at: &Offset) {
+        let (from, to, reason) = self.missed.take().expect("a gap before the state");
+        assert_eq!(to, *at, "the state is that of the end of the gap");
+        self.pass(truth, &from, None);
+        assert_ne!(from, to, "an empty gap");
+        self.exact &= reason != "reset";
+        self.quiet.fill(false);
+        self.account.published += from.positions_to(&to);
+        self.account.gap += from.positions_to(&to);
+        self.reasons.push(format!("{reason} and a snapshot"));
+        self.at = to;
+    }
+
     async fn gap(&mut self, truth: &Truth, from: Offset, to: Offset, reason: &str) {
         self.pass(truth, &from, None);
         assert!(reason == "reset" || from.epoch != to.epoch || from.is_at_or_before(&to));
         assert_ne!(from, to, "an empty gap");
         for shard in truth.shards() {
             let bounds = truth.log.broker.bounds(shard).await.unwrap();
-            if reason == "retention" && truth.epoch_of(to.epoch, shard) == bounds.epoch {
+            // Where nothing matches no state comes: the gap that would be before it says all there is to say.
+            if reason == "retention" && !self.snapshots && truth.epoch_of(to.epoch, shard) == bounds.epoch {
                 let moved = from.sequence(shard) < to.sequence(shard);
                 assert!(
                     !moved || to.sequence(shard) < bounds.first,

@@ -2,7 +2,8 @@
 //!
 //! - `link` keeps one connection at a time, and says in words why there is none.
 //! - `stream` knows how streams have to be: pure. `reconcile` makes them so.
-//! - `publish`, `read`, `tail`: the three ways of the data; `last` reads the newest of each channel. `message` knows an envelope's spelling on the bus.
+//! - `publish`, `read`, `tail`: the three ways of the data; `last` reads the newest of each channel. `message` knows an
+//!   envelope's spelling on the bus.
 //! - `state` and `follow`: the keyed store, and its watchers.
 //! - `api`: one request and its answer, with failures sorted.
 //!

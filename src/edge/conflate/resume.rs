@@ -2,7 +2,8 @@
 //!
 //! The log is not read for it. The last values are a log of their own, in which every series has its newest line only;
 //! it is walked from the session's place on, in bounded parts that each end at a place. So a session holds one part at most,
-//! however much has changed, and one that breaks off goes on from the last part it has. What is written again while it walks is
+//! however much has changed, and one that breaks off goes on from the last part it has. A part that its socket does not take is
+//! given back; what is made instead, from where the session is by then, is smaller, so that a slow one gets on too. What is written again while it walks is
 //! found again further on.
 
 use std::collections::VecDeque;
@@ -18,7 +19,7 @@ use crate::edge::encode;
 use crate::edge::feed::{Fed, Joined, Over};
 use crate::edge::hub::Hub;
 use crate::edge::pieces::Encoded;
-use crate::edge::replay::portion::Portion;
+use crate::edge::replay::portion::{Account, Charge, GivenBack, Portion};
 use crate::edge::resolve::First;
 use crate::edge::series::{Group, Parts};
 use crate::edge::view::View;
@@ -28,9 +29,13 @@ use crate::proto::line;
 use crate::proto::message::GapReason;
 use crate::proto::offset::Offset;
 
-/// Bytes of lines in a part, a few times as many as JSON: a session holds one at a time. A walk over all that has changed is made
-/// for each.
+/// Bytes of lines in a part, a few times as many as JSON. A walk over all that has changed is made for each.
 const PART_BYTES: usize = 64 * 1024;
+/// By how much smaller the next part is that is made instead of one that was given back, and larger behind one that was taken:
+/// four walks from the largest to single envelopes.
+const PART_STEP: usize = 8;
+/// What a message costs besides its bytes: its place in the batch.
+const FRAME_OVERHEAD_BYTES: usize = 120;
 /// Parts that a view keeps for a second or until its next flush, for others who come from the same place: after a node has
 /// died, they all come from a few.
 const KEPT_PARTS_MAX: usize = 4;
@@ -38,6 +43,8 @@ const KEPT_PARTS_MAX: usize = 4;
 /// A session's way through what has changed.
 pub(crate) struct Resume {
     way: Way,
+    /// How much of what has changed it gets at a time, in bytes of lines.
+    part_bytes: usize,
 }
 
 /// Parts that a view has made lately, each once however many sessions ask for it.
@@ -46,22 +53,38 @@ pub(crate) struct KeptParts(tokio::sync::Mutex<VecDeque<Arc<Part>>>);
 
 /// What has changed behind a place, for a session that has been told up to another.
 pub(super) struct Part {
-    since: Arc<Offset>,
-    at: Arc<Offset>,
-    /// For who asked for whatever there is.
-    quiet: bool,
+    wanted: Wanted,
     /// Nothing, where nothing matches.
-    pub(super) batch: Option<Batch>,
+    pub(super) portion: Option<Arc<Portion>>,
     /// Behind which the rest lies.
     pub(super) to: Arc<Offset>,
     /// Something is missing, and was announced.
     gaps: bool,
 }
 
+/// What makes a part.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// What has changed behind it is wanted.
+    pub(super) since: Arc<Offset>,
+    /// What the session has been told.
+    pub(super) at: Arc<Offset>,
+    /// It asked for whatever there is.
+    pub(super) quiet: bool,
+    /// Bytes of lines, about.
+    pub(super) bytes_max: usize,
+}
+
 impl Part {
+    /// Whether it is what a session wants.
+    fn serves(&self, wanted: &Wanted) -> bool {
+        let Wanted { since, at, quiet, bytes_max } = &self.wanted;
+        (since, at, quiet) == (&wanted.since, &wanted.at, &wanted.quiet) && *bytes_max <= wanted.bytes_max
+    }
+
     /// What a session that has the part has been told: a gap may reach further than what is known of it.
     pub(super) fn at_end(&self) -> &Arc<Offset> {
-        self.batch.as_ref().map_or(&self.at, |batch| &batch.end().1)
+        self.portion.as_ref().map_or(&self.wanted.at, |portion| &portion.to)
     }
 }
 
@@ -77,7 +100,7 @@ impl KeptParts {
 impl Resume {
     /// The session begins where `way` does.
     pub(crate) fn new(way: Way) -> Self {
-        Self { way }
+        Self { way, part_bytes: PART_BYTES }
     }
 
     /// Runs until the session has joined its view.
@@ -86,10 +109,22 @@ impl Resume {
         let heads = self.way.hub.watch_head();
         // Ahead of what the session was told, where nothing has matched.
         let mut since = self.way.at.clone();
+        // What the part was made for that was given last.
+        let mut given: Option<Wanted> = None;
         let view = self.way.view.clone();
         loop {
-            // Nothing is made before there is room for it; and what is made then is of that moment.
-            self.way.feeder.asked().await?;
+            // Nothing is made before the session has room for it; and what is made then is of that moment.
+            let at = self.way.feeder.asked().await?;
+            match given.take() {
+                Some(given) if at != self.way.at => {
+                    // It was given back before the socket took all of it.
+                    self.way.quiet = if given.quiet && at == given.at { Quiet::ALL } else { Quiet::NONE };
+                    (since, self.way.at) = (given.since, at);
+                    self.part_bytes = (given.bytes_max / PART_STEP).max(1);
+                }
+                Some(given) => self.part_bytes = (given.bytes_max * PART_STEP).min(PART_BYTES),
+                None => {}
+            }
             // Before the place is read, or a flush in between would be waited for in vain.
             let flush = view.next_flush();
             let (cursor, index, place) = view.place();
@@ -102,7 +137,7 @@ impl Resume {
                 let steps = self.way.at.positions_to(&place);
                 return self.way.join(Joined { cursor, index, at: place, steps }).await;
             } else if since.is_at_or_before(&place) && place.is_at_or_before(&head.offset) {
-                since = self.send_part(since, &place).await?;
+                (since, given) = self.send_part(since, &place).await?;
             } else if since.is_at_or_before(&head.offset) {
                 // The view comes here with its next flush.
                 flush.await;
@@ -139,40 +174,53 @@ impl Resume {
         shared.tasks.spawn_blocking(look).await.map_err(|_| Over)
     }
 
-    /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies.
-    async fn send_part(&mut self, since: Arc<Offset>, until: &Offset) -> Result<Arc<Offset>, Over> {
+    /// Sends what comes next of what has changed behind `since` and up to `until`. Returns behind which place the rest lies, and
+    /// what was given.
+    async fn send_part(
+        &mut self,
+        since: Arc<Offset>,
+        until: &Offset,
+    ) -> Result<(Arc<Offset>, Option<Wanted>), Over> {
         let part = self.part(since, until).await?;
         if part.gaps && self.way.snapshots {
             self.way.send_snapshot(Some(GapReason::Retention)).await?;
-            return Ok(self.way.at.clone());
+            return Ok((self.way.at.clone(), None));
         }
         if part.gaps {
             self.way.count(GapReason::Retention);
         }
-        if let Some(batch) = &part.batch {
-            self.way.feeder.give(Fed::Portion(Portion::of(batch.clone()))).await?;
+        if let Some(portion) = &part.portion {
+            self.way.feeder.give(Fed::Portion(portion.clone())).await?;
         }
         self.way.quiet = Quiet::NONE;
         self.way.at = part.at_end().clone();
-        Ok(part.to.clone())
+        Ok((part.to.clone(), part.portion.is_some().then(|| part.wanted.clone())))
     }
 
     /// The part from this place, made by whoever comes first.
     async fn part(&self, since: Arc<Offset>, until: &Offset) -> Result<Arc<Part>, Over> {
         let Way { shared, hub, view, at, .. } = &self.way;
         let quiet = self.way.quiet != Quiet::NONE;
-        let mut kept = view.kept_parts().0.lock().await;
-        let same = |part: &&Arc<Part>| {
-            part.since == since && part.at == *at && part.quiet == quiet && part.to.is_at_or_before(until)
+        let wanted = Wanted { since, at: at.clone(), quiet, bytes_max: self.part_bytes };
+        let find = |kept: &VecDeque<Arc<Part>>| {
+            let same = |part: &&Arc<Part>| part.serves(&wanted) && part.to.is_at_or_before(until);
+            kept.iter().find(same).cloned()
         };
-        if let Some(part) = kept.iter().find(same) {
-            return Ok(part.clone());
+        if let Some(part) = find(&*view.kept_parts().0.lock().await) {
+            return Ok(part);
         }
-        let (hub, view, compressor) = (hub.clone(), view.clone(), shared.compressor.clone());
-        let (at, until) = (at.clone(), until.clone());
+        // Before the lock: what is kept for others under it is what there may be no room for.
+        let (_turn, account) = shared.replays.turn_for_own().await;
+        let mut kept = view.kept_parts().0.lock().await;
+        if let Some(part) = find(&kept) {
+            return Ok(part);
+        }
+        let (hub, view, shared_, account) = (hub.clone(), view.clone(), shared.clone(), account.clone());
+        let (wanted, until) = (wanted.clone(), until.clone());
         // A walk over many thousands of series, on a thread that nobody else waits for.
-        let made =
-            shared.tasks.spawn_blocking(move || make(&hub, &view, &compressor, since, at, &until, quiet));
+        let made = shared
+            .tasks
+            .spawn_blocking(move || make(&hub, &view, &shared_.compressor, &account, wanted, &until));
         let part = Arc::new(made.await.map_err(|_| Over)?);
         kept.truncate(KEPT_PARTS_MAX - 1);
         kept.push_front(part.clone());
@@ -180,23 +228,22 @@ impl Resume {
     }
 }
 
-/// The part behind `since`, up to `until` at most, for sessions that have been told up to `at`.
+/// The part that is wanted, up to `until` at most.
 pub(super) fn make(
     hub: &Hub,
     view: &View,
     compressor: &Compressor,
-    since: Arc<Offset>,
-    at: Arc<Offset>,
+    account: &Arc<Account>,
+    wanted: Wanted,
     until: &Offset,
-    quiet: bool,
 ) -> Part {
-    let key = view.key();
-    let changes = hub.with_series(|series| series.changed_after(&key.filters, &since, until, PART_BYTES));
+    let (key, Wanted { since, at, quiet, bytes_max }) = (view.key(), &wanted);
+    let changes = hub.with_series(|series| series.changed_after(&key.filters, since, until, *bytes_max));
     let mut frames = Vec::new();
     let mut from = at.clone();
     // What is missing may lie behind the view's place: then the view announces the rest.
-    let missing = changes.incomplete_to.filter(|_| !quiet).map(|missing| missing.earliest_of(until));
-    let gap_to = missing.map(|missing| at.latest_of(&missing)).filter(|to| *to != *at).map(Arc::new);
+    let missing = changes.incomplete_to.filter(|_| !*quiet).map(|missing| missing.earliest_of(until));
+    let gap_to = missing.map(|missing| at.latest_of(&missing)).filter(|to| *to != **at).map(Arc::new);
     if let Some(to) = &gap_to {
         frames.push(gap_frame(key.wire, &from, to.clone(), GapReason::Retention));
         from = to.clone();
@@ -219,7 +266,13 @@ pub(super) fn make(
         let bytes = compressor.own(message.bytes, key.wire, at);
         frame(bytes, message.offset, Passage { fates, ..Passage::default() })
     }));
-    Part { since, at, quiet, batch: Batch::new(frames), to: Arc::new(changes.to), gaps: gap_to.is_some() }
+    // One envelope is as little as there may be.
+    let is_least = changes.envelopes <= 1 && *bytes_max < PART_BYTES;
+    let given_back = if is_least { GivenBack::Unbegun } else { GivenBack::Always };
+    let bytes = frames.iter().map(|frame| frame.bytes.len() + FRAME_OVERHEAD_BYTES).sum();
+    let charge: Charge = Arc::new(account.charge(bytes));
+    let portion = Batch::new(frames).map(|batch| Portion::of(batch, given_back, Some(charge)));
+    Part { wanted, portion, to: Arc::new(changes.to), gaps: gap_to.is_some() }
 }
 
 fn gap_frame(wire: Wire, from: &Arc<Offset>, to: Arc<Offset>, reason: GapReason) -> Frame {

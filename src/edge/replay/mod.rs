@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::Counter;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::broker::{Bounds, Broker, BrokerError, ReadLimits};
@@ -86,6 +86,9 @@ impl Kept for Sequence {
         true
     }
 }
+
+/// Nobody closes the semaphores.
+type Turn<'a> = Result<SemaphorePermit<'a>, AcquireError>;
 
 /// What an edge has of old parts of the log.
 pub(crate) struct Replays {
@@ -192,28 +195,30 @@ impl Replays {
         key: &PortionKey,
         last: Sequence,
     ) -> Result<Arc<Portion>, Obstacle> {
-        self.room().await;
         let shard = key.shard;
-        let mut draft = Draft::new(&key.view, &self.compressor, shard, key.at.clone());
+        let mut draft = Draft::new(&key.view, &self.compressor, shard, key.at.clone(), &self.account);
         let end_max = span_end(draft.sequence() + 1).min(last);
         loop {
             let (at, before) = (draft.sequence(), draft.steps());
+            if before > 0 && !self.has_room() {
+                return Ok(draft.finish());
+            }
             let end = block_end(at + 1).min(last);
             let mut next = None;
-            match hub.entries(key.at.epoch, shard, at, RING_LIMITS) {
-                Some(entries) if !entries.is_empty() => {
-                    let _permit = self.ring_work.acquire().await;
-                    draft.take_entries(&entries, end, last);
+            let in_ring = {
+                let _turn = self.turn(&self.ring_work, before == 0).await;
+                let entries = hub.entries(key.at.epoch, shard, at, RING_LIMITS).unwrap_or_default();
+                draft.take_entries(&entries, end, last);
+                !entries.is_empty()
+            };
+            if !in_ring {
+                let _turn = self.turn(&self.log_work, before == 0).await;
+                let piece = self.piece(key, at + 1).await.map_err(Obstacle::Broker)?;
+                if hub.head().resets != key.resets {
+                    return Err(Obstacle::Replaced);
                 }
-                _ => {
-                    let _permit = self.log_work.acquire().await;
-                    let piece = self.piece(key, at + 1).await.map_err(Obstacle::Broker)?;
-                    if hub.head().resets != key.resets {
-                        return Err(Obstacle::Replaced);
-                    }
-                    draft.take_stored(&piece, end);
-                    next = piece.first_after(draft.sequence());
-                }
+                draft.take_stored(&piece, end);
+                next = piece.first_after(draft.sequence());
             }
             let stands = draft.steps() == before;
             if stands && before == 0 {
@@ -221,28 +226,52 @@ impl Replays {
             }
             let ends_block = draft.sequence() >= end;
             if stands || draft.sequence() >= end_max || draft.is_full() || (ends_block && draft.is_enough()) {
-                return Ok(draft.finish(&self.account));
+                return Ok(draft.finish());
             }
             // Live frames first: a long run of work would keep a thread from them.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Waits until more may be held. Sessions whose sockets take nothing hold no portion (see `feed`), so those that are held
-    /// and not kept are about to be written, and their memory comes back.
+    /// Waits until more may be held. Sessions whose sockets take nothing give their portion back (see `feed`), so those that are
+    /// held and not kept are about to be written, and their memory comes back.
     ///
     /// Portions that anybody holds are at most three quarters of `bytes_max`, pieces that are kept the rest; beyond that come
     /// only what is being made right now, at most a portion and a piece for each unit of work.
     async fn room(&self) {
         loop {
             let freed = self.account.freed.notified();
-            if self.account.bytes() < self.bytes_max / 4 * 3 {
+            if self.has_room() {
                 return;
             }
             if tokio::time::timeout(ROOM_PATIENCE, freed).await.is_err() {
                 self.portions.let_go_one();
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.account.bytes() < self.bytes_max / 4 * 3
+    }
+
+    /// A turn to do some of `work`; for the beginning of something, one that finds room for it.
+    async fn turn<'a>(&self, work: &'a Semaphore, begins: bool) -> Turn<'a> {
+        loop {
+            if begins {
+                // Not while a turn is taken: others have begun, and go on.
+                self.room().await;
+            }
+            let turn = work.acquire().await;
+            if !begins || self.has_room() {
+                return turn;
+            }
+        }
+    }
+
+    /// A turn to make something else for sessions that catch up, when there is room for it. The account is to be charged for it
+    /// before the turn ends.
+    pub(crate) async fn turn_for_own(&self) -> (Turn<'_>, &Arc<Account>) {
+        (self.turn(&self.ring_work, true).await, &self.account)
     }
 
     /// The piece that says what the log holds at `next`: that of the whole block, which serves all who are somewhere in it; or,

@@ -34,7 +34,7 @@ const FRAME_OVERHEAD_BYTES: usize = 120;
 /// See the module.
 pub(crate) struct Portion {
     /// None where everything on the way is filtered out.
-    pub(crate) batch: Option<Batch>,
+    pub(crate) batch: Option<Arc<Batch>>,
     /// The place it leads to.
     pub(crate) to: Arc<Offset>,
     /// Steps of the log on the way: envelopes and gaps, sent or not.
@@ -43,10 +43,25 @@ pub(crate) struct Portion {
     pub(crate) unheld: u64,
     /// Why some of the way is missing, once for each gap.
     pub(crate) gaps: Vec<GapReason>,
-    /// Made for one session: it is small, and nobody else could make it again.
-    pub(crate) own: bool,
-    held: Held,
+    pub(crate) given_back: GivenBack,
+    bytes: usize,
+    /// Whoever has the portion keeps what it holds charged.
+    _charge: Option<Charge>,
 }
+
+/// Whether a session whose socket takes nothing gives a portion back, to have it made again when it can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GivenBack {
+    /// In any case: it is made again from where the session has got to.
+    Always,
+    /// Unless it has begun with it: what would be made again is no shorter, and a slow socket would begin with it for ever.
+    Unbegun,
+    /// It is next to nothing, or a share of what others hold, and is not made again.
+    Never,
+}
+
+/// A part of an account, free again when the last who has it lets it go.
+pub(crate) type Charge = Arc<dyn Send + Sync>;
 
 /// What all portions hold that anybody still has.
 #[derive(Default)]
@@ -61,25 +76,39 @@ impl Account {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// Charges it for so many more bytes, until what is returned is dropped.
+    pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Held {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Held { bytes, account: self.clone() }
+    }
 }
 
-struct Held {
+/// What an account is charged for.
+pub(crate) struct Held {
     bytes: usize,
-    account: Option<Arc<Account>>,
+    account: Arc<Account>,
+}
+
+impl Held {
+    /// What is held has become `bytes` altogether.
+    fn grow_to(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.bytes);
+        self.account.bytes.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(account) = &self.account {
-            account.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-            account.freed.notify_waiters();
-        }
+        self.account.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.freed.notify_waiters();
     }
 }
 
 impl Kept for Arc<Portion> {
     fn bytes(&self) -> usize {
-        self.held.bytes
+        self.bytes
     }
 
     fn is_lasting(&self) -> bool {
@@ -93,42 +122,31 @@ impl Portion {
         let bytes = encode::gap(key.wire, &from, &to, reason);
         let passage = Some(Arc::new(Passage::gap(&from, &to, reason)));
         let frame = Frame { index: 1, offset: to.clone(), bytes, own: true, passage };
-        Arc::new(Self {
-            batch: Batch::new(vec![frame]),
-            to,
-            steps: 1,
-            unheld: 0,
-            gaps: vec![reason],
-            own: true,
-            held: Held { bytes: 0, account: None },
-        })
+        let batch = Batch::new(vec![frame]).map(Arc::new);
+        Arc::new(Self { batch, steps: 1, gaps: vec![reason], ..Self::nothing(to) })
     }
 
     /// Frames that were made elsewhere, whose indexes count steps from the first one's.
-    pub(crate) fn of(batch: Batch) -> Arc<Self> {
+    pub(crate) fn of(batch: Batch, given_back: GivenBack, charge: Option<Charge>) -> Arc<Self> {
         let (steps, to) = batch.end().clone();
-        Arc::new(Self {
-            batch: Some(batch),
-            to,
-            steps,
-            unheld: 0,
-            gaps: Vec::new(),
-            own: true,
-            held: Held { bytes: 0, account: None },
-        })
+        let batch = Some(Arc::new(batch));
+        Arc::new(Self { batch, steps, given_back, _charge: charge, ..Self::nothing(to) })
+    }
+
+    /// Messages for all that leave a session where it is, which is at `at`.
+    pub(crate) fn standing(batch: Arc<Batch>, at: Arc<Offset>, charge: Option<Charge>) -> Arc<Self> {
+        Arc::new(Self { batch: Some(batch), _charge: charge, ..Self::nothing(at) })
     }
 
     /// The silent way past positions that the log no longer held.
     pub(crate) fn unheld(positions: u64, to: Arc<Offset>) -> Arc<Self> {
-        Arc::new(Self {
-            batch: None,
-            to,
-            steps: 0,
-            unheld: positions,
-            gaps: Vec::new(),
-            own: true,
-            held: Held { bytes: 0, account: None },
-        })
+        Arc::new(Self { unheld: positions, ..Self::nothing(to) })
+    }
+
+    fn nothing(to: Arc<Offset>) -> Self {
+        let given_back = GivenBack::Never;
+        let (batch, gaps) = (None, Vec::new());
+        Self { batch, to, steps: 0, unheld: 0, gaps, given_back, bytes: 0, _charge: None }
     }
 }
 
@@ -142,12 +160,20 @@ pub(crate) struct Draft<'a> {
     frames: Vec<Frame>,
     bytes: usize,
     gaps: Vec<GapReason>,
+    held: Held,
 }
 
 impl<'a> Draft<'a> {
-    /// A portion that begins at `at` and goes on along `shard`.
-    pub(crate) fn new(key: &'a ViewKey, compressor: &'a Compressor, shard: Shard, at: Offset) -> Self {
-        Self { key, compressor, shard, at, steps: 0, frames: Vec::new(), bytes: 0, gaps: Vec::new() }
+    /// A portion that begins at `at` and goes on along `shard`; `account` is charged for it as it grows.
+    pub(crate) fn new(
+        key: &'a ViewKey,
+        compressor: &'a Compressor,
+        shard: Shard,
+        at: Offset,
+        account: &Arc<Account>,
+    ) -> Self {
+        let (frames, gaps, held) = (Vec::new(), Vec::new(), account.charge(0));
+        Self { key, compressor, shard, at, steps: 0, frames, bytes: 0, gaps, held }
     }
 
     /// Where it has got to on its shard.
@@ -236,22 +262,24 @@ impl<'a> Draft<'a> {
     fn push(&mut self, bytes: Option<Bytes>, passage: Option<Arc<Passage>>) {
         let Some(bytes) = bytes else { return };
         self.bytes += bytes.len();
+        self.held.grow_to(self.bytes + (self.frames.len() + 1) * FRAME_OVERHEAD_BYTES);
         let offset = Arc::new(self.at.clone());
         self.frames.push(Frame { index: self.steps, offset, bytes, own: true, passage });
     }
 
-    /// The portion, which `account` is charged for.
-    pub(crate) fn finish(self, account: &Arc<Account>) -> Arc<Portion> {
-        let bytes = self.bytes + self.frames.len() * FRAME_OVERHEAD_BYTES + size_of::<Portion>();
-        account.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// The portion.
+    pub(crate) fn finish(self) -> Arc<Portion> {
+        let Self { at, steps, frames, bytes, gaps, mut held, .. } = self;
+        let bytes = bytes + frames.len() * FRAME_OVERHEAD_BYTES + size_of::<Portion>();
+        held.grow_to(bytes);
         Arc::new(Portion {
-            batch: Batch::new(self.frames),
-            to: Arc::new(self.at),
-            steps: self.steps,
-            unheld: 0,
-            gaps: self.gaps,
-            own: false,
-            held: Held { bytes, account: Some(account.clone()) },
+            batch: Batch::new(frames).map(Arc::new),
+            steps,
+            gaps,
+            given_back: GivenBack::Always,
+            bytes,
+            _charge: Some(Arc::new(held)),
+            ..Portion::nothing(Arc::new(at))
         })
     }
 }

@@ -9,13 +9,10 @@ use crate::edge::books::Passage;
 use crate::edge::encode;
 use crate::edge::feed::{Fed, Feeder, Over};
 use crate::edge::hub::Hub;
-use crate::edge::replay::portion::Portion;
+use crate::edge::replay::portion::{Charge, GivenBack, Portion};
 use crate::edge::view::View;
 use crate::proto::message::GapReason;
 use crate::proto::offset::Offset;
-
-/// Parts that are handed over together, in bytes: the session holds at most twice as much.
-const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// Who gets it, and where that session is.
 pub(crate) struct Delivery<'a> {
@@ -38,8 +35,8 @@ impl Delivery<'_> {
     ) -> Result<Arc<Offset>, Over> {
         let key = self.view.key();
         let floor = self.placed.then_some(&**self.at);
-        let snapshot =
-            self.shared.snapshots.get(self.shared, self.hub, key, floor).await.map_err(|_| Over)?;
+        let (shared, snapshots) = (self.shared, &self.shared.snapshots);
+        let snapshot = snapshots.get(shared, self.hub, key, floor, lost.is_some()).await.map_err(|_| Over)?;
         let patience = self.shared.settings.slow_client_timeout + snapshot.patience();
         if let Ok(sent) = tokio::time::timeout(patience, self.send_all(feeder, &snapshot, lost)).await {
             return sent;
@@ -53,7 +50,7 @@ impl Delivery<'_> {
     async fn send_all(
         &self,
         feeder: &mut Feeder,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         lost: Option<GapReason>,
     ) -> Result<Arc<Offset>, Over> {
         let (here, there) = (self.at.clone(), Arc::new(snapshot.offset.clone()));
@@ -71,12 +68,18 @@ impl Delivery<'_> {
             own: true,
             passage: Some(Arc::new(missed.clone().unwrap_or_default())),
         };
-        let Some((last, parts)) = snapshot.frames.split_last() else {
+        // As long as a session has a part, there is that much less room for other snapshots.
+        let charge = || Some(snapshot.clone() as Charge);
+        let give_last = |bytes| {
+            Batch::new(vec![there_frame(bytes)])
+                .map(|batch| Fed::Portion(Portion::of(batch, GivenBack::Never, charge())))
+        };
+        let Some(last) = &snapshot.last else {
             // Nothing matches, and nothing is said of it.
             match lost {
                 Some(reason) => {
                     let gap = encode::gap(wire, &here, &there, reason);
-                    give_frames(feeder, vec![there_frame(gap)]).await?;
+                    give(feeder, give_last(gap)).await?;
                 }
                 // What lies between was never for it: it wanted what is there now.
                 None => {
@@ -87,28 +90,21 @@ impl Delivery<'_> {
             return Ok(there);
         };
         let gap = lost.map(|reason| encode::gap_before_snapshot(wire, &here, &there, reason));
-        let mut frames: Vec<Frame> = Vec::new();
-        let mut bytes = 0;
-        for part in gap.iter().chain(parts) {
-            if bytes + part.len() > BATCH_BYTES_MAX {
-                bytes = 0;
-                give_frames(feeder, std::mem::take(&mut frames)).await?;
-            }
-            bytes += part.len();
-            let passage = Some(Arc::new(Passage::default()));
-            frames.push(Frame { index: 0, offset: here.clone(), bytes: part.clone(), own: true, passage });
+        let gap = gap.and_then(|gap| Batch::standing(vec![gap], &there)).map(Arc::new);
+        for part in gap.iter().chain(&snapshot.parts) {
+            let portion = Portion::standing(part.clone(), here.clone(), charge());
+            feeder.give(Fed::Portion(portion)).await?;
         }
-        give_frames(feeder, frames).await?;
         // In a batch of its own, as everything is with which the log may become another one.
-        give_frames(feeder, vec![there_frame(last.clone())]).await?;
+        give(feeder, give_last(last.clone())).await?;
         self.shared.node.meters.snapshots.increment(1);
         Ok(there)
     }
 }
 
-async fn give_frames(feeder: &mut Feeder, frames: Vec<Frame>) -> Result<(), Over> {
-    match Batch::new(frames) {
-        Some(batch) => feeder.give(Fed::Portion(Portion::of(batch))).await,
+async fn give(feeder: &mut Feeder, fed: Option<Fed>) -> Result<(), Over> {
+    match fed {
+        Some(fed) => feeder.give(fed).await,
         None => Ok(()),
     }
 }

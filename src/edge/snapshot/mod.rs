@@ -1,6 +1,6 @@
 //! Snapshots: the last values at one place, encoded once for all sessions that ask for the same at the same time.
 //!
-//! What is copied from the store and encoded is shared; a session holds a count on it and a few parts. So a thousand clients that
+//! What is copied from the store and encoded is shared, as it is written; a session holds no more than a count on it. So a thousand clients that
 //! come at once cost the work of one. What all snapshots take together is bounded: who asks for one more waits until
 //! others have been taken.
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::SnapshotSettings;
 use crate::edge::Shared;
+use crate::edge::batch::Batch;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::hub::Hub;
@@ -28,6 +29,10 @@ use crate::proto::filter::FilterSet;
 use crate::proto::message::SnapshotPart;
 use crate::proto::offset::Offset;
 
+/// Messages that go out in one write, in bytes.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// What a message costs besides its bytes: its place in the batch.
+const FRAME_OVERHEAD_BYTES: usize = 64;
 /// A snapshot serves whoever asks within this time: what has changed since follows it.
 const FRESH: Duration = Duration::from_millis(100);
 /// Snapshots that are copied and encoded at the same time. Each keeps a thread busy and the last values locked for some
@@ -43,8 +48,11 @@ pub(crate) const BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 pub(crate) struct Snapshot {
     /// The place.
     pub(crate) offset: Offset,
-    /// In order; none, if nothing matches.
-    pub(crate) frames: Vec<Bytes>,
+    /// All messages but the last, in order, as sessions write them.
+    pub(crate) parts: Vec<Arc<Batch>>,
+    /// The message that moves a client here; none, if nothing matches.
+    pub(crate) last: Option<Bytes>,
+    bytes: usize,
     made: Instant,
     _held: Held,
 }
@@ -52,8 +60,26 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// How long a client may take for it, beyond the time it may be slow anyway.
     pub(crate) fn patience(&self) -> Duration {
-        let bytes: usize = self.frames.iter().map(Bytes::len).sum();
-        Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64)
+        Duration::from_secs((self.bytes / BYTES_PER_SECOND_MIN) as u64)
+    }
+
+    /// Of these messages.
+    fn new(offset: Offset, mut frames: Vec<Bytes>, room: &Arc<Room>) -> Self {
+        let bytes = frames.iter().map(|frame| frame.len() + FRAME_OVERHEAD_BYTES).sum();
+        let held = room.hold(bytes);
+        let last = frames.pop();
+        let here = Arc::new(offset.clone());
+        let (mut parts, mut run, mut run_bytes) = (Vec::new(), Vec::new(), 0);
+        for frame in frames {
+            if run_bytes + frame.len() > BATCH_BYTES_MAX {
+                run_bytes = 0;
+                parts.extend(Batch::standing(std::mem::take(&mut run), &here).map(Arc::new));
+            }
+            run_bytes += frame.len();
+            run.push(frame);
+        }
+        parts.extend(Batch::standing(run, &here).map(Arc::new));
+        Self { offset, parts, last, bytes, made: Instant::now(), _held: held }
     }
 }
 
@@ -123,7 +149,7 @@ impl Snapshots {
     }
 
     /// A snapshot for sessions on views with this key, of a place that the edge has been at just now, and not before `floor`
-    /// if that is of the same log.
+    /// if that is of the same log: strictly behind it, if what follows it is `lost`.
     ///
     /// # Errors
     /// See [`Snapshots::extract`].
@@ -133,15 +159,18 @@ impl Snapshots {
         hub: &Arc<Hub>,
         key: &ViewKey,
         floor: Option<&Offset>,
+        lost: bool,
     ) -> Result<Arc<Snapshot>, Stopped> {
         loop {
             let head = hub.head().offset;
             let floor = floor.filter(|floor| floor.is_at_or_before(&head));
-            let is_good = |made: &Arc<Snapshot>| {
-                // A reset of the log outdates it at once.
-                made.offset.is_at_or_before(&head)
-                    && floor.is_none_or(|floor| floor.is_at_or_before(&made.offset))
+            let is_behind = |made: &Offset| {
+                let is_there = |floor: &Offset| lost && floor == made && *floor != *head;
+                floor.is_none_or(|floor| floor.is_at_or_before(made) && !is_there(floor))
             };
+            // A reset of the log outdates it at once.
+            let is_good =
+                |made: &Arc<Snapshot>| made.offset.is_at_or_before(&head) && is_behind(&made.offset);
             let cell = {
                 let mut fresh = self.lock();
                 // One that is not made yet will be fresh.
@@ -159,11 +188,8 @@ impl Snapshots {
             };
             // A session that leaves while it makes one leaves that to the next who waits for it.
             let made = cell.get_or_try_init(|| self.make(shared, hub, key)).await?.clone();
-            let head = hub.head().offset;
             // It may have been begun before this session came to its place, or before the log became another one.
-            if made.offset.epoch == head.epoch
-                && floor.is_none_or(|floor| floor.is_at_or_before(&made.offset))
-            {
+            if made.offset.epoch == hub.head().offset.epoch && is_behind(&made.offset) {
                 return Ok(made);
             }
         }
@@ -239,8 +265,7 @@ impl Snapshots {
         self.extract(shared, hub, &key.filters, move |extract| {
             let offset = (*extract.at.offset).clone();
             let frames = frames(&offset, extract.into_parts(key_.format), &key_, &compressor);
-            let held = room.hold(frames.iter().map(Bytes::len).sum());
-            Arc::new(Snapshot { offset, frames, made: Instant::now(), _held: held })
+            Arc::new(Snapshot::new(offset, frames, &room))
         })
         .await
     }

@@ -5,12 +5,18 @@ use crate::edge::conflate::resume;
 
 /// What a session gets that comes to its view from `since`, part by part.
 fn resumed(stage: &Stage, reader: &Reader, since: &Offset) -> Vec<resume::Part> {
+    resumed_by(stage, reader, since, 64 * 1024)
+}
+
+fn resumed_by(stage: &Stage, reader: &Reader, since: &Offset, bytes_max: usize) -> Vec<resume::Part> {
     let (_, _, until) = reader.seat.view().place();
+    let account = Arc::default();
     let mut since = Arc::new(since.clone());
     let mut at = since.clone();
     let mut parts = Vec::new();
     while since != until {
-        let part = resume::make(&stage.hub, reader.seat.view(), &stage.compressor, since, at, &until, false);
+        let wanted = resume::Wanted { since, at, quiet: false, bytes_max };
+        let part = resume::make(&stage.hub, reader.seat.view(), &stage.compressor, &account, wanted, &until);
         since = part.to.clone();
         at = part.at_end().clone();
         parts.push(part);
@@ -20,7 +26,8 @@ fn resumed(stage: &Stage, reader: &Reader, since: &Offset) -> Vec<resume::Part> 
 }
 
 fn messages_of(part: &resume::Part) -> Vec<Value> {
-    let frames = part.batch.as_ref().map(|batch| batch.frames()).unwrap_or_default();
+    let batch = part.portion.as_ref().and_then(|portion| portion.batch.as_ref());
+    let frames = batch.map(|batch| batch.frames()).unwrap_or_default();
     frames.iter().map(|(_, frame)| serde_json::from_slice(frame::payload(frame)).unwrap()).collect()
 }
 
@@ -61,7 +68,7 @@ fn a_resume_of_much_comes_in_parts_that_each_end_at_a_place() {
     stage.flush();
     let parts = resumed(&stage, &reader, &begin);
     assert!((2..8).contains(&parts.len()), "{}", parts.len());
-    let mut at = begin;
+    let mut at = begin.clone();
     let mut came = 0;
     for part in &parts {
         let messages = messages_of(part);
@@ -71,6 +78,8 @@ fn a_resume_of_much_comes_in_parts_that_each_end_at_a_place() {
         came += values(&messages).len();
     }
     assert_eq!(came, 4_000);
+    // For a socket that does not take as much at once: no less than an envelope each.
+    assert_eq!(resumed_by(&stage, &reader, &begin, 1).len(), 4_000);
 }
 
 #[test]

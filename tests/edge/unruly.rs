@@ -1,0 +1,167 @@
+//! A log that misbehaves as it is told to, and counts what is asked of it. What is stored in it stays true.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use telecast::broker::memory::MemoryBroker;
+use telecast::broker::{
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
+};
+use telecast::proto::offset::{Sequence, Shard};
+use tokio::sync::{mpsc, watch};
+
+use crate::bench::Log;
+
+/// What the live flow does with envelopes.
+#[derive(Clone, Copy)]
+pub enum Live {
+    /// Delivers each, once, in order.
+    Orderly,
+    /// Loses, repeats and reorders some, by this seed.
+    Disordered(u64),
+    /// Loses all.
+    Lost,
+}
+
+/// See the module.
+pub struct Unruly {
+    inner: Arc<MemoryBroker>,
+    live: Live,
+    /// No reads are answered while it is set.
+    mute: AtomicBool,
+    waiting: AtomicUsize,
+    reads: AtomicU64,
+    bounds: AtomicU64,
+}
+
+impl Unruly {
+    /// The same log, seen like this.
+    pub fn new(log: &Log, live: Live) -> Arc<Self> {
+        let (reads, bounds) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (mute, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self { inner: log.broker.clone(), live, mute, waiting, reads, bounds })
+    }
+
+    /// Whether reads are answered from now on.
+    pub fn set_mute(&self, mute: bool) {
+        self.mute.store(mute, Ordering::Relaxed);
+    }
+
+    /// Reads that somebody waits for while none is answered.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Reads so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// How often it was asked for bounds so far.
+    pub fn bounds_asked(&self) -> u64 {
+        self.bounds.load(Ordering::Relaxed)
+    }
+}
+
+/// What becomes of an envelope, of those that are late, and in which order.
+fn disorder(random: &mut fastrand::Rng, late: &mut Vec<Stored>, stored: Stored) -> Vec<Stored> {
+    match random.u8(..10) {
+        0..3 => vec![],
+        3..5 => vec![stored.clone(), stored],
+        5..7 => {
+            late.push(stored);
+            vec![]
+        }
+        _ => {
+            let mut all = vec![stored];
+            all.append(late);
+            all
+        }
+    }
+}
+
+/// Somebody waits for an answer.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Broker for Unruly {
+    fn shards(&self) -> u16 {
+        self.inner.shards()
+    }
+
+    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
+        self.inner.publish(shard, batch).await
+    }
+
+    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
+        let mut orderly = self.inner.tail(shard).await?;
+        let mut random = match self.live {
+            Live::Orderly => return Ok(orderly),
+            Live::Disordered(seed) => Some(fastrand::Rng::with_seed(seed + u64::from(shard.0))),
+            Live::Lost => None,
+        };
+        let (send, receive) = mpsc::channel(1024);
+        // Ends with the tail it reads or the one it feeds; a runtime that is dropped drops it too.
+        #[allow(clippy::disallowed_methods)]
+        tokio::spawn(async move {
+            let mut late: Vec<Stored> = Vec::new();
+            while let Some(stored) = orderly.recv().await {
+                let Some(random) = &mut random else { continue };
+                for stored in disorder(random, &mut late, stored) {
+                    if send.send(stored).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(receive)
+    }
+
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.mute.load(Ordering::Relaxed) {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            let _waiting = Waiting(&self.waiting);
+            std::future::pending::<()>().await;
+        }
+        self.inner.read(shard, from, limits).await
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.inner.channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.last(shard, channels, up_to).await
+    }
+
+    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
+        self.bounds.fetch_add(1, Ordering::Relaxed);
+        self.inner.bounds(shard).await
+    }
+
+    fn state(&self) -> Arc<dyn StateStore> {
+        self.inner.state()
+    }
+
+    fn connection(&self) -> watch::Receiver<Connection> {
+        self.inner.connection()
+    }
+}
