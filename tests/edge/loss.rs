@@ -1,9 +1,16 @@
 //! What is lost is announced, and costs nobody else anything.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use telecast::broker::memory::MemoryBroker;
+use telecast::broker::{
+    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
+};
 use telecast::config::Settings;
-use telecast::proto::offset::{Epoch, Offset, Shard};
+use telecast::proto::offset::{Epoch, Offset, Sequence, Shard};
+use tokio::sync::{mpsc, watch};
 
 use crate::bench::{Log, RunningEdge, settings, tiny_ring};
 
@@ -180,5 +187,148 @@ async fn a_place_that_the_log_never_had_is_a_reset_and_then_live() {
             [gap]
         );
     }
+    edge.stop().await;
+}
+
+/// A log that can lose its newest part, as one does that is restored from a backup: it is the same log, and goes on from an older
+/// place.
+struct Forgetful {
+    first: Arc<MemoryBroker>,
+    now: Mutex<Arc<MemoryBroker>>,
+    epoch: Epoch,
+    forgets: watch::Sender<()>,
+}
+
+impl Forgetful {
+    async fn new(first: &Arc<MemoryBroker>) -> Arc<Self> {
+        let epoch = first.bounds(Shard(0)).await.unwrap().epoch;
+        let (first, now) = (first.clone(), Mutex::new(first.clone()));
+        Arc::new(Self { first, now, epoch, forgets: watch::Sender::new(()) })
+    }
+
+    fn now(&self) -> Arc<MemoryBroker> {
+        self.now.lock().unwrap().clone()
+    }
+
+    /// Keeps its first `kept` envelopes. What is published from now on goes to the log that is returned.
+    async fn forget(&self, kept: usize, settings: &Settings) -> Arc<MemoryBroker> {
+        let limits = ReadLimits { envelopes_max: kept, bytes_max: usize::MAX };
+        let stored = self.now().read(Shard(0), 1, limits).await.unwrap();
+        let log = MemoryBroker::new(&settings.log);
+        for Stored { sequence, envelope, .. } in stored {
+            let outgoing = Outgoing { envelope, message_id: format!("again-{sequence}") };
+            assert_eq!(log.publish(Shard(0), &[outgoing]).await.unwrap()[0].sequence, sequence);
+        }
+        *self.now.lock().unwrap() = log.clone();
+        self.forgets.send_replace(());
+        log
+    }
+}
+
+#[async_trait]
+impl Broker for Forgetful {
+    fn shards(&self) -> u16 {
+        1
+    }
+
+    async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
+        self.now().publish(shard, batch).await
+    }
+
+    async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
+        let mut forgets = self.forgets.subscribe();
+        let mut tail = self.now().tail(shard).await?;
+        let (send, receive) = mpsc::channel(1024);
+        // Ends with the log, or with the one that it feeds.
+        #[allow(clippy::disallowed_methods)]
+        tokio::spawn(async move {
+            loop {
+                let stored = tokio::select! {
+                    Some(stored) = tail.recv() => stored,
+                    _ = forgets.changed() => return,
+                };
+                if send.send(stored).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receive)
+    }
+
+    async fn read(
+        &self,
+        shard: Shard,
+        from: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.now().read(shard, from, limits).await
+    }
+
+    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+        self.now().channels(shard).await
+    }
+
+    async fn last(
+        &self,
+        shard: Shard,
+        channels: &[LogChannel],
+        up_to: Sequence,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.now().last(shard, channels, up_to).await
+    }
+
+    async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
+        Ok(Bounds { epoch: self.epoch, ..self.now().bounds(shard).await? })
+    }
+
+    fn state(&self) -> Arc<dyn StateStore> {
+        self.first.state()
+    }
+
+    fn connection(&self) -> watch::Receiver<Connection> {
+        self.first.connection()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_goes_back_while_a_client_stalls_is_a_reset_for_it_and_nothing_of_what_was_lost_comes_later()
+ {
+    const KEPT: usize = 150;
+    const LOST: usize = 100;
+    let settings = tiny_ring(&[("edge.send_buffer_bytes", "8192")]);
+    let mut log = Log::new(&settings);
+    let forgetful = Forgetful::new(&log.broker).await;
+    let edge = RunningEdge::start(forgetful.clone(), &settings).await;
+    let mut stalled = edge.connect("").await;
+    let mut quick = edge.connect("").await;
+    // 25 MB: more than the kernel keeps for the one that does not read.
+    for published in 1..=KEPT + LOST {
+        log.publish_padded("web-01", "cpu", 100_000).await;
+        quick.read_rows(published).await;
+    }
+    log.broker = forgetful.forget(KEPT, &settings).await;
+    let mut last = log.publish("web-01", "cpu").await;
+    while !quick.gaps.iter().any(|gap| gap.2 == "reset") {
+        quick.next().await.unwrap();
+    }
+    for _ in 0..10 {
+        last = log.publish("web-01", "cpu").await;
+    }
+    while quick.rows.last() != Some(&last) {
+        quick.next().await.unwrap();
+    }
+    let told = |gaps: &[(String, String, String)]| gaps.iter().any(|gap| gap.2 == "reset");
+    while !told(&stalled.gaps) {
+        stalled.next().await.unwrap();
+    }
+    let before = stalled.rows.len();
+    let last = log.publish("web-01", "cpu").await;
+    while stalled.rows.last() != Some(&last) {
+        stalled.next().await.unwrap();
+    }
+    assert!(before < KEPT + LOST, "it has stalled");
+    let lost = KEPT as u64 + 1..=(KEPT + LOST) as u64;
+    assert!(stalled.rows[before..].iter().all(|row| !lost.contains(&row.2)), "{:?}", stalled.gaps);
+    assert_eq!(stalled.gaps.iter().filter(|gap| gap.2 == "reset").count(), 1, "{:?}", stalled.gaps);
     edge.stop().await;
 }

@@ -360,17 +360,20 @@ impl Writer {
         if self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect {
             return self.drop_slow(key, "overtaken by the stream");
         }
+        // What it goes on behind is not what it was slow for, if the log has become another one meanwhile.
+        let same_log = session.at.epoch == offset.epoch && resets == head.resets;
+        let reason = if same_log { GapReason::Slow } else { GapReason::Reset };
         if session.snapshots {
             self.table.leave_group(key);
-            return self.feed(key, First::Lost(GapReason::Slow), None, resets);
+            return self.feed(key, First::Lost(reason), None, resets);
         }
-        let gap = encode::gap(session.wire(), &session.at, &offset, GapReason::Slow);
+        let gap = encode::gap(session.wire(), &session.at, &offset, reason);
         session.mode = Mode::Live(cursor);
         session.books.pass_gap(&session.at, &offset);
         session.at = offset;
         session.index = index;
         let fits = session.outbox.put_control(gap);
-        self.shared.node.meters.gaps.of(GapReason::Slow.into()).increment(1);
+        self.shared.node.meters.gaps.of(reason.into()).increment(1);
         if !fits {
             self.drop_slow(key, TOO_MANY_CONTROL_FRAMES);
         }
