@@ -91,6 +91,10 @@ class Files(unittest.TestCase):
             },
         )
 
+    def test_an_image_that_is_built_here_is_not_asked_for_elsewhere(self):
+        for name, service in services(THREE).items():
+            self.assertEqual("build" in service, service.get("pull_policy") == "never", name)
+
     def test_edges_and_ingest_nodes_scale(self):
         for role in ROLES:
             self.assertNotIn("container_name", services(ONE)[role])

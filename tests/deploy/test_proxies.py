@@ -1,6 +1,7 @@
 """Proxies in front of nodes, with the files in deploy/proxy: WebSocket, streams, idle connections, reloads, nodes that go."""
 
 import base64
+import concurrent.futures
 import json
 import os
 import re
@@ -280,6 +281,36 @@ class Behind:
 
 class Nginx(Behind, Stage):
     start_proxy = staticmethod(start_nginx)
+
+    def test_a_client_that_waits_for_an_edge_that_vanishes_gets_another(self):
+        """A container that is gone answers nothing at all, and its name forgets it while a request still waits for it."""
+        nats, port = self.one_nats(), free_port()
+        ingest = self.node("ingest", nats, host="127.0.0.2", port=port)
+        edge = self.node("edge", nats, host="127.0.0.3", port=port)
+        self.ready(ingest, edge)
+        dns = Dns(self, ingest=["127.0.0.2"], edge=["127.0.0.3"])
+        proxy = start_nginx(self, [], [], dns=dns, port=port)
+        # Its queue is full, so the kernel drops what comes.
+        gone = socket.create_server(("127.0.0.4", port), backlog=0)
+        self.addCleanup(gone.close)
+        for _ in range(3):
+            filler = socket.socket()
+            self.addCleanup(filler.close)
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.4", port))
+
+        def ask(_=None):
+            begun = time.monotonic()
+            answer = get(f"http://{proxy.clients}/livez")
+            return (answer or [0])[0], time.monotonic() - begun
+
+        dns.names["edge"] = ["127.0.0.3", "127.0.0.4"]
+        eventually("a request that waits for the other", lambda: ask()[1] > 1)
+        dns.names["edge"] = ["127.0.0.3"]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(ask, range(6)))
+        self.assertEqual({status for status, _ in answers}, {200}, answers)
+        self.assertGreater(max(seconds for _, seconds in answers), 1, "none was sent to the edge that is gone")
 
 
 class Haproxy(Behind, Stage):
