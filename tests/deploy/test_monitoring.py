@@ -74,6 +74,15 @@ def panels():
                 yield board["title"], panel["title"], target["expr"]
 
 
+def annotations():
+    """Board, name and expression of what is drawn across all panels."""
+    for file in BOARDS:
+        board = json.loads(file.read_text())
+        for note in board["annotations"]["list"]:
+            if "expr" in note:
+                yield board["title"], note["name"], note["expr"]
+
+
 def shows_alerts(panel):
     """Whether a panel, as `panels` gives it, is empty while all is well."""
     return panel[1] in ("Firing alerts", "Alerts over time")
@@ -127,7 +136,7 @@ class Files(unittest.TestCase):
     def test_every_metric_that_is_asked_for_exists(self):
         for rule in rules():
             self.assertLessEqual(named(rule["expr"]), known(), rule)
-        for board, panel, expression in panels():
+        for board, panel, expression in (*panels(), *annotations()):
             self.assertLessEqual(named(expression), known(), f"{board}: {panel}")
 
     def test_alertmanager_reads_its_file_and_sends_what_is_urgent_elsewhere(self):
@@ -421,6 +430,8 @@ class Running(Stage):
 
         self.all_answer([panel for panel in panels() if not shows_alerts(panel)])
         self.faults()
+        for _, _, expression in annotations():
+            self.ask(as_grafana_asks(expression))
         self.all_answer([panel for panel in panels() if shows_alerts(panel)])
 
     def all_answer(self, asked):
