@@ -185,6 +185,16 @@ class Files(unittest.TestCase):
         for variable in re.findall(r"[?&]var-(\w+)=|\$\{(\w+):queryparam\}", text):
             self.assertIn("".join(variable), ("datasource", "node"))
 
+    def test_the_board_of_nodes_has_its_panels_and_draws_the_thresholds_of_the_alerts(self):
+        board = json.loads(read("grafana/provisioning/dashboards/websocket-server.json"))
+        there = {panel["title"]: panel for panel in all_panels(board)}
+        wanted = {"Connections over time", "Message rate", "Bandwidth", "Tasks", "Slow clients per minute", "Rate limited per minute"}
+        wanted |= {"Replay requests per minute", "NATS status", "Connection failures"}
+        self.assertLessEqual(wanted, set(there))
+        for title, drawn in {"Active connections": [0.8, 0.95], "Memory against limit": [0.8, 0.9], "CPU": [70, 90]}.items():
+            steps = there[title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+            self.assertEqual([step["value"] for step in steps[1:]], drawn, title)
+
     def test_panels_neither_overlap_nor_leave_the_grid(self):
         for file in BOARDS:
             board = json.loads(file.read_text())
