@@ -74,6 +74,15 @@ def panels():
                 yield board["title"], panel["title"], target["expr"]
 
 
+def annotations():
+    """Board, name and expression of what is drawn across all panels."""
+    for file in BOARDS:
+        board = json.loads(file.read_text())
+        for note in board["annotations"]["list"]:
+            if "expr" in note:
+                yield board["title"], note["name"], note["expr"]
+
+
 def shows_alerts(panel):
     """Whether a panel, as `panels` gives it, is empty while all is well."""
     return panel[1] in ("Firing alerts", "Alerts over time")
@@ -113,6 +122,8 @@ class Files(unittest.TestCase):
             headings = re.findall(r"^## (\w+)$", read(file), re.M)
             self.assertIn(alert["alert"], headings, file)
             self.assertEqual(heading, alert["alert"].lower())
+            # Prometheus gives its own label `cluster` to every alert, unless that has another: Alertmanager compares by it.
+            self.assertNotRegex(alert["expr"], r"by \([^)]*\bcluster\b", alert["alert"])
 
     def test_every_runbook_belongs_to_an_alert_and_has_all_its_parts(self):
         names = {alert["alert"] for alert in alerts()}
@@ -125,7 +136,7 @@ class Files(unittest.TestCase):
     def test_every_metric_that_is_asked_for_exists(self):
         for rule in rules():
             self.assertLessEqual(named(rule["expr"]), known(), rule)
-        for board, panel, expression in panels():
+        for board, panel, expression in (*panels(), *annotations()):
             self.assertLessEqual(named(expression), known(), f"{board}: {panel}")
 
     def test_alertmanager_reads_its_file_and_sends_what_is_urgent_elsewhere(self):
@@ -173,6 +184,16 @@ class Files(unittest.TestCase):
         self.assertEqual(set(re.findall(r"/d/([\w-]+)\?", text)), uids)
         for variable in re.findall(r"[?&]var-(\w+)=|\$\{(\w+):queryparam\}", text):
             self.assertIn("".join(variable), ("datasource", "node"))
+
+    def test_the_board_of_nodes_has_its_panels_and_draws_the_thresholds_of_the_alerts(self):
+        board = json.loads(read("grafana/provisioning/dashboards/websocket-server.json"))
+        there = {panel["title"]: panel for panel in all_panels(board)}
+        wanted = {"Connections over time", "Message rate", "Bandwidth", "Tasks", "Slow clients per minute", "Rate limited per minute"}
+        wanted |= {"Replay requests per minute", "NATS status", "Connection failures"}
+        self.assertLessEqual(wanted, set(there))
+        for title, drawn in {"Active connections": [0.8, 0.95], "Memory against limit": [0.8, 0.9], "CPU": [70, 90]}.items():
+            steps = there[title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+            self.assertEqual([step["value"] for step in steps[1:]], drawn, title)
 
     def test_panels_neither_overlap_nor_leave_the_grid(self):
         for file in BOARDS:
@@ -419,6 +440,8 @@ class Running(Stage):
 
         self.all_answer([panel for panel in panels() if not shows_alerts(panel)])
         self.faults()
+        for _, _, expression in annotations():
+            self.ask(as_grafana_asks(expression))
         self.all_answer([panel for panel in panels() if shows_alerts(panel)])
 
     def all_answer(self, asked):

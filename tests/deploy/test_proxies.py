@@ -312,6 +312,20 @@ class Nginx(Behind, Stage):
         self.assertEqual({status for status, _ in answers}, {200}, answers)
         self.assertGreater(max(seconds for _, seconds in answers), 1, "none was sent to the edge that is gone")
 
+    def test_edges_that_were_full_get_all_their_clients_back_at_once(self):
+        """HAProxy asks them itself. nginx counted refusals, and then let one client in every five seconds."""
+        _, ingest, edges = self.cluster(2, {"WS_MAX_CONNECTIONS": "4"})
+        proxy = self.behind(ingest, edges)
+        peers = [websocket(proxy.clients)[0] for _ in range(8)]
+        for _ in range(4):
+            with self.assertRaisesRegex(AssertionError, " 503 "):
+                websocket(proxy.clients)
+        for peer in peers:
+            peer.close()
+        eventually("the end of all clients", lambda: not any(map(self.clients, edges)))
+        for peer in [websocket(proxy.clients)[0] for _ in range(8)]:
+            peer.close()
+
 
 class Haproxy(Behind, Stage):
     start_proxy = staticmethod(start_haproxy)
