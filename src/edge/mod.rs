@@ -297,7 +297,7 @@ impl Edge {
         }
     }
 
-    /// Ends all tasks and returns when they have ended, or after [`STOP_TIMEOUT`]. How many are left then is said and returned.
+    /// Ends all tasks and returns when they have ended, or after five seconds. How many are left then is said and returned.
     pub async fn stop(&self) -> usize {
         self.shutdown.cancel();
         self.shared.tasks.close();
