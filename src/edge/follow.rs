@@ -8,9 +8,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Bounds, BrokerError, ReadLimits, Stored};
-use crate::edge::Shared;
 use crate::edge::hub::Hub;
 use crate::edge::sequencer::{Ordered, Sequencer};
+use crate::edge::{LAG_PATIENCE, Shared};
 use crate::ops::node::Gate;
 use crate::proto::offset::{Epoch, Sequence, Shard};
 
@@ -20,10 +20,22 @@ const TURN_ENVELOPES_MAX: usize = 256;
 const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// One read of a repair or of the warm-up.
 const READ: ReadLimits = ReadLimits { envelopes_max: 2_000, bytes_max: 4 * 1024 * 1024 };
+/// One envelope, to see which it is.
+const ONE: ReadLimits = ReadLimits { envelopes_max: 1, bytes_max: 1 };
 /// Without live envelopes for so long, the log is asked whether there is something newer.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at a log that seems to end before what this edge has got.
+const DOUBT_PAUSE: Duration = Duration::from_millis(50);
 /// First and longest pause between two attempts.
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(2);
+
+/// What the log says of itself.
+enum Looks {
+    /// It is the one that is followed.
+    Same(Bounds),
+    /// It is not, or it went back; it ended there.
+    Another(Bounds),
+}
 
 /// Follows one shard.
 pub(crate) struct Follower {
@@ -32,6 +44,8 @@ pub(crate) struct Follower {
     pub(crate) shard: Shard,
     pub(crate) epoch: Epoch,
     pub(crate) sequencer: Sequencer,
+    /// The newest envelope that was handed over and when it was stored: it tells this log from one that went back.
+    newest: Option<(Sequence, i64)>,
     /// Opened when everything that was stored at the start has been read.
     pub(crate) caught_up: Arc<Gate>,
     pub(crate) caught_up_at: Sequence,
@@ -56,6 +70,7 @@ impl Follower {
             shard,
             epoch: bounds.epoch,
             sequencer,
+            newest: None,
             caught_up,
             caught_up_at: bounds.last,
             tail_outdated: false,
@@ -169,11 +184,13 @@ impl Follower {
         let mut oldest = 0;
         if !whole {
             // Something is not there: gone for good, or is this another log by now?
-            let bounds = self.shared.broker.bounds(self.shard).await?;
-            if self.is_another(bounds) {
-                self.reset(bounds);
-                return Ok(true);
-            }
+            let bounds = match self.look().await? {
+                Looks::Another(bounds) => {
+                    self.reset(bounds);
+                    return Ok(true);
+                }
+                Looks::Same(bounds) => bounds,
+            };
             oldest = bounds.first;
             if answer.is_empty() && oldest <= from {
                 return Ok(false);
@@ -192,9 +209,9 @@ impl Follower {
 
     /// Learns from the log what the live flow may have lost at its end, and whether it is still the same log.
     async fn check_bounds(&mut self) {
-        match self.shared.broker.bounds(self.shard).await {
-            Ok(bounds) if self.is_another(bounds) => self.reset(bounds),
-            Ok(bounds) => {
+        match self.look().await {
+            Ok(Looks::Another(bounds)) => self.reset(bounds),
+            Ok(Looks::Same(bounds)) => {
                 self.shared.note_heard(self.shard);
                 self.sequencer.learn_last(bounds.last);
             }
@@ -204,8 +221,45 @@ impl Follower {
         }
     }
 
-    fn is_another(&self, bounds: Bounds) -> bool {
-        bounds.epoch != self.epoch || bounds.last + 1 < self.sequencer.next()
+    /// Asks the log for its bounds, and whether it is still the one that is followed.
+    ///
+    /// A server that lags, or does not know yet that another one leads, says less than this edge has got: that is no reset.
+    /// What tells is the newest envelope. If the log holds it, or soon does again, it is the same log; if it holds another in its
+    /// place, or none for [`LAG_PATIENCE`], it went back. Meanwhile nothing is taken from the live flow, so that nothing
+    /// of a log that went back is mistaken for what follows.
+    async fn look(&self) -> Result<Looks, BrokerError> {
+        let mut bounds = self.shared.broker.bounds(self.shard).await?;
+        let reaches = |bounds: Bounds| bounds.last + 1 >= self.sequencer.next();
+        if bounds.epoch == self.epoch && reaches(bounds) {
+            return Ok(Looks::Same(bounds));
+        }
+        let deadline = Instant::now() + LAG_PATIENCE;
+        // If it went back, everything behind this is new.
+        let mut shortest = bounds;
+        while bounds.epoch == self.epoch {
+            match self.still_holds_newest().await? {
+                Some(true) => return Ok(Looks::Same(bounds)),
+                Some(false) => return Ok(Looks::Another(shortest)),
+                None if self.newest.is_none() && reaches(bounds) => return Ok(Looks::Same(bounds)),
+                None if Instant::now() >= deadline => return Ok(Looks::Another(shortest)),
+                None => tokio::time::sleep(DOUBT_PAUSE).await,
+            }
+            bounds = self.shared.broker.bounds(self.shard).await?;
+            if bounds.last < shortest.last {
+                shortest = bounds;
+            }
+        }
+        Ok(Looks::Another(bounds))
+    }
+
+    /// Whether the log has what this edge got last, or another envelope in its place; nothing if it has neither.
+    async fn still_holds_newest(&self) -> Result<Option<bool>, BrokerError> {
+        let Some((sequence, stored_ns)) = self.newest else { return Ok(None) };
+        let found = self.shared.broker.read(self.shard, sequence, ONE).await?;
+        Ok(found.first().map(|stored| {
+            // A later one alone: the log let go of this one by its age or size, so it has been that far.
+            stored.sequence > sequence || stored.stored_ns == stored_ns
+        }))
     }
 
     /// The log was created anew or has lost its newest part. A new one is followed from its beginning; one that went
@@ -222,16 +276,21 @@ impl Follower {
         self.tail_outdated = true;
         self.epoch = bounds.epoch;
         self.sequencer = Sequencer::new(last + 1, bounds.last, HELD_BYTES_MAX);
+        self.newest = None;
         self.caught_up_at = self.caught_up_at.min(bounds.last);
         self.hub.reset(self.shard, bounds.epoch, last);
         self.shared.note_heard(self.shard);
     }
 
-    async fn hand_over(&self, ordered: Vec<Ordered>) {
+    async fn hand_over(&mut self, ordered: Vec<Ordered>) {
         if ordered.is_empty() {
             return;
         }
         self.shared.collectors.note(&ordered);
+        self.newest = match ordered.last() {
+            Some(Ordered::Envelope(stored)) => Some((stored.sequence, stored.stored_ns)),
+            _ => None,
+        };
         let mut arrivals = ordered.into_iter().peekable();
         while self.hub.append_some(self.shard, &mut arrivals) {
             // Writers and sessions that look for their place have their turn in between, also on this thread.

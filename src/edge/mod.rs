@@ -73,6 +73,9 @@ mod writer;
 
 /// Commands a writer may have waiting before those who send them wait too.
 const COMMANDS_MAX: usize = 1024;
+/// A NATS server that lags behind the others is given so long to show what this edge, or another, has got already. Only then has
+/// the log gone back.
+const LAG_PATIENCE: Duration = Duration::from_secs(2);
 /// Tasks have so long to end once they are told to: none waits for anything then but work on a thread of its own, which is
 /// milliseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,5 +1,7 @@
 //! Once, in order, whatever the live flow and the connections do.
 
+use std::time::Duration;
+
 use crate::bench::{Client, Log, Row, RunningEdge, by_collector, settings, tiny_ring};
 use crate::unruly::{Live, Unruly};
 
@@ -41,6 +43,44 @@ async fn a_live_flow_that_brings_nothing_at_all_is_replaced_by_the_log() {
     client.read_rows(50).await;
     assert_eq!(client.rows, truth);
     edge.stop().await;
+}
+
+/// Until the log has been asked for its bounds so many times more.
+async fn asked(broker: &Unruly, times: u64) {
+    let before = broker.bounds_asked();
+    while broker.bounds_asked() < before + times {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Right after an election, or under load, a server may say less of the log than an edge has got from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lags_behind_an_edge_or_a_client_resets_nobody() {
+    let settings = settings(&[]);
+    let log = Log::new(&settings);
+    let (quick, slow) = (Unruly::new(&log, Live::Orderly), Unruly::new(&log, Live::Lost));
+    let ahead = RunningEdge::start(quick.clone(), &settings).await;
+    let behind = RunningEdge::start(slow.clone(), &settings).await;
+    let mut client = ahead.connect("").await;
+    slow.set_lag(1_000);
+    let mut truth = log.publish_many("web-01", 10).await;
+    client.read_rows(10).await;
+    // In the silence edges ask whether they have missed something.
+    quick.set_lag(5);
+    asked(&quick, 3).await;
+    quick.set_lag(0);
+    truth.extend(log.publish_many("web-01", 10).await);
+    client.read_rows(20).await;
+    let answers = async {
+        asked(&slow, 2).await;
+        slow.set_lag(0);
+    };
+    let (mut client, ()) = tokio::join!(client.resume(&behind, ""), answers);
+    truth.extend(log.publish_many("web-01", 5).await);
+    client.read_rows(25).await;
+    assert_eq!((client.rows, client.gaps), (truth, vec![]));
+    ahead.stop().await;
+    behind.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,7 @@ pub struct Unruly {
     waiting: AtomicUsize,
     reads: AtomicU64,
     bounds: AtomicU64,
+    lag: AtomicU64,
 }
 
 impl Unruly {
@@ -40,12 +41,18 @@ impl Unruly {
     pub fn new(log: &Log, live: Live) -> Arc<Self> {
         let (reads, bounds) = (AtomicU64::new(0), AtomicU64::new(0));
         let (mute, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Self { inner: log.broker.clone(), live, mute, waiting, reads, bounds })
+        let lag = AtomicU64::new(0);
+        Arc::new(Self { inner: log.broker.clone(), live, mute, waiting, reads, bounds, lag })
     }
 
     /// Whether reads are answered from now on.
     pub fn set_mute(&self, mute: bool) {
         self.mute.store(mute, Ordering::Relaxed);
+    }
+
+    /// How many envelopes too few its bounds say from now on, as those of a server that is behind.
+    pub fn set_lag(&self, lag: u64) {
+        self.lag.store(lag, Ordering::Relaxed);
     }
 
     /// Reads that somebody waits for while none is answered.
@@ -154,7 +161,8 @@ impl Broker for Unruly {
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
         self.bounds.fetch_add(1, Ordering::Relaxed);
-        self.inner.bounds(shard).await
+        let bounds = self.inner.bounds(shard).await?;
+        Ok(Bounds { last: bounds.last.saturating_sub(self.lag.load(Ordering::Relaxed)), ..bounds })
     }
 
     fn state(&self) -> Arc<dyn StateStore> {

@@ -13,6 +13,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::broker::{Bounds, Broker, BrokerError, ReadLimits};
+use crate::edge::LAG_PATIENCE;
 use crate::edge::compress::Compressor;
 use crate::edge::hub::{Head, Hub};
 use crate::edge::replay::flights::{Flights, Kept};
@@ -323,16 +324,19 @@ impl Replays {
     }
 
     /// Whether the log ends before `at`, on a shard where this edge, which is at `head`, is not as far. Then it will never be
-    /// there again; else another edge was faster.
+    /// there again; else another edge was faster. A server that lags is given [`LAG_PATIENCE`] to say otherwise.
     pub(crate) async fn ends_before(
         self: &Arc<Self>,
         at: &Offset,
         head: &Offset,
     ) -> Result<bool, BrokerError> {
         for shard in at.shards().filter(|shard| at.sequence(*shard) > head.sequence(*shard)) {
-            let seen = at.sequence(shard);
-            if self.bounds(shard, seen).await?.last < seen {
-                return Ok(true);
+            let (seen, deadline) = (at.sequence(shard), Instant::now() + LAG_PATIENCE);
+            while self.bounds(shard, seen).await?.last < seen {
+                if Instant::now() >= deadline {
+                    return Ok(true);
+                }
+                tokio::time::sleep(BOUNDS_AGE_MAX).await;
             }
         }
         Ok(false)
