@@ -1,6 +1,6 @@
 //! From an envelope to a ready WebSocket frame, once per format, and from messages to frames of every form. Pure.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 use crate::edge::ring::{Entry, Item};
 use crate::edge::wire::Wire;
@@ -197,7 +197,11 @@ impl Draft {
         let header = frame::header(Opcode::Text, payload);
         let start = frame::HEADER_BYTES_MAX - header.len();
         self.0[start..frame::HEADER_BYTES_MAX].copy_from_slice(&header);
-        Bytes::from(self.0).slice(start..)
+        // Its room to spare would be held as long as the frame is, and counted nowhere.
+        self.0.shrink_to_fit();
+        let mut bytes = Bytes::from(self.0);
+        bytes.advance(start);
+        bytes
     }
 }
 

@@ -247,6 +247,7 @@ impl Edge {
             second.tick().await;
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
+                self.shared.node.meters.replay_bytes.set(self.shared.replays.bytes() as f64);
                 self.shared.snapshots.tidy();
                 let (hub, node) = (hub.clone(), self.shared.node.clone());
                 // Whoever is copying many of the last values has their lock for milliseconds.

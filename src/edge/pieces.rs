@@ -172,6 +172,15 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_holds_no_more_than_it_counts() {
+        for format in [Format::Json, Format::Influx] {
+            let text = format!("cpu,k=x v=\"{}\" 1", "x".repeat(4_000));
+            let bytes = encode::whole(&entry(&text), format).unwrap().try_into_mut().unwrap();
+            assert!(bytes.capacity() < bytes.len() + 16, "{} for {}", bytes.capacity(), bytes.len());
+        }
+    }
+
+    #[test]
     fn who_takes_all_lines_shares_the_frame_of_the_ring() {
         let entry = entry("cpu,k=x v=1 1\ncpu,k=y v=2 2");
         let Item::Envelope(stored) = &entry.item else { unreachable!() };

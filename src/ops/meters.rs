@@ -433,6 +433,7 @@ meters! {
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
     views: gauge "ws_views", Count, "Distinct views (filter, format, wire form and interval) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
+    replay_bytes: gauge "ws_replay_bytes", Bytes, "Bytes of older parts of the log, as they were read and as frames, held for clients that catch up.";
     view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
     conflated_metrics: counter "ws_conflated_metrics_total", Count, "Metrics that clients with an interval did not get because a newer value of their series took their place, summed over these clients.";
     snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";

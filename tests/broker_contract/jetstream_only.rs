@@ -44,6 +44,19 @@ async fn a_foreign_envelope_has_no_stamp() {
     }
 }
 
+/// A connection's read buffer is shared by all that came in it: an envelope that is a part of it would keep all of it.
+#[tokio::test]
+async fn an_envelope_holds_nothing_of_what_came_with_it() {
+    let it = JetStream::begin(log()).await;
+    let mut tail = it.broker().tail(SHARD).await.unwrap();
+    it.broker().publish(SHARD, &batch("a", 100)).await.unwrap();
+    let mut stored = it.broker().read(SHARD, 1, UNLIMITED).await.unwrap();
+    for _ in 0..100 {
+        stored.push(tokio::time::timeout(PATIENCE, tail.recv()).await.unwrap().unwrap());
+    }
+    assert!(stored.len() == 200 && stored.iter().all(|stored| stored.envelope.lines.is_unique()));
+}
+
 /// The server cuts its answer at a number of bytes, and spells channels as their publishers did.
 #[tokio::test]
 async fn the_last_envelopes_may_be_large_and_foreign() {

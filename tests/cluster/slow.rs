@@ -141,3 +141,43 @@ async fn what_clients_hold_that_catch_up_and_do_not_read_is_bounded_and_costs_ot
     println!("{} clients that do not read: {:.1} MB", deaf_ones.len(), held / 1e6);
     assert!(held < 64e6, "{held} bytes");
 }
+
+/// What flows goes into the ring while what is older is read for those who catch up, over the same connection: neither may
+/// keep more of the other, or of itself, than is counted.
+#[tokio::test]
+async fn what_an_edge_holds_while_clients_catch_up_is_what_it_says() {
+    const RING: usize = 32 << 20;
+    const REPLAY: usize = 4 << 20;
+    /// The program's own pages, allocated memory between what is used, and what is read and written right now: 20 MB were seen.
+    const MARGIN: usize = 32 << 20;
+    let stage =
+        Stage::with(1, |launch| launch.set("edge.ring_bytes_max", RING).set("edge.replay_bytes_max", REPLAY))
+            .await;
+    let edge = &stage.edges[0];
+    let mut live = Client::connect(edge.address(), "").await;
+    let begin = live.ledger.offset.clone().expect("a place");
+    let before = edge.metric("process_resident_memory_bytes").await;
+    let pad = "x".repeat(4_000);
+    let mut catching_up = tokio::task::JoinSet::new();
+    for round in 0..120 {
+        let line = |n: usize| format!("m{n},host=web-01 n={round}i,pad=\"{pad}\" 1767225600000\n");
+        let lines: String = (0..100).map(line).collect();
+        assert_eq!(stage.ingest.post("/api/v1/write", lines).await.status, 204);
+        live.until("what was posted", |ledger| ledger.metrics() >= (round + 1) * 100).await;
+        // From now on the ring does not reach back to the beginning. Filters of their own: no portion is shared.
+        if round >= 60 && round % 4 == 0 {
+            let (address, from, few) = (edge.address(), begin.clone(), round % 10);
+            catching_up.spawn(async move {
+                let query = format!("from={from}&filter=*.m{few}&filter=nobody-{round}.x");
+                let mut client = Client::connect(address, &query).await;
+                client.until("what it missed", |ledger| ledger.metrics() >= round).await;
+            });
+        }
+    }
+    catching_up.join_all().await;
+    let ring = edge.metric("ws_ring_bytes").await;
+    let held = edge.metric("process_resident_memory_bytes").await - before;
+    println!("ring {:.1} MB, held {:.1} MB", ring / 1e6, held / 1e6);
+    assert!(ring > 0.9 * RING as f64 && edge.metric("ws_replay_reads_total").await > 0.0);
+    assert!(held < (RING + REPLAY + MARGIN) as f64, "{held} bytes");
+}

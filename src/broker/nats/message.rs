@@ -2,6 +2,7 @@
 
 use async_nats::header::{NATS_MESSAGE_ID, NATS_SEQUENCE, NATS_SUBJECT, NATS_TIME_STAMP};
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
+use bytes::Bytes;
 
 use crate::broker::{Outgoing, Stored};
 use crate::proto::envelope::{Envelope, Stamp, channel_of_suffix, header, subject_suffix};
@@ -40,7 +41,10 @@ pub(super) fn stored(message: Message) -> Option<Stored> {
     let stored_at: jiff::Timestamp = headers.get_last(NATS_TIME_STAMP)?.as_str().parse().ok()?;
     let stored_ns = i64::try_from(stored_at.as_nanosecond()).ok()?;
     let stamp = stamp(headers);
-    Some(Stored { sequence, stored_ns, envelope: Envelope { channel, stamp, lines: message.payload } })
+    // A copy: the payload is a part of the connection's read buffer, which holds some 64 KiB of whatever came along with it,
+    // as long as any part of it is held. Kept in the ring, it would keep what came and went for clients that catch up.
+    let lines = Bytes::copy_from_slice(&message.payload);
+    Some(Stored { sequence, stored_ns, envelope: Envelope { channel, stamp, lines } })
 }
 
 /// The sequence under which a stored message is delivered. A publisher may have set this header itself: the server's own
@@ -65,8 +69,6 @@ fn tokens_after_shard(subject: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::proto::channel::{Channel, CollectorId};
 

@@ -116,7 +116,6 @@ where
     }
 
     /// What is kept now, in bytes.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         lock(&self.0).bytes
     }

@@ -147,6 +147,12 @@ impl Replays {
         })
     }
 
+    /// What is held now: portions that anybody has, and pieces that are kept. Pieces are counted as long as they are kept;
+    /// beyond that they are held only while something is made of them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.account.bytes() + self.pieces.bytes()
+    }
+
     /// Where a session that is at `at` is to go next, to join its view there if that covers everything behind `covered`. It
     /// is the newest place, or one that others went to shortly before, so that they all walk the same way.
     pub(crate) fn target(&self, head: &Head, at: &Offset, covered: Index) -> Head {
