@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use async_nats::Subscriber;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{unconstrained, yield_now};
 use tokio_util::task::TaskTracker;
 
 use crate::broker::Stored;
@@ -12,6 +13,9 @@ use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::{message, stream};
 use crate::broker::tail::{Sent, TailSender};
 use crate::proto::offset::Shard;
+
+/// Messages that are handed on before others have their turn: of large ones, more than the connection brings at one of its own.
+const TURN_MESSAGES_MAX: usize = 4_096;
 
 /// The live flow over one connection.
 struct Subscription {
@@ -61,22 +65,38 @@ async fn follow(
 }
 
 /// Until the reader or the connection is gone.
+///
+/// The client's queue is bounded in messages, not in bytes, and its connection fills it with up to 4 MiB at a turn. So whatever
+/// is there is taken at each turn, however much that is: a task's usual allowance of 128 messages at a turn would let the queue
+/// grow to its end while a burst is read, to half a gigabyte of messages of 4 kB.
 async fn forward(subscription: Subscription, sender: &mut TailSender) -> Sent {
     let Subscription { live, mut messages } = subscription;
     loop {
-        let message = tokio::select! {
+        let mut arrived = tokio::select! {
             biased;
             () = sender.closed() => return Sent::ReaderGone,
             // What has arrived is handed on before the end is looked at.
-            message = messages.next() => message,
+            message = unconstrained(messages.next()) => match message {
+                Some(message) => Some(message),
+                None => return Sent::Dropped,
+            },
             // A connection may be given up while its client lives on, for as long as somebody listens to it.
             () = live.closed.cancelled() => return Sent::Dropped,
         };
-        let Some(message) = message else { return Sent::Dropped };
-        // What is no envelope is passed over, as reads do.
-        let Some(stored) = message::stored(message) else { continue };
-        if sender.send(stored) == Sent::ReaderGone {
-            return Sent::ReaderGone;
+        let mut taken = 0;
+        while let Some(message) = arrived {
+            // What is no envelope is passed over, as reads do.
+            if let Some(stored) = message::stored(message)
+                && sender.send(stored) == Sent::ReaderGone
+            {
+                return Sent::ReaderGone;
+            }
+            taken += 1;
+            if taken == TURN_MESSAGES_MAX {
+                yield_now().await;
+                break;
+            }
+            arrived = unconstrained(messages.next()).now_or_never().flatten();
         }
     }
 }
