@@ -35,8 +35,10 @@ pub enum TargetError {
     /// Some other protocol.
     #[error("`{0}` is no WebSocket: it looks like ws://HOST:PORT{1}")]
     Scheme(String, &'static str),
-    /// Both are set by this program.
-    #[error("`{0}` has a parameter `{1}`: use --filter for filters; where clients resume is decided here")]
+    /// What clients ask for is set by this program: it checks that each message comes, once and in order.
+    #[error(
+        "`{0}` has a parameter `{1}`, which is for this program to set: it checks every message; --filter takes filters"
+    )]
     Parameter(String, &'static str),
 }
 
@@ -97,7 +99,7 @@ impl Target {
             .is_some_and(|authority| authority.as_str().ends_with(uri.host().unwrap_or_default()));
         let port = if bare { Some(80) } else { uri.port_u16() };
         let query = uri.query().unwrap_or_default();
-        for name in ["filter", "from"] {
+        for name in ["filter", "from", "snapshot", "interval", "format"] {
             if query.split('&').any(|pair| pair.split('=').next() == Some(name)) {
                 return Err(TargetError::Parameter(text.to_owned(), name));
             }
@@ -195,6 +197,8 @@ mod tests {
             ("edge:0", "ws://HOST:PORT/ws"),
             ("ws://edge/ws?from=latest", "`from`"),
             ("ws://edge/ws?filter=a.b", "--filter"),
+            ("ws://edge/ws?snapshot=true", "`snapshot`"),
+            ("ws://edge/ws?token=t&interval=1000", "`interval`"),
         ] {
             let error = Target::of_clients(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

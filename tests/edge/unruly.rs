@@ -1,13 +1,14 @@
 //! A log that misbehaves as it is told to, and counts what is asked of it. What is stored in it stays true.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
     Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
 };
+use telecast::config::Settings;
 use telecast::proto::offset::{Sequence, Shard};
 use tokio::sync::{mpsc, watch};
 
@@ -26,7 +27,10 @@ pub enum Live {
 
 /// See the module.
 pub struct Unruly {
-    inner: Arc<MemoryBroker>,
+    /// What it was at first, and stays to who asks for its epoch.
+    first: Arc<MemoryBroker>,
+    now: Mutex<Arc<MemoryBroker>>,
+    forgets: watch::Sender<()>,
     live: Live,
     /// No reads are answered while it is set.
     mute: AtomicBool,
@@ -42,7 +46,28 @@ impl Unruly {
         let (reads, bounds) = (AtomicU64::new(0), AtomicU64::new(0));
         let (mute, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
         let lag = AtomicU64::new(0);
-        Arc::new(Self { inner: log.broker.clone(), live, mute, waiting, reads, bounds, lag })
+        let (first, now) = (log.broker.clone(), Mutex::new(log.broker.clone()));
+        let forgets = watch::Sender::new(());
+        Arc::new(Self { first, now, forgets, live, mute, waiting, reads, bounds, lag })
+    }
+
+    /// Loses its newest part, as a log does that is restored from a backup: it is the same log, and goes on from an older place.
+    /// The first `kept` envelopes of its first shard stay. What is published from now on goes to the log that is returned.
+    pub async fn forget(&self, kept: usize, settings: &Settings) -> Arc<MemoryBroker> {
+        let limits = ReadLimits { envelopes_max: kept, bytes_max: usize::MAX };
+        let stored = self.now().read(Shard(0), 1, limits).await.unwrap();
+        let log = MemoryBroker::new(&settings.log);
+        for Stored { sequence, envelope, .. } in stored {
+            let outgoing = Outgoing { envelope, message_id: format!("again-{sequence}") };
+            assert_eq!(log.publish(Shard(0), &[outgoing]).await.unwrap()[0].sequence, sequence);
+        }
+        *self.now.lock().unwrap() = log.clone();
+        self.forgets.send_replace(());
+        log
+    }
+
+    fn now(&self) -> Arc<MemoryBroker> {
+        self.now.lock().unwrap().clone()
     }
 
     /// Whether reads are answered from now on.
@@ -100,28 +125,37 @@ impl Drop for Waiting<'_> {
 #[async_trait]
 impl Broker for Unruly {
     fn shards(&self) -> u16 {
-        self.inner.shards()
+        self.first.shards()
     }
 
     async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
-        self.inner.publish(shard, batch).await
+        self.now().publish(shard, batch).await
     }
 
     async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
-        let mut orderly = self.inner.tail(shard).await?;
-        let mut random = match self.live {
-            Live::Orderly => return Ok(orderly),
-            Live::Disordered(seed) => Some(fastrand::Rng::with_seed(seed + u64::from(shard.0))),
-            Live::Lost => None,
+        let mut forgets = self.forgets.subscribe();
+        let mut orderly = self.now().tail(shard).await?;
+        let live = self.live;
+        let mut random = match live {
+            Live::Disordered(seed) => fastrand::Rng::with_seed(seed + u64::from(shard.0)),
+            Live::Orderly | Live::Lost => fastrand::Rng::with_seed(0),
         };
         let (send, receive) = mpsc::channel(1024);
-        // Ends with the tail it reads or the one it feeds; a runtime that is dropped drops it too.
+        // Ends with what it reads or the tail it feeds; a runtime that is dropped drops it too.
         #[allow(clippy::disallowed_methods)]
         tokio::spawn(async move {
             let mut late: Vec<Stored> = Vec::new();
-            while let Some(stored) = orderly.recv().await {
-                let Some(random) = &mut random else { continue };
-                for stored in disorder(random, &mut late, stored) {
+            loop {
+                let stored = tokio::select! {
+                    Some(stored) = orderly.recv() => stored,
+                    _ = forgets.changed() => return,
+                };
+                let comes = match live {
+                    Live::Orderly => vec![stored],
+                    Live::Disordered(_) => disorder(&mut random, &mut late, stored),
+                    Live::Lost => vec![],
+                };
+                for stored in comes {
                     if send.send(stored).await.is_err() {
                         return;
                     }
@@ -143,11 +177,11 @@ impl Broker for Unruly {
             let _waiting = Waiting(&self.waiting);
             std::future::pending::<()>().await;
         }
-        self.inner.read(shard, from, limits).await
+        self.now().read(shard, from, limits).await
     }
 
     async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        self.inner.channels(shard).await
+        self.now().channels(shard).await
     }
 
     async fn last(
@@ -156,20 +190,21 @@ impl Broker for Unruly {
         channels: &[LogChannel],
         up_to: Sequence,
     ) -> Result<Vec<Stored>, BrokerError> {
-        self.inner.last(shard, channels, up_to).await
+        self.now().last(shard, channels, up_to).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
         self.bounds.fetch_add(1, Ordering::Relaxed);
-        let bounds = self.inner.bounds(shard).await?;
-        Ok(Bounds { last: bounds.last.saturating_sub(self.lag.load(Ordering::Relaxed)), ..bounds })
+        let (first, bounds) = (self.first.bounds(shard).await?, self.now().bounds(shard).await?);
+        let lag = self.lag.load(Ordering::Relaxed);
+        Ok(Bounds { epoch: first.epoch, last: bounds.last.saturating_sub(lag), ..bounds })
     }
 
     fn state(&self) -> Arc<dyn StateStore> {
-        self.inner.state()
+        self.first.state()
     }
 
     fn connection(&self) -> watch::Receiver<Connection> {
-        self.inner.connection()
+        self.first.connection()
     }
 }
