@@ -7,7 +7,7 @@ use telecast::app::{self, Options};
 use telecast::cli::{self, Arguments, EXIT_USAGE, LoadArguments, Serving, StatusArguments, Verb};
 use telecast::config::{self, Loaded, Role};
 use telecast::load;
-use telecast::ops::{process, telemetry};
+use telecast::ops::{process, telemetry, version};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -19,17 +19,20 @@ fn main() -> ExitCode {
         }
     };
     match arguments.verb {
-        Verb::Standalone { demo, serving } => serve(Role::Standalone, serving, Options { demo }),
+        Verb::Standalone { demo, serving } => {
+            serve(Role::Standalone, serving, Options { demo, ..Options::default() })
+        }
         Verb::Ingest { serving } => serve(Role::Ingest, serving, Options::default()),
         Verb::Edge { serving } => serve(Role::Edge, serving, Options::default()),
-        Verb::Config { role, serving } => print_configuration(role.into(), serving),
+        Verb::Config { role, check, serving } => print_configuration(role.into(), check, serving),
         Verb::Load(arguments) => run_load(arguments),
         Verb::Status(arguments) => print_status(&arguments),
+        Verb::Version => print_version(),
     }
 }
 
-fn serve(role: Role, serving: Serving, options: Options) -> ExitCode {
-    let Loaded { settings, notes, .. } = match configuration(role, serving) {
+fn serve(role: Role, serving: Serving, mut options: Options) -> ExitCode {
+    let Loaded { settings, notes, files, .. } = match configuration(role, serving) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -37,17 +40,30 @@ fn serve(role: Role, serving: Serving, options: Options) -> ExitCode {
     for note in notes {
         tracing::warn!(event = "configuration_adjusted", "{note}");
     }
+    options.files = files;
     app::run(settings, options)
 }
 
-fn print_configuration(role: Role, serving: Serving) -> ExitCode {
+fn print_configuration(role: Role, check: bool, serving: Serving) -> ExitCode {
     use std::io::Write as _;
     match configuration(role, serving) {
+        Ok(loaded) if check => {
+            loaded.notes.iter().for_each(|note| eprintln!("telecast: configuration: note: {note}"));
+            ExitCode::SUCCESS
+        }
         Ok(loaded) => match std::io::stdout().write_all(loaded.to_toml().as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
         Err(code) => code,
+    }
+}
+
+fn print_version() -> ExitCode {
+    use std::io::Write as _;
+    match writeln!(std::io::stdout(), "telecast {}", version::FULL) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

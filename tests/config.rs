@@ -53,7 +53,30 @@ fn a_bad_configuration_exits_with_64_and_names_key_and_layer() {
         &[("TELECAST__SERVER__CORS_ORIGINS", "https://dash.example.com/")],
         &["server.cors_origins", "without a path", "https://dash.example.com"],
     );
+    refused(
+        &["edge"],
+        &[("TELECAST_EDGE_THROTTLE_MS", "5")],
+        &["TELECAST__EDGE__THROTTLE_MS", "did you mean"],
+    );
+    refused(&["edge"], &[("TELECAST_CONFIG_DIR", "/absent")], &["/absent", "TELECAST_CONFIG_DIR"]);
     refused(&["ingest"], &[("LOG_LEVEL", "loud")], &["telemetry.level", "LOG_LEVEL", "debug"]);
+}
+
+#[test]
+fn a_check_says_nothing_about_a_configuration_that_a_node_would_start_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = telecast(folder.path(), &["config", "--role", "edge", "--check"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    refused(&["config", "--check"], &[("TELECAST__EDGE__SPEED", "9")], &["edge.speed"]);
+}
+
+#[test]
+fn the_version_is_printed_for_the_verb_as_for_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let [verb, flag] = ["version", "--version"].map(|word| listing(folder.path(), &[word], &[]));
+    assert!(verb.starts_with(concat!("telecast ", env!("CARGO_PKG_VERSION"), " (")), "{verb}");
+    assert_eq!(verb, flag);
 }
 
 #[test]

@@ -25,7 +25,11 @@ impl Process {
         let mut child = Command::new(env!("CARGO_BIN_EXE_telecast"))
             .args(["standalone", "--listen", "127.0.0.1:0", "--node", "node-1"])
             .env_clear()
-            .envs([("LOG_FORMAT", "json"), ("LOG_LEVEL", "DEBUG"), ("TELECAST_CONFIG_DIR", "/nonexistent")])
+            .envs([
+                ("LOG_FORMAT", "json"),
+                ("LOG_LEVEL", "DEBUG"),
+                ("TELECAST_CONFIG_DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+            ])
             .envs([("TELECAST__EDGE__DRAIN_GRACE_MS", "0"), ("TELECAST__EDGE__DRAIN_WAVES_MS", "0")])
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -115,12 +119,30 @@ async fn a_process_serves_its_operators_logs_json_and_stops_with_0() {
 }
 
 #[tokio::test]
+async fn the_first_line_of_the_log_says_what_runs_and_sighup_does_not_stop_it() {
+    let mut process = Process::start().await;
+    let first = &process.seen[0];
+    assert_eq!(first["event"], "starting");
+    for name in ["version", "commit", "configuration_files", "nats", "memory_limit_bytes", "cpu_limit_cores"]
+    {
+        assert!(!first["context"][name].is_null(), "{name} is not in {first}");
+    }
+    let id = rustix::process::Pid::from_raw(process.child.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+    process.wait_for("hangup_ignored").await;
+    let version = reqwest::get(format!("{}/version", process.url)).await.unwrap();
+    let version: Value = version.json().await.unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(process.stop().await.0, Some(0));
+}
+
+#[tokio::test]
 async fn an_address_in_use_ends_the_start_with_1_and_names_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_telecast"))
         .args(["standalone", "--listen", &address])
-        .envs([("LOG_FORMAT", "json"), ("TELECAST_CONFIG_DIR", "/nonexistent")])
+        .envs([("LOG_FORMAT", "json"), ("TELECAST_CONFIG_DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/src"))])
         .output();
     let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -1,6 +1,8 @@
 //! The composition root: builds a role from its settings, owns its tasks, and drains it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use crate::app::listen::{Listener, Patience};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::nats::{NatsBroker, Updates};
-use crate::config::{Role, Settings};
+use crate::config::Settings;
 use crate::demo;
 use crate::edge::Edge;
 use crate::ingest::Ingest;
@@ -27,6 +29,7 @@ use crate::ops::routes::Operations;
 use crate::ops::{process, prometheus, routes};
 
 pub mod listen;
+mod startup;
 
 /// What is still running after the drain ends by itself within this time, or is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,10 +41,12 @@ const CUT_OFF_MARGIN: Duration = Duration::from_secs(10);
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// What the command line says beyond the configuration.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Collect this machine's own metrics.
     pub demo: bool,
+    /// The configuration files that were read, for the log.
+    pub files: Vec<PathBuf>,
 }
 
 /// Why a process ends before it is asked to.
@@ -110,6 +115,7 @@ struct Process {
 impl Process {
     fn start(settings: Settings, options: Options) -> Result<Self, Failure> {
         let role = settings.node.role;
+        startup::log_start(&settings, &options.files);
         let exporter = prometheus::install(role)?;
         let (tasks, broker_tasks) = (TaskTracker::new(), TaskTracker::new());
         let connected = CancellationToken::new();
@@ -143,10 +149,11 @@ impl Process {
         }
         process.node.set_lifecycle(Lifecycle::Running);
         if options.demo {
-            let url = format!("ws://{}/ws/collector", reachable(address));
+            let url = format!("ws://{}/ws/collector", startup::reachable(address));
             process.tasks.spawn(demo::run(url, process.feeding.clone()));
         }
-        welcome(&process.settings, address, options);
+        let log = process.node.log.clone();
+        process.background(startup::print_banner(process.settings.clone(), address, options.demo, log));
         Ok(process)
     }
 
@@ -259,56 +266,38 @@ fn connect(settings: &Settings, tasks: &TaskTracker, stop: &CancellationToken) -
     }
 }
 
-/// The address at which this machine reaches its own listener.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// Tells people where to look; programs read the log.
-fn welcome(settings: &Settings, address: SocketAddr, options: Options) {
-    let role = settings.node.role;
-    let host = match reachable(address) {
-        local if local.ip().is_loopback() => format!("localhost:{}", local.port()),
-        other => other.to_string(),
-    };
-    println!("\nTelecast {} on {host}", role.as_str());
-    if role == Role::Standalone && settings.nats.is_none() {
-        println!("  log              in this process; --nats URL keeps it in NATS JetStream");
-    }
-    if role.serves_clients() {
-        println!("  live metrics     ws://{host}/ws        (websocat ws://{host}/ws)");
-        println!("  the same         http://{host}/sse     (curl -N http://{host}/sse)");
-    }
-    if role.ingests() {
-        println!("  collectors       ws://{host}/ws/collector, http://{host}/api/v2/write");
-    }
-    if options.demo {
-        println!("  demo             this machine's own metrics, every second");
-    }
-    println!("  state            http://{host}/health, /metrics, and / for everything else\n");
-}
-
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, which stop the process, and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for either. Cancel-safe.
+    /// Waits for a signal to stop. A terminal that closes is one; SIGHUP to a process without a terminal asks daemons to
+    /// read their configuration again, which must not stop a node. Cancel-safe.
     async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {}
+            }
+            if std::io::stdout().is_terminal() {
+                return;
+            }
+            tracing::warn!(
+                event = "hangup_ignored",
+                "SIGHUP: the configuration is read at start only; restart to change it, or PUT /admin/log-level to change what is logged"
+            );
         }
     }
 }

@@ -135,6 +135,8 @@ pub struct Bounds {
 pub enum Connection {
     /// Connected, streams in place.
     Connected,
+    /// The log is in this process: there is nothing to connect to.
+    Embedded,
     /// Not (yet, or any more); the reason is for operators.
     Disconnected {
         /// What the last attempt said.
@@ -145,7 +147,7 @@ pub enum Connection {
 impl Connection {
     /// Whether publishes and reads can succeed.
     pub fn is_connected(&self) -> bool {
-        matches!(self, Self::Connected)
+        !matches!(self, Self::Disconnected { .. })
     }
 }
 

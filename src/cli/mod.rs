@@ -28,6 +28,7 @@ Examples:
   telecast ingest --nats nats://n:4222   one of many nodes that take collectors
   telecast edge --nats nats://n:4222     one of many nodes that serve clients
   telecast config --role edge            what an edge would use, and from where
+  telecast config --role edge --check    whether an edge would start with its configuration
   telecast load heavy --publish 10       how much a node stands: 2,000 clients, ten collectors
   telecast status                        whether the node on this machine does its work
 
@@ -50,7 +51,12 @@ Environment:
 Exit codes:
   0   stopped as asked (SIGTERM or SIGINT, after draining); status: healthy or degraded
   1   could not go on; the last log line says why; status: unhealthy, or no node answers
-  64  unusable command line or configuration; stderr names the flag or key";
+  64  unusable command line or configuration; stderr names the flag or key
+
+Signals:
+  SIGTERM, SIGINT  drain, then stop; a second one stops at once
+  SIGHUP           from a terminal that closes: as SIGTERM; otherwise ignored with a log line, as the configuration is
+                   read at start only (what is logged can change at run time: PUT /admin/log-level)";
 
 /// Live metrics, relayed from many collectors to any number of browsers and programs.
 #[derive(Debug, Parser)]
@@ -91,6 +97,9 @@ pub enum Verb {
         /// The role whose configuration to print
         #[arg(long, value_enum, default_value_t = RoleName::Standalone)]
         role: RoleName,
+        /// Print nothing but mistakes and notes: exit code 0 if a node would start with this configuration, else 64
+        #[arg(long)]
+        check: bool,
         /// What every serving node takes.
         #[command(flatten)]
         serving: Serving,
@@ -99,6 +108,8 @@ pub enum Verb {
     Load(LoadArguments),
     /// Ask a running node for its health: one line, and exit code 0 while it does its work
     Status(StatusArguments),
+    /// Print the version and the commit it was built from
+    Version,
 }
 
 /// What every serving node takes.
@@ -142,13 +153,11 @@ impl From<RoleName> for Role {
 impl Serving {
     /// Everything the configuration of a node in `role` is made of, the environment included.
     pub fn inputs(self, role: Role, variables: Vec<(String, String)>, machine: Machine) -> Inputs {
-        let folder = variables
-            .iter()
-            .find(|(name, value)| name == "TELECAST_CONFIG_DIR" && !value.is_empty())
-            .map_or(CONFIG_FOLDER, |(_, value)| value.as_str())
-            .into();
+        let moved = variables.iter().find(|(name, value)| name == "TELECAST_CONFIG_DIR" && !value.is_empty());
+        let folder = moved.map_or(CONFIG_FOLDER, |(_, value)| value.as_str()).into();
+        let folder_required = moved.is_some();
         let Self { listen, nats, node, config } = self;
-        Inputs { role, folder, file: config, variables, listen, nats, node, machine }
+        Inputs { role, folder, folder_required, file: config, variables, listen, nats, node, machine }
     }
 }
 

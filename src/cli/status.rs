@@ -307,7 +307,8 @@ mod tests {
     #[test]
     fn without_a_url_the_configuration_says_where_nodes_are() {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let nowhere = variable("TELECAST_CONFIG_DIR", "/nonexistent");
+        let folder = tempfile::tempdir().unwrap();
+        let nowhere = variable("TELECAST_CONFIG_DIR", &folder.path().display().to_string());
         let nodes = |variables: &[(String, String)]| configured(variables, &machine());
         assert_eq!(nodes(std::slice::from_ref(&nowhere)), ["127.0.0.1:9090", "127.0.0.1:3002"]);
         let moved = variable("TELECAST__EDGE__PORT", "4000");

@@ -7,6 +7,10 @@ use super::layers::{Assignment, Layer};
 /// `TELECAST__EDGE__MAX_CONNECTIONS` sets `edge.max_connections`.
 pub(super) const PREFIX: &str = "TELECAST__";
 
+/// From this similarity on, a name with single underscores is taken for a mistake and not for somebody else's variable:
+/// `edge_max_conections` scores 0.99, `edge_service_port` (which Kubernetes sets) 0.88.
+const SIMILARITY_MIN: f64 = 0.95;
+
 /// Short names that deployments already use, and the keys they set.
 pub const SHORT_NAMES: &[(&str, &str)] = &[
     ("LOG_LEVEL", "telemetry.level"),
@@ -30,7 +34,10 @@ pub(super) fn assignments(variables: &[(String, String)]) -> Result<Vec<Assignme
     let mut found: Vec<Assignment> =
         short.filter_map(|(key, name, value)| Some(assignment(keys::find(key)?, name, value))).collect();
     for (name, value) in set() {
-        let Some(path) = name.strip_prefix(PREFIX) else { continue };
+        let Some(path) = name.strip_prefix(PREFIX) else {
+            refuse_single_underscore(name, value)?;
+            continue;
+        };
         let key = path.to_lowercase().replace("__", ".");
         match keys::find(&key) {
             Some(key) => found.push(assignment(key, name, value)),
@@ -41,6 +48,31 @@ pub(super) fn assignments(variables: &[(String, String)]) -> Result<Vec<Assignme
         }
     }
     Ok(found)
+}
+
+/// Refuses a name that sets nothing because it is written with one underscore where two belong.
+///
+/// Kubernetes describes a Service called `telecast-edge` to its pods by variables that look like this,
+/// `TELECAST_EDGE_PORT=tcp://10.0.0.7:80`: an address is no value of a key that is short for a port.
+fn refuse_single_underscore(name: &str, value: &str) -> Result<(), ConfigError> {
+    let Some(path) = name.strip_prefix("TELECAST_") else { return Ok(()) };
+    if value.starts_with("tcp://") || value.starts_with("udp://") {
+        return Ok(());
+    }
+    let path = path.to_lowercase().replace("__", "_");
+    let similarity = |key: &keys::Key| strsim::jaro_winkler(&path, &key.name.replace('.', "_"));
+    let nearest = keys::KEYS.iter().max_by(|left, right| similarity(left).total_cmp(&similarity(right)));
+    match nearest {
+        Some(key) if similarity(key) >= SIMILARITY_MIN => {
+            Err(ConfigError::Variable { name: name.to_owned(), meant: variable(key.name) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The variable that sets `key`.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
 fn assignment(key: &'static keys::Key, name: &str, value: &str) -> Assignment {

@@ -18,6 +18,13 @@ pub enum ConfigError {
         /// A key that is spelled almost like it.
         nearest: Option<&'static str>,
     },
+    /// A variable that is spelled almost like one that sets a key.
+    Variable {
+        /// As written.
+        name: String,
+        /// The one that sets the key.
+        meant: String,
+    },
     /// A value that its key cannot have, by itself or next to another key's value.
     Value {
         /// Which key.
@@ -57,6 +64,10 @@ impl fmt::Display for ConfigError {
                     None => f.write_str("; `telecast config` lists every key"),
                 }
             }
+            Self::Variable { name, meant } => write!(
+                f,
+                "environment variable {name} sets no key: did you mean {meant}? Parts are separated by two underscores"
+            ),
             Self::Value { key, value, layer, expected } => {
                 write!(f, "{key} = {value} ({layer}): must be {expected}")
             }

@@ -148,11 +148,11 @@ impl Values {
     }
 }
 
-/// What a file says. A file that is not there says nothing, unless it was asked for by name.
-pub(super) fn read_file(path: &Path, asked_for: bool) -> Result<Vec<Assignment>, ConfigError> {
+/// What a file says; `None` if it does not exist, which is an error for a file that is `required`.
+pub(super) fn read_file(path: &Path, required: bool) -> Result<Option<Vec<Assignment>>, ConfigError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked_for => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return Ok(None),
         Err(error) => {
             return Err(ConfigError::File {
                 path: path.to_owned(),
@@ -168,7 +168,7 @@ pub(super) fn read_file(path: &Path, asked_for: bool) -> Result<Vec<Assignment>,
     })?;
     let mut found = Vec::new();
     flatten("", &table, path, &mut found)?;
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// A listening address: `HOST:PORT`, `:PORT` or `PORT`, without a name server's help. `host` stands where none is

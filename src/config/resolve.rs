@@ -23,6 +23,8 @@ pub struct Inputs {
     pub role: Role,
     /// Where `default.toml` and `<role>.toml` may be.
     pub folder: PathBuf,
+    /// Whether the folder was asked for by name: then it has to exist.
+    pub folder_required: bool,
     /// `--config`: this file has to exist.
     pub file: Option<PathBuf>,
     /// The environment.
@@ -55,6 +57,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// What an operator should know: values that were lowered or have no effect.
     pub notes: Vec<String>,
+    /// The files that were read, in the order of their layers.
+    pub files: Vec<PathBuf>,
     pub(super) values: Values,
 }
 
@@ -69,22 +73,32 @@ const FRAMES_PER_ENVELOPE: u64 = 8;
 pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
     let mut notes = Vec::new();
     let mut values = Values::builtin(inputs.role);
-    for layer in read_layers(inputs)? {
+    let (layers, files) = read_layers(inputs)?;
+    for layer in layers {
         overlay(&mut values, inputs.role, layer, &mut notes)?;
     }
     derive(&mut values, &inputs.machine, &mut notes)?;
     check_relations(&values)?;
     let settings = settings(&values, inputs)?;
-    Ok(Loaded { settings, notes, values })
+    Ok(Loaded { settings, notes, files, values })
 }
 
-fn read_layers(inputs: &Inputs) -> Result<Vec<Vec<Assignment>>, ConfigError> {
-    let mut layers = vec![
-        read_file(&inputs.folder.join("default.toml"), false)?,
-        read_file(&inputs.folder.join(format!("{}.toml", inputs.role.as_str())), false)?,
-    ];
-    if let Some(file) = &inputs.file {
-        layers.push(read_file(file, true)?);
+fn read_layers(inputs: &Inputs) -> Result<(Vec<Vec<Assignment>>, Vec<PathBuf>), ConfigError> {
+    if inputs.folder_required && !inputs.folder.is_dir() {
+        return Err(ConfigError::File {
+            path: inputs.folder.clone(),
+            problem: "is no folder: TELECAST_CONFIG_DIR names the one that holds default.toml and ROLE.toml"
+                .to_owned(),
+        });
+    }
+    let role_file = inputs.folder.join(format!("{}.toml", inputs.role.as_str()));
+    let candidates = [(inputs.folder.join("default.toml"), false), (role_file, false)];
+    let named = inputs.file.iter().map(|file| (file.clone(), true));
+    let (mut layers, mut files) = (Vec::new(), Vec::new());
+    for (path, required) in candidates.into_iter().chain(named) {
+        let Some(layer) = read_file(&path, required)? else { continue };
+        layers.push(layer);
+        files.push(path);
     }
     layers.push(env::assignments(&inputs.variables)?);
     let flags = [
@@ -97,7 +111,7 @@ fn read_layers(inputs: &Inputs) -> Result<Vec<Vec<Assignment>>, ConfigError> {
         Some(Assignment { key: keys::find(key)?, value, layer: Layer::Flag(flag) })
     };
     layers.push(flags.into_iter().filter_map(flag).collect());
-    Ok(layers)
+    Ok((layers, files))
 }
 
 /// Puts a layer above the others. A port is short for the listening address with this port, so it has to take effect in its

@@ -10,6 +10,7 @@ fn inputs(role: Role) -> Inputs {
     Inputs {
         role,
         folder: "/nonexistent".into(),
+        folder_required: false,
         file: None,
         variables: Vec::new(),
         listen: None,
@@ -257,12 +258,55 @@ fn the_listing_is_a_configuration_with_the_same_meaning() {
 }
 
 #[test]
+fn a_name_with_one_underscore_where_two_belong_ends_the_start_and_says_the_right_one() {
+    for (name, right) in [
+        ("TELECAST_EDGE_MAX_CONNECTIONS", "TELECAST__EDGE__MAX_CONNECTIONS"),
+        ("TELECAST_EDGE__THROTTLE_MS", "TELECAST__EDGE__THROTTLE_MS"),
+        ("TELECAST_NODE_ID", "TELECAST__NODE__ID"),
+        ("TELECAST_EDGE_SLOW_CLIENT_POLICY", "TELECAST__EDGE__SLOW_CLIENT__POLICY"),
+        ("TELECAST_EDGE_MAX_CONECTIONS", "TELECAST__EDGE__MAX_CONNECTIONS"),
+    ] {
+        let error = refusal(name, "7");
+        assert!(error.contains(name) && error.contains(right), "{error}");
+    }
+    // What Kubernetes sets for a Service called telecast-edge, and what other programs read.
+    for (name, value) in [
+        ("TELECAST_EDGE_PORT", "tcp://10.0.0.7:80"),
+        ("TELECAST_EDGE_SERVICE_HOST", "10.0.0.7"),
+        ("TELECAST_EDGE_SERVICE_PORT", "80"),
+        ("TELECAST_EDGE_PORT_80_TCP_ADDR", "10.0.0.7"),
+        ("TELECAST_NATS_SERVICE_PORT", "4222"),
+        ("TELECAST_SERVER", "http://localhost:9090"),
+        ("TELECAST_TOKEN", "abc"),
+        ("TELECAST_URL", "http://localhost:9090"),
+        ("TELECAST_COMMIT", "abc"),
+    ] {
+        assert!(load(&with(Role::Edge, &[(name, value)])).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_folder_of_files_that_was_asked_for_has_to_exist() {
+    let asked = Inputs { folder_required: true, ..inputs(Role::Edge) };
+    let error = load(&asked).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent") && error.contains("TELECAST_CONFIG_DIR"), "{error}");
+}
+
+#[test]
+fn the_files_that_were_read_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("edge.toml"), "[edge]\nthrottle_ms = 1").unwrap();
+    let loaded = load(&Inputs { folder: folder.path().to_owned(), ..inputs(Role::Edge) }).unwrap();
+    assert_eq!(loaded.files, [folder.path().join("edge.toml")]);
+}
+
+#[test]
 fn default_toml_documents_every_key_with_its_built_in_value() {
     let path = repository("config/default.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let mut file = Values::builtin(Role::Standalone);
     let mut set = Vec::new();
-    for assignment in layers::read_file(&path, true).unwrap() {
+    for assignment in layers::read_file(&path, true).unwrap().unwrap() {
         set.push(assignment.key.name);
         file.assign(assignment).unwrap();
     }

@@ -332,6 +332,7 @@ mod tests {
         let inputs = Inputs {
             role: Role::Edge,
             folder: PathBuf::from("/nonexistent"),
+            folder_required: false,
             file: None,
             variables: Vec::new(),
             listen: None,

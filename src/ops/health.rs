@@ -106,7 +106,7 @@ pub struct Checks {
 /// Whether the log can be reached; the embedded one always can.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NatsCheck {
-    /// `connected` or `disconnected`.
+    /// `connected`, `disconnected`, or `embedded` where the log is in the process and there is no NATS.
     pub status: &'static str,
     /// Whether this is good.
     pub healthy: bool,
@@ -152,6 +152,7 @@ pub fn assess(inputs: &Inputs) -> Health {
     let mut findings = Findings::default();
     let nats = match &inputs.log {
         Connection::Connected => NatsCheck { status: "connected", healthy: true },
+        Connection::Embedded => NatsCheck { status: "embedded", healthy: true },
         Connection::Disconnected { reason } => {
             findings.errors.push(format!("NATS is not connected: {reason}"));
             NatsCheck { status: "disconnected", healthy: false }
@@ -276,6 +277,12 @@ mod tests {
         let log = Connection::Disconnected { reason: "connection refused".to_owned() };
         let health = check(&Inputs { log, ..calm() }, Status::Unhealthy, "connection refused");
         assert_eq!(health.checks.nats, NatsCheck { status: "disconnected", healthy: false });
+    }
+
+    #[test]
+    fn a_process_without_nats_says_that_its_log_is_embedded() {
+        let health = check(&Inputs { log: Connection::Embedded, ..calm() }, Status::Healthy, "");
+        assert_eq!(health.checks.nats, NatsCheck { status: "embedded", healthy: true });
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub const PATHS: &[ServedPath] = &[
     operator("/api/health", "health in one word, number of clients, version"),
     operator("/livez", "200 while the process turns: liveness probe"),
     operator("/readyz", "200 while new peers are welcome, 503 with the reasons otherwise: readiness probe"),
+    operator("/version", "version and commit of this program"),
     operator("/metrics", "metrics of this process for Prometheus"),
     operator("/api/metrics/status", "the log, the collectors and the clients of this node"),
     operator("/admin/log-level", "what is logged; needs admin.token"),

@@ -47,6 +47,7 @@ pub fn public_router(operations: Operations, cors: &Cors) -> Router {
         .route("/health", get(health))
         .route("/health/detailed", get(health_detailed))
         .route("/api/health", get(health_summary))
+        .route("/version", get(version_of_program))
         .route("/api/metrics/status", get(metrics_status));
     probes.merge(cors.apply(reads)).with_state(operations)
 }
@@ -92,6 +93,10 @@ async fn health_detailed(State(Operations { node, .. }): State<Operations>) -> R
 async fn health_summary(State(Operations { node, .. }): State<Operations>) -> Response {
     let health = assess(&node);
     (status_of(&health), Json(status::summary(&node, &health))).into_response()
+}
+
+async fn version_of_program() -> Json<Value> {
+    Json(json!({"service": "telecast", "version": version::NUMBER, "commit": version::COMMIT}))
 }
 
 async fn alive() -> Json<Value> {

@@ -131,7 +131,7 @@ pub fn detailed(node: &Node, health: Health) -> Detailed {
 /// The answer of `/api/metrics/status`: the node, its log, and what its roles add. A node without collectors says so.
 pub fn metrics_status(node: &Node) -> Map<String, Value> {
     let (connected, reason) = match &*node.log.borrow() {
-        Connection::Connected => (true, None),
+        Connection::Connected | Connection::Embedded => (true, None),
         Connection::Disconnected { reason } => (false, Some(reason.clone())),
     };
     let mut status = Map::new();

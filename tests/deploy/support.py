@@ -227,7 +227,7 @@ class Stage(unittest.TestCase):
         address = f"{host}:{port or free_port()}"
         name = name or f"{role}-{address.replace(':', '-')}"
         variables = {
-            "TELECAST_CONFIG_DIR": "/nonexistent",
+            "TELECAST_CONFIG_DIR": str(ROOT / "src"),
             "TELECAST__SERVER__LISTEN": address,
             "TELECAST__NODE__ID": name,
             "NATS_URL": nats,

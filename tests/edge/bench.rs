@@ -40,6 +40,7 @@ pub fn settings(changes: &[(&str, &str)]) -> Settings {
     let inputs = Inputs {
         role: Role::Standalone,
         folder: PathBuf::from("/nonexistent"),
+        folder_required: false,
         file: None,
         variables: changes.iter().map(variable).collect(),
         listen: None,

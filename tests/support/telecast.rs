@@ -104,7 +104,7 @@ impl Launch {
             .args(&self.arguments)
             .args(["--listen", &self.listen, "--node", &self.node])
             .env_clear()
-            .env("TELECAST_CONFIG_DIR", "/nonexistent")
+            .env("TELECAST_CONFIG_DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
             .env("LOG_FORMAT", "json")
             .env("LOG_LEVEL", "debug")
             .envs(self.variables)

@@ -37,7 +37,7 @@ impl MemoryBroker {
         Arc::new(Self {
             shards,
             state: MemoryState::new(),
-            connection: watch::Sender::new(Connection::Connected),
+            connection: watch::Sender::new(Connection::Embedded),
         })
     }
 

@@ -194,7 +194,7 @@ impl Link {
             Some(Connection::Disconnected { reason }) => {
                 tracing::warn!(event = "log_not_ready", reason, "the log is not ready");
             }
-            None => {}
+            Some(Connection::Embedded) | None => {}
         }
     }
 

@@ -152,7 +152,7 @@ export class Telecast extends Process {
     const env = {
       LOG_FORMAT: "json",
       LOG_LEVEL: "info",
-      TELECAST_CONFIG_DIR: "/nonexistent",
+      TELECAST_CONFIG_DIR: import.meta.dirname,
       ...Object.fromEntries(named),
     };
     const listening = (line: string): number | undefined => {
