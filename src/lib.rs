@@ -57,8 +57,9 @@
 //! 1. *Order.* What a collector sends is stored in the order accepted: each collector has one writer on a node, and a writer one
 //!    batch in flight. Within a batch, metrics of one envelope keep their order; envelopes are published together, so one that
 //!    the log fails to take at first may come after its neighbours.
-//! 2. *No duplicates.* A batch whose lines carry their own times, sent again within the dedup window, is stored once. No
-//!    session gets an offset twice, resumes included.
+//! 2. *No duplicates, and no value lost to looking like one.* A batch that repeats the newest one stored of its collector (every
+//!    line with its own time), or carries the same key, is stored once within the dedup window; one that equals an older batch,
+//!    with others in between, is new. No session gets an offset twice, resumes included.
 //! 3. *No silent loss.* Whatever a session skips is announced as a gap {from, to, reason}. Of every session, published =
 //!    delivered + filtered out + conflated + announced gaps, in envelopes: both sides are counted, each for itself.
 //! 4. *Acknowledged means stored.* HTTP writes are answered after the log's acknowledgement.
@@ -77,7 +78,7 @@
 //! | | a claim that holds it |
 //! |---|---|
 //! | 1 | `batches_of_a_collector_are_stored_in_order_with_one_in_flight`, `order_is_per_collector_and_offsets_of_one_edge_resume_on_another_exactly_once` |
-//! | 2 | `a_flush_that_is_sent_again_is_stored_once`, `thirty_hopping_clients_end_with_exactly_what_was_published_for_them` |
+//! | 2 | `what_is_sent_again_is_stored_once_and_what_returns_is_stored_again`, `a_flush_that_is_sent_again_is_stored_once`, `thirty_hopping_clients_end_with_exactly_what_was_published_for_them` |
 //! | 3 | `published_is_delivered_and_filtered_and_conflated_and_announced_gaps_whatever_happens`, `every_ledger_equals_what_was_published_whatever_happens_to_edges` |
 //! | 4 | `a_write_is_answered_when_the_log_has_it_on_every_path`, `a_server_killed_while_publishing_loses_nothing_and_doubles_nothing` |
 //! | 5 | `back_pressure_stops_the_reading_but_not_the_pings_and_loses_nothing`, `clients_hear_within_ten_seconds_that_a_killed_server_is_gone_and_lose_nothing` |

@@ -56,6 +56,8 @@ contract! {
         an_empty_shard_begins_after_its_end,
         the_last_envelope_of_each_channel_is_found,
         the_last_envelopes_of_more_channels_than_may_be_asked_for_are_refused,
+        the_newest_envelope_of_a_collector_is_found_with_its_id,
+        the_newest_envelope_ages_with_the_log,
         shards_are_separate,
         a_shard_that_does_not_exist_is_refused,
         a_recreated_shard_has_another_epoch,

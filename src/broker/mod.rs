@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+use crate::proto::channel::CollectorId;
 use crate::proto::envelope::Envelope;
 use crate::proto::offset::{Epoch, Sequence, Shard};
 
@@ -64,6 +65,10 @@ pub trait Broker: Send + Sync + 'static {
         up_to: Sequence,
     ) -> Result<Vec<Stored>, BrokerError>;
 
+    /// The newest envelope stored of a collector, whatever its measurement; `None` if nothing of it is stored. As the log's
+    /// leader has it: whatever was acknowledged before this call is seen.
+    async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError>;
+
     /// What the shard holds right now.
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError>;
 
@@ -106,6 +111,15 @@ pub struct Published {
     pub sequence: Sequence,
     /// It had been stored before, under the same id.
     pub duplicate: bool,
+}
+
+/// The place of an envelope in the log, and the id it was published under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// Where it is stored.
+    pub sequence: Sequence,
+    /// Empty if it was published without one, as other programs do.
+    pub message_id: String,
 }
 
 /// An envelope in the log.

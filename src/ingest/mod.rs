@@ -25,7 +25,7 @@ use crate::config::CollectorSettings;
 use crate::ingest::batch::CollectorBatch;
 use crate::ingest::budget::Budget;
 use crate::ingest::registry::{COLLECTORS_MAX, Registry};
-use crate::ingest::writer::{Job, Left, Writers};
+use crate::ingest::writer::{Identity, Job, Left, Writers};
 use crate::ops::node::Node;
 
 pub mod batch;
@@ -94,23 +94,21 @@ impl Ingest {
 
     /// Accepts what a socket brought: waits for room, then queues each collector's batch, which holds a token of `unsettled`
     /// until the log has it.
-    async fn accept(&self, batches: Vec<CollectorBatch>, received_ns: i64, unsettled: &TaskTracker) {
+    async fn accept(
+        &self,
+        batches: Vec<(CollectorBatch, Identity)>,
+        received_ns: i64,
+        unsettled: &TaskTracker,
+    ) {
         if batches.is_empty() {
             return;
         }
-        let total = batches.iter().map(|batch| budget::cost(batch.bytes())).sum();
+        let total = batches.iter().map(|(batch, _)| budget::cost(batch.bytes())).sum();
         let mut room = self.budget.grant(total).await;
-        for CollectorBatch { collector, drafts } in batches {
+        for (CollectorBatch { collector, drafts }, identity) in batches {
             let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
             let grant = room.split(budget::cost(bytes));
-            let job = Job {
-                drafts,
-                received_ns,
-                idempotency_key: None,
-                grant,
-                done: None,
-                open: Some(unsettled.token()),
-            };
+            let job = Job { drafts, received_ns, identity, grant, done: None, open: Some(unsettled.token()) };
             // Refused only when the node is out of time, and then counted where it is refused.
             let _ = self.writers.submit(&collector, job);
         }

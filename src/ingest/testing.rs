@@ -12,12 +12,14 @@ use tokio::task::JoinSet;
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits, StateStore,
+    Stored,
 };
 use crate::config::{CollectorSettings, LogSettings, OnConflict, Role, Storage};
 use crate::ingest::Ingest;
 use crate::ops::meters::Meters;
 use crate::ops::node::Node;
+use crate::proto::channel::CollectorId;
 use crate::proto::offset::{Sequence, Shard};
 
 /// How the log answers publishes.
@@ -31,6 +33,8 @@ pub(super) enum Mood {
     Away,
     /// With an error, everything stored.
     Forgetful,
+    /// With an error, the first envelope of each batch stored.
+    Partial,
     /// Refuses batches that hold this measurement.
     Refuses(&'static str),
 }
@@ -61,6 +65,11 @@ impl MoodyBroker {
     /// The most publishes that were under way at once.
     pub(super) fn in_flight_most(&self) -> usize {
         self.in_flight_most.load(Ordering::SeqCst)
+    }
+
+    /// How many publishes have begun.
+    pub(super) fn published(&self) -> usize {
+        *self.calls.borrow()
     }
 
     /// Returns when at least `count` publishes have begun.
@@ -103,6 +112,10 @@ impl Broker for MoodyBroker {
                 self.inner.publish(shard, batch).await?;
                 Err(BrokerError::Unavailable("no answer".into()))
             }
+            Mood::Partial => {
+                self.inner.publish(shard, &batch[..1]).await?;
+                Err(BrokerError::Unavailable("cut off".into()))
+            }
             Mood::Well | Mood::Silent | Mood::Refuses(_) => self.inner.publish(shard, batch).await,
         }
     }
@@ -131,6 +144,14 @@ impl Broker for MoodyBroker {
         up_to: Sequence,
     ) -> Result<Vec<Stored>, BrokerError> {
         self.inner.last(shard, channels, up_to).await
+    }
+
+    async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError> {
+        let away = *self.mood.borrow() == Mood::Away;
+        if away {
+            return Err(BrokerError::Unavailable("away".into()));
+        }
+        self.inner.newest(shard, collector).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
@@ -170,6 +191,10 @@ pub(super) fn bench(settings: CollectorSettings) -> Bench {
         max_bytes: 64 << 20,
         duplicate_window: Duration::from_secs(120),
     });
+    node_on(inner, settings)
+}
+
+fn node_on(inner: Arc<MemoryBroker>, settings: CollectorSettings) -> Bench {
     let broker = Arc::new(MoodyBroker {
         inner,
         mood: watch::Sender::new(Mood::Well),
@@ -186,6 +211,11 @@ pub(super) fn bench(settings: CollectorSettings) -> Bench {
 }
 
 impl Bench {
+    /// Another node on the same log, with a connection of its own to it.
+    pub(super) fn peer(&self) -> Self {
+        node_on(self.broker.inner.clone(), settings())
+    }
+
     /// Listens on a free port of this host.
     pub(super) async fn listen(&mut self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -296,6 +296,58 @@ pub async fn the_last_envelopes_of_more_channels_than_may_be_asked_for_are_refus
     assert_eq!(last.len(), LAST_CHANNELS_MAX);
 }
 
+pub async fn the_newest_envelope_of_a_collector_is_found_with_its_id<T: UnderTest>() {
+    let it = T::begin(log()).await;
+    let id = |text: &str| CollectorId::new(text).unwrap();
+    let newest = async |collector: &str| {
+        let newest = it.broker().newest(SHARD, &id(collector)).await.unwrap();
+        newest.map(|newest| (newest.sequence, newest.message_id))
+    };
+    let publish = async |collector: &str, measurement: &str, message_id: &str| {
+        let mut one = outgoing(message_id, "x v=1 1");
+        one.envelope.channel = Channel::new(id(collector), measurement);
+        it.broker().publish(SHARD, &[one]).await.unwrap();
+    };
+    assert_eq!(newest("web").await, None);
+    for (collector, measurement, message_id) in [
+        ("web", "cpu", "a-0"),
+        ("web", "mem", "a-1"),
+        ("web.01", "cpu", "b: 0"),
+        ("*", "a.b >", "c-0"),
+        ("web2", "cpu", ""),
+        ("web", "cpu", "a-0"),
+    ] {
+        publish(collector, measurement, message_id).await;
+    }
+    for (collector, found) in [
+        ("web", Some((2, "a-1"))),
+        ("web.01", Some((3, "b: 0"))),
+        ("*", Some((4, "c-0"))),
+        ("web2", Some((5, ""))),
+        (">", None),
+        ("we", None),
+    ] {
+        let found = found.map(|(sequence, id)| (sequence, id.to_owned()));
+        assert_eq!(newest(collector).await, found, "{collector}");
+    }
+    publish("web", "cpu", "d-0").await;
+    assert_eq!(newest("web").await, Some((6, "d-0".to_owned())));
+}
+
+pub async fn the_newest_envelope_ages_with_the_log<T: UnderTest>() {
+    let it = T::begin(LogSettings { max_bytes: 64 << 10, ..log() }).await;
+    let collector = CollectorId::new("web-01").unwrap();
+    it.broker().publish(SHARD, &batch("a", 1)).await.unwrap();
+    assert!(it.broker().newest(SHARD, &collector).await.unwrap().is_some());
+    let mut large = outgoing("b", &"x".repeat(40 << 10));
+    large.envelope.channel = Channel::new(CollectorId::new("other").unwrap(), "cpu");
+    for number in 0..4 {
+        large.message_id = format!("b-{number}");
+        it.broker().publish(SHARD, &[large.clone()]).await.unwrap();
+    }
+    assert_eq!(it.broker().newest(SHARD, &collector).await.unwrap(), None);
+}
+
 pub async fn shards_are_separate<T: UnderTest>() {
     let it = T::begin(LogSettings { shards: 3, ..log() }).await;
     assert_eq!(it.broker().shards(), 3);

@@ -19,6 +19,7 @@ mod polls;
 mod protocol;
 mod proxy;
 mod relay;
+mod repeats;
 mod resume;
 mod shards;
 mod slow;

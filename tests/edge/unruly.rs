@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits, StateStore,
+    Stored,
 };
 use telecast::config::Settings;
+use telecast::proto::channel::CollectorId;
 use telecast::proto::offset::{Sequence, Shard};
 use tokio::sync::{mpsc, watch};
 
@@ -191,6 +193,10 @@ impl Broker for Unruly {
         up_to: Sequence,
     ) -> Result<Vec<Stored>, BrokerError> {
         self.now().last(shard, channels, up_to).await
+    }
+
+    async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError> {
+        self.now().newest(shard, collector).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

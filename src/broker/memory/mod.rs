@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, LAST_CHANNELS_MAX, LogChannel, Outgoing, Published, ReadLimits,
-    StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LAST_CHANNELS_MAX, LogChannel, Newest, Outgoing, Published,
+    ReadLimits, StateStore, Stored,
 };
 use crate::config::LogSettings;
+use crate::proto::channel::CollectorId;
 use crate::proto::offset::{Sequence, Shard};
 
 mod shard;
@@ -104,6 +105,10 @@ impl Broker for MemoryBroker {
     ) -> Result<Vec<Stored>, BrokerError> {
         check_count(channels)?;
         Ok(self.shard(shard)?.last(shard, channels, up_to, Instant::now()))
+    }
+
+    async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError> {
+        Ok(self.shard(shard)?.newest(collector, Instant::now()))
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

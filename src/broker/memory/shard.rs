@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::broker::tail::{Sent, TailSender};
-use crate::broker::{Bounds, BrokerError, LogChannel, Outgoing, Published, ReadLimits, Stored};
+use crate::broker::{Bounds, BrokerError, LogChannel, Newest, Outgoing, Published, ReadLimits, Stored};
 use crate::config::LogSettings;
-use crate::proto::channel::Channel;
+use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::{Envelope, subject_suffix};
 use crate::proto::offset::{Epoch, Sequence, Shard};
 
@@ -30,6 +30,8 @@ pub(super) struct ShardLog {
     bytes: u64,
     last: Sequence,
     ids: MessageIds,
+    /// Of every collector that has envelopes here.
+    newest: HashMap<CollectorId, Newest>,
     tails: Vec<TailSender>,
 }
 
@@ -49,6 +51,7 @@ impl ShardLog {
             bytes: 0,
             last: 0,
             ids: MessageIds::default(),
+            newest: HashMap::new(),
             tails: Vec::new(),
         }
     }
@@ -60,6 +63,7 @@ impl ShardLog {
         self.bytes = 0;
         self.last = 0;
         self.ids = MessageIds::default();
+        self.newest.clear();
         self.epoch = next;
     }
 
@@ -91,6 +95,8 @@ impl ShardLog {
         let stored =
             Stored { sequence, stored_ns: wall_ns().max(earliest_ns), envelope: outgoing.envelope.clone() };
         self.tails.retain_mut(|tail| tail.send(stored.clone()) != Sent::ReaderGone);
+        let newest = Newest { sequence, message_id: outgoing.message_id.clone() };
+        self.newest.insert(stored.envelope.channel.collector.clone(), newest);
         self.bytes += cost(&stored.envelope);
         self.entries.push_back(Entry { stored, at: now });
         Published { sequence, duplicate: false }
@@ -138,6 +144,11 @@ impl ShardLog {
         found
     }
 
+    pub(super) fn newest(&mut self, collector: &CollectorId, now: Instant) -> Option<Newest> {
+        self.retain(now);
+        self.newest.get(collector).cloned()
+    }
+
     pub(super) fn bounds(&mut self, now: Instant) -> Bounds {
         self.retain(now);
         Bounds { epoch: self.epoch, first: self.first(), last: self.last }
@@ -161,6 +172,10 @@ impl ShardLog {
                 break;
             }
             self.bytes -= cost(&oldest.stored.envelope);
+            let collector = &oldest.stored.envelope.channel.collector;
+            if self.newest.get(collector).is_some_and(|newest| newest.sequence == oldest.stored.sequence) {
+                self.newest.remove(collector);
+            }
             self.entries.pop_front();
         }
     }

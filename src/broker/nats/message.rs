@@ -5,6 +5,7 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 
 use crate::broker::{Outgoing, Stored};
+use crate::proto::channel::{CollectorId, escape_token};
 use crate::proto::envelope::{Envelope, Stamp, channel_of_suffix, header, subject_suffix};
 use crate::proto::offset::{Sequence, Shard};
 
@@ -15,6 +16,11 @@ const RECEIVED: HeaderName = HeaderName::from_static(header::RECEIVED);
 /// Where ingest publishes: `<name>.in.<shard>.<collector>.<measurement>`.
 pub(super) fn subject(name: &str, shard: Shard, outgoing: &Outgoing) -> String {
     format!("{name}.in.{}", subject_suffix(shard, &outgoing.envelope.channel))
+}
+
+/// All subjects of a collector: `<name>.in.<shard>.<collector>.*`.
+pub(super) fn subjects_of(name: &str, shard: Shard, collector: &CollectorId) -> String {
+    format!("{name}.in.{}.{}.*", shard.0, escape_token(collector.as_str()))
 }
 
 /// The stamp and the id. `None` when the id cannot be a header: it holds a line break.
@@ -70,7 +76,7 @@ fn tokens_after_shard(subject: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::channel::{Channel, CollectorId};
+    use crate::proto::channel::Channel;
 
     fn outgoing(message_id: &str) -> Outgoing {
         let channel = Channel::new(CollectorId::new("web.01").unwrap(), "cpu");

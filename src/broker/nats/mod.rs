@@ -2,7 +2,8 @@
 //!
 //! - `link` keeps one connection at a time, and says in words why there is none.
 //! - `stream` knows how streams have to be: pure. `reconcile` makes them so.
-//! - `publish`, `read`, `tail`: the three ways of the data; `last` reads the newest of each channel. `message` knows an
+//! - `publish`, `read`, `tail`: the three ways of the data; `last` reads the newest of each channel, `newest` of a
+//!   collector. `message` knows an
 //!   envelope's spelling on the bus.
 //! - `state` and `follow`: the keyed store, and its watchers.
 //! - `api`: one request and its answer, with failures sorted.
@@ -19,9 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::memory::{check_count, no_such_shard};
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Outgoing, Published, ReadLimits, StateStore, Stored,
+    Bounds, Broker, BrokerError, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits, StateStore,
+    Stored,
 };
 use crate::config::{LogSettings, NatsSettings};
+use crate::proto::channel::CollectorId;
 use crate::proto::offset::{Sequence, Shard};
 
 mod api;
@@ -29,6 +32,7 @@ mod follow;
 mod last;
 mod link;
 mod message;
+mod newest;
 mod publish;
 mod read;
 mod reconcile;
@@ -112,6 +116,11 @@ impl Broker for NatsBroker {
         self.check(shard)?;
         check_count(channels)?;
         last::last(&self.link, shard, channels, up_to).await
+    }
+
+    async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError> {
+        self.check(shard)?;
+        newest::newest(&self.link, shard, collector).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {

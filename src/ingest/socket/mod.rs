@@ -17,6 +17,7 @@ use crate::ingest::{Ingest, remote};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 
+mod senders;
 mod session;
 #[cfg(test)]
 mod tests;

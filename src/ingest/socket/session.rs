@@ -20,6 +20,7 @@ use crate::ingest::batch::{self, CollectorBatch, Options, UNKNOWN_COLLECTOR};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
+use crate::ingest::socket::senders::Senders;
 use crate::ops::clock::unix_ns;
 use crate::ops::meters::{ConnectFailure, DropReason};
 use crate::proto::frame::{self, Decoder, Event, FrameError, Opcode, Peer};
@@ -98,6 +99,7 @@ impl Session {
         let broken = CancellationToken::new();
         let reader = Reader {
             session: &self,
+            senders: Senders::default(),
             stream: read,
             input: BytesMut::new(),
             decoder: Decoder::new(Peer::Client, self.ingest.settings.message_bytes_max).text_as_bytes(),
@@ -120,6 +122,7 @@ impl Session {
 /// The reading half.
 struct Reader<'s, R> {
     session: &'s Session,
+    senders: Senders,
     stream: R,
     input: BytesMut,
     decoder: Decoder,
@@ -177,7 +180,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 Err(end) => return end,
             };
             self.session.connection.pulse().set_busy(true);
-            let taken = self.session.take(message, true).await;
+            let taken = self.session.take(message, &mut self.senders, true).await;
             self.session.connection.pulse().set_busy(false);
             if let Err(end) = taken {
                 return end;
@@ -207,7 +210,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 Event::Pong(_) => continue,
                 Event::Close { code, .. } => return Err(End::PeerClosed(code)),
             };
-            self.session.take(message, false).await?;
+            self.session.take(message, &mut self.senders, false).await?;
         }
         Ok(())
     }
@@ -227,7 +230,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                         Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
                         Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
                     };
-                    let _ = self.session.take(message, false).await;
+                    let _ = self.session.take(message, &mut self.senders, false).await;
                 }
             }
             End::Refused(..) => {
@@ -250,7 +253,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
 impl Session {
     /// Accepts one message: decodes it, claims its collectors, and waits until there is room. Never cancelled half-way:
     /// the collector believes the message sent.
-    async fn take(&self, message: Vec<u8>, claim: bool) -> Result<(), End> {
+    async fn take(&self, message: Vec<u8>, senders: &mut Senders, claim: bool) -> Result<(), End> {
         let ingest = &self.ingest;
         ingest.node.meters.messages_received.increment(1);
         let received_ns = unix_ns();
@@ -284,7 +287,11 @@ impl Session {
         }
         ingest.tell(&report, self.connection.origin(), true);
         self.connection.pulse().set_waiting(true);
-        ingest.accept(decoded.batches, received_ns, &self.unsettled).await;
+        let batches = decoded.batches.into_iter().map(|batch| {
+            let identity = senders.identity(&batch.collector);
+            (batch, identity)
+        });
+        ingest.accept(batches.collect(), received_ns, &self.unsettled).await;
         self.connection.pulse().set_waiting(false);
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::ingest::params::Params;
 use crate::ingest::registry::{Origin, Transport};
 use crate::ingest::report::Report;
 use crate::ingest::write::error::WriteError;
-use crate::ingest::writer::{Job, Outcome, Ticket};
+use crate::ingest::writer::{Identity, Job, Outcome, Ticket};
 use crate::ingest::{Ingest, budget, remote};
 use crate::ops::clock::unix_ns;
 
@@ -111,8 +111,8 @@ async fn submit(
         let (tell, done) = oneshot::channel();
         let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
         let grant = room.split(budget::cost(bytes));
-        let job =
-            Job { drafts, received_ns, idempotency_key: key.clone(), grant, done: Some(tell), open: None };
+        let identity = key.clone().map_or(Identity::Content, Identity::Key);
+        let job = Job { drafts, received_ns, identity, grant, done: Some(tell), open: None };
         let ticket = ingest.writers.submit(&collector, job).map_err(|_| WriteError::Draining)?;
         waiting.push(Waiting { ticket, done });
     }

@@ -138,6 +138,8 @@ async fn a_repeated_write_is_stored_once_if_it_can_be_recognised() {
     let bench = bench(settings());
     for _ in 0..2 {
         post(&bench, "/write", &[], "cpu u=1 1").await;
+    }
+    for _ in 0..2 {
         post(&bench, "/write", &[("idempotency-key", "flush-17")], "mem u=2").await;
         post(&bench, "/write", &[], "disk u=3").await;
     }
@@ -145,6 +147,48 @@ async fn a_repeated_write_is_stored_once_if_it_can_be_recognised() {
     let names: Vec<&str> = stored.iter().map(|one| &*one.envelope.channel.measurement).collect();
     assert_eq!(names, ["cpu", "mem", "disk", "disk"], "lines without time and key are new measurements");
     assert_eq!(bench.metric("ws_envelopes_duplicate_total"), 2.0);
+}
+
+/// A door that opens, closes and opens again within a second, told by a clock of seconds.
+#[tokio::test]
+async fn a_value_that_returns_is_stored_however_soon() {
+    let nodes = [bench(settings())];
+    let nodes = [nodes[0].peer(), nodes.into_iter().next().unwrap()];
+    let write = async |node: usize, headers: &[(&str, &str)], open: u8| {
+        let body = format!("door,host=a open={open}i 1700000000");
+        assert_eq!(post(&nodes[node], "/write?precision=s", headers, body).await.status, 204);
+    };
+    for node in [0, 1, 0, 1] {
+        write(node, &[], 1).await;
+        write(node, &[], 0).await;
+    }
+    write(0, &[], 1).await;
+    write(1, &[], 1).await;
+    let values = async || {
+        let lines = nodes[0].broker.lines().await;
+        lines.iter().map(|line| line.split(['=', 'i']).nth(2).unwrap().to_owned()).collect::<String>()
+    };
+    assert_eq!(values().await, "101010101", "the last was a repeat of the newest, over another node");
+    for key in ["k1", "k2", "k3", "k3", "k1"] {
+        write(0, &[("idempotency-key", key)], 1).await;
+    }
+    assert_eq!(values().await, "101010101111", "a key of its own is a batch of its own, equal or not");
+}
+
+/// The collector stands with the first measurement of many: what came in between need not be of the same one.
+#[tokio::test]
+async fn a_batch_equal_to_an_older_one_with_others_in_between_is_new() {
+    let bench = bench(settings());
+    let door = "door,host=a open=1 1\nlock,host=a open=1 1";
+    for body in [door, door, "window,host=a open=1 1", door, "door,host=b open=1 1", door] {
+        assert_eq!(post(&bench, "/write", &[], body).await.status, 204);
+    }
+    let stored = bench.broker.stored().await;
+    let names: Vec<String> = stored
+        .iter()
+        .map(|one| format!("{}.{}", one.envelope.channel.collector, one.envelope.channel.measurement))
+        .collect();
+    assert_eq!(names, ["a.door", "a.lock", "a.window", "a.door", "a.lock", "b.door"]);
 }
 
 #[tokio::test]

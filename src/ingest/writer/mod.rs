@@ -25,11 +25,13 @@ use crate::ops::meters::DropReason;
 use crate::ops::node::Node;
 use crate::proto::channel::CollectorId;
 
+pub use crate::ingest::writer::identity::Identity;
 pub use crate::ingest::writer::queue::Ticket;
 
-mod ids;
+mod identity;
 mod publish;
 mod queue;
+mod recognise;
 #[cfg(test)]
 mod tests;
 
@@ -53,8 +55,8 @@ pub struct Job {
     pub drafts: Vec<Draft>,
     /// When the batch was received, in nanoseconds since 1970.
     pub received_ns: i64,
-    /// Names the request, so that sending it again stores nothing twice even where lines have no time of their own.
-    pub idempotency_key: Option<Arc<str>>,
+    /// What it is recognised by when it is sent again.
+    pub identity: Identity,
     /// The bytes' place in the budget, kept until the log has them.
     pub grant: Grant,
     /// Told how it ended; dropped unused when the node stops before that.

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use crate::broker::{BrokerError, Outgoing, Published};
 use crate::ingest::batch::Draft;
-use crate::ingest::writer::ids::message_id;
+use crate::ingest::writer::identity::BatchId;
 use crate::ingest::writer::queue::Queue;
+use crate::ingest::writer::recognise::Unidentified;
 use crate::ingest::writer::{Job, Outcome, Shared, WRITER_IDLE};
 use crate::ops::meters::DropReason;
 use crate::proto::channel::CollectorId;
 use crate::proto::envelope::{Envelope, Stamp};
-use crate::proto::offset::Shard;
+use crate::proto::offset::{Sequence, Shard};
 
 /// First pause after a failed publish.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -23,12 +24,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// The writer of one collector.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    collector: CollectorId,
-    shard: Shard,
+    pub(super) shared: Arc<Shared>,
+    pub(super) collector: CollectorId,
+    pub(super) shard: Shard,
     queue: Arc<Queue>,
-    revision: u64,
-    sequence: u64,
+    pub(super) revision: u64,
+    /// Of the envelope stamped last.
+    pub(super) sequence: u64,
+    /// Where the log has what this writer stored last; 0 before that.
+    pub(super) last_stored: Sequence,
 }
 
 /// A stamped envelope, and how many metrics it holds.
@@ -48,7 +52,7 @@ enum StoreError {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, collector: CollectorId, queue: Arc<Queue>, revision: u64) -> Self {
         let shard = collector.shard(shared.broker.shards());
-        Self { shared, collector, shard, queue, revision, sequence: 0 }
+        Self { shared, collector, shard, queue, revision, sequence: 0, last_stored: 0 }
     }
 
     pub(super) async fn run(mut self) {
@@ -83,9 +87,17 @@ impl Writer {
     }
 
     /// Carries one job to its end. Its grant is kept until then.
-    async fn carry(&mut self, job: Job) -> ControlFlow<()> {
-        let Job { drafts, received_ns, idempotency_key, grant, done, open } = job;
-        let stamped = self.stamp(drafts, received_ns, idempotency_key.as_deref());
+    async fn carry(&mut self, mut job: Job) -> ControlFlow<()> {
+        let id = match self.identify(&mut job).await {
+            Ok(id) => id,
+            Err(Unidentified::Withdrawn) => return ControlFlow::Continue(()),
+            Err(Unidentified::Abandoned) => {
+                self.shared.abandon(&self.collector, job.done.as_ref(), job.drafts.len(), job.bytes());
+                return ControlFlow::Break(());
+            }
+        };
+        let Job { drafts, received_ns, grant, done, open, .. } = job;
+        let stamped = self.stamp(drafts, received_ns, &id);
         let stored = match self.store(&stamped.outgoing, &stamped.metrics, false).await {
             Ok(()) => ControlFlow::Continue(Outcome::Stored),
             Err(StoreError::Abandoned) => ControlFlow::Break(0),
@@ -109,7 +121,7 @@ impl Writer {
 
     /// After a refusal: the envelope that the log refuses must not cost its neighbours. Those that were stored already
     /// are recognised by their ids. Breaks with the index of the first envelope that was not tried.
-    async fn store_one_by_one(&self, stamped: &Stamped) -> ControlFlow<usize, Outcome> {
+    async fn store_one_by_one(&mut self, stamped: &Stamped) -> ControlFlow<usize, Outcome> {
         let mut outcome = Outcome::Stored;
         for (at, outgoing) in stamped.outgoing.iter().enumerate() {
             match self.store(std::slice::from_ref(outgoing), &stamped.metrics[at..=at], true).await {
@@ -128,12 +140,11 @@ impl Writer {
     /// Publishes until the log has it. The order of a collector rests on this: nothing else of it is in flight.
     /// `sent_before` says that some of it may be stored already, by this writer.
     async fn store(
-        &self,
+        &mut self,
         outgoing: &[Outgoing],
         metrics: &[u64],
         sent_before: bool,
     ) -> Result<(), StoreError> {
-        let meters = &self.shared.node.meters;
         let mut attempt = 0u32;
         loop {
             attempt += 1;
@@ -144,23 +155,16 @@ impl Writer {
             };
             match answer {
                 Ok(published) => {
-                    meters.publish_duration.record(began.elapsed().as_secs_f64());
+                    self.shared.node.meters.publish_duration.record(began.elapsed().as_secs_f64());
+                    self.last_stored =
+                        published.iter().map(|one| one.sequence).max().unwrap_or(self.last_stored);
                     self.count(&published, metrics, sent_before || attempt > 1);
                     return Ok(());
                 }
                 Err(BrokerError::Refused(reason)) => return Err(StoreError::Refused(reason)),
                 // An incompatible log is an operator's to mend; until then waiting loses nothing.
                 Err(error @ (BrokerError::Unavailable(_) | BrokerError::Incompatible(_))) => {
-                    meters.publish_retries.increment(1);
-                    if attempt == 1 {
-                        tracing::warn!(
-                            event = "publish_failed",
-                            collector = %self.collector,
-                            envelopes = outgoing.len(),
-                            %error,
-                            "the batch waits and is published again"
-                        );
-                    }
+                    self.retried(attempt, outgoing.len(), &error);
                 }
             }
             tokio::select! {
@@ -170,15 +174,28 @@ impl Writer {
         }
     }
 
-    fn stamp(&mut self, drafts: Vec<Draft>, received_ns: i64, key: Option<&str>) -> Stamped {
+    /// Counts a failure that is tried again, and tells of the first.
+    pub(super) fn retried(&self, attempt: u32, envelopes: usize, error: &BrokerError) {
+        self.shared.node.meters.publish_retries.increment(1);
+        if attempt == 1 {
+            tracing::warn!(
+                event = "publish_failed",
+                collector = %self.collector,
+                envelopes,
+                %error,
+                "the batch waits and is published again"
+            );
+        }
+    }
+
+    fn stamp(&mut self, drafts: Vec<Draft>, received_ns: i64, id: &BatchId) -> Stamped {
         let metrics = drafts.iter().map(|draft| draft.metrics).collect();
         let mut outgoing = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
             self.sequence += 1;
             let stamp = Stamp { revision: self.revision, sequence: self.sequence, received_ns };
-            let message_id = message_id(&draft, index, key, &stamp, &self.shared.node.id);
             let envelope = Envelope { channel: draft.channel, stamp: Some(stamp), lines: draft.lines };
-            outgoing.push(Outgoing { envelope, message_id });
+            outgoing.push(Outgoing { envelope, message_id: id.envelope(index) });
         }
         Stamped { outgoing, metrics }
     }

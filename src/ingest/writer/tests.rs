@@ -1,9 +1,10 @@
+mod schedules;
+
 use bytes::Bytes;
 
 use super::*;
 use crate::ingest::budget::Budget;
 use crate::ingest::testing::{Bench, Mood, bench, settings};
-use crate::ingest::writer::ids::message_id;
 use crate::proto::channel::Channel;
 use crate::proto::envelope::Stamp;
 
@@ -25,7 +26,7 @@ async fn submit(bench: &Bench, texts: &[&str]) -> (Ticket, oneshot::Receiver<Out
 async fn submit_for(bench: &Bench, texts: &[&str], done: Option<oneshot::Sender<Outcome>>) -> Ticket {
     let drafts = texts.iter().map(|text| draft("a", text, text, false)).collect();
     let grant = Budget::new(1 << 20, metrics::Gauge::noop()).grant(1).await;
-    let job = Job { drafts, received_ns: 5, idempotency_key: None, grant, done, open: None };
+    let job = Job { drafts, received_ns: 5, identity: Identity::New, grant, done, open: None };
     bench.ingest.writers.submit(&id("a"), job).unwrap()
 }
 
@@ -147,27 +148,6 @@ async fn a_drain_waits_for_every_accepted_batch() {
     });
     assert_eq!(left, Left::default());
     assert_eq!(done.await, Ok(Outcome::Stored));
-}
-
-#[test]
-fn message_ids_are_equal_exactly_for_what_is_the_same() {
-    let stamp = |sequence| Stamp { revision: 7, sequence, received_ns: 1 };
-    let check = |draft: &Draft, index, key, sequence| message_id(draft, index, key, &stamp(sequence), "n1");
-
-    let timed = draft("a", "cpu", "cpu u=1 1", true);
-    assert_eq!(
-        check(&timed, 0, None, 1),
-        check(&timed, 3, Some("k"), 9),
-        "content is the strongest identity"
-    );
-    assert_ne!(check(&timed, 0, None, 1), check(&draft("b", "cpu", "cpu u=1 1", true), 0, None, 1));
-    assert_ne!(check(&timed, 0, None, 1), check(&draft("ac", "pu", "cpu u=1 1", true), 0, None, 1));
-
-    let untimed = draft("a", "cpu", "cpu u=1 1", false);
-    assert_ne!(check(&untimed, 0, None, 1), check(&untimed, 0, None, 2), "equal lines are new measurements");
-    assert_eq!(check(&untimed, 0, Some("k"), 1), check(&untimed, 0, Some("k"), 2));
-    assert_ne!(check(&untimed, 0, Some("k"), 1), check(&untimed, 1, Some("k"), 1));
-    assert_ne!(check(&untimed, 0, Some("k"), 1), check(&untimed, 0, Some("l"), 1));
 }
 
 #[test]

@@ -331,3 +331,26 @@ async fn a_drain_out_of_time_counts_what_sockets_still_held() {
     assert_eq!(bench.metric("ws_envelopes_dropped_total{reason=\"shutdown\"}"), 3.0);
     assert_eq!(bench.metric("ws_collector_buffered_bytes"), 0.0);
 }
+
+/// Within one socket everything arrives once. A batch whose answer was lost with its socket comes first on the next one.
+#[tokio::test]
+async fn a_value_that_returns_on_one_socket_is_stored_and_a_flush_repeated_on_the_next_is_not() {
+    let mut bench = bench(settings());
+    let mut peer = bench.peer();
+    let addresses = [bench.listen().await, peer.listen().await];
+    let line = |open: u8| format!("door,host=a open={open}i 1700000000");
+    let mut expected = Vec::new();
+    let mut last = None;
+    for (round, address) in addresses.iter().cycle().take(4).enumerate() {
+        let mut client = connect(*address, "?precision=s").await;
+        for open in last.into_iter().chain([1, 1, 0, 1, round as u8]) {
+            send(&mut client, line(open)).await;
+        }
+        let values = [1, 1, 0, 1, round as u8];
+        expected.extend(values.map(|open| format!("door,host=a open={open}i 1700000000000000000")));
+        assert_eq!(stored(&bench, expected.len()).await, expected, "round {round}");
+        last = Some(round as u8);
+        client.close(None).await.unwrap();
+        while client.next().await.is_some() {}
+    }
+}
