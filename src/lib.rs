@@ -98,6 +98,7 @@
 //!   `status`, which asks a running node.
 //! * [`demo`]: a collector of this host's metrics; a client of ingest like any other. [`load`]: the load generator, which knows a
 //!   cluster only from outside.
+//! * [`sync`]: locks that only a closure reaches, and the order in which they are taken.
 //! * [`app`]: builds roles from settings, owns their tasks, drains them. Only it sees everything.
 //!
 //! `tests/layering.rs` holds the arrows between these rooms.
@@ -124,3 +125,4 @@ pub mod ingest;
 pub mod load;
 pub mod ops;
 pub mod proto;
+pub mod sync;

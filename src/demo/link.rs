@@ -1,6 +1,6 @@
 //! The demo collector's WebSocket connection.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::host::Sampler;
 use crate::proto::frame::{Decoder, Event, FrameError, Opcode, Peer, close_payload, encode_masked};
 use crate::proto::message::CloseCode;
+use crate::sync::Locked;
 
 /// Connecting and the handshake take at most so long.
 const CONNECT_TIMEOUT_S: u64 = 5;
@@ -108,7 +109,7 @@ impl Link {
     /// Sends a sample on every second and answers pings, until the connection or the process ends.
     pub(super) async fn serve(
         self,
-        sampler: &Arc<Mutex<Sampler>>,
+        sampler: &Arc<Locked<Sampler>>,
         shutdown: &CancellationToken,
     ) -> Result<(), LinkError> {
         let (reader, writer) = tokio::io::split(self.socket);
@@ -215,11 +216,10 @@ async fn write(
 }
 
 /// Measures on a thread that may block: some files of `/proc`, and file systems that do not answer, take their time.
-async fn sample(sampler: &Arc<Mutex<Sampler>>, timestamp_ns: u64) -> Result<Vec<u8>, LinkError> {
+async fn sample(sampler: &Arc<Locked<Sampler>>, timestamp_ns: u64) -> Result<Vec<u8>, LinkError> {
     let sampler = sampler.clone();
-    let measured = tokio::task::spawn_blocking(move || {
-        sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(timestamp_ns as i64)
-    });
+    let measured =
+        tokio::task::spawn_blocking(move || sampler.with(|sampler| sampler.sample(timestamp_ns as i64)));
     measured.await.map_err(|_| LinkError::Sampler)
 }
 

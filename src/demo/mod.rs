@@ -4,7 +4,7 @@
 //! one binary WebSocket message, as Telegraf's `outputs.websocket` does. It is a client of the public ingest path and
 //! knows nothing else of this process. `host` measures; `link` is the connection.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ mod link;
 
 use host::Sampler;
 use link::{Link, LinkError};
+
+use crate::sync::Locked;
 
 /// First pause before another attempt to connect, in milliseconds; it doubles with every failure.
 const PAUSE_MS_MIN: u64 = 250;
@@ -25,7 +27,7 @@ const PAUSE_MS_MAX: u64 = 10_000;
 ///
 /// A lost connection is made again, with growing pauses; what would have been measured meanwhile is not.
 pub async fn run(url: String, shutdown: CancellationToken) {
-    let sampler = Arc::new(Mutex::new(Sampler::new()));
+    let sampler = Arc::new(Locked::leaf("the sampler of this host", Sampler::new()));
     let mut pause_ms = PAUSE_MS_MIN;
     while !shutdown.is_cancelled() {
         let connected = tokio::select! {

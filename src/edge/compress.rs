@@ -1,6 +1,6 @@
 //! Frames of every form: each made once, for all clients that take this form, and compressed for those that negotiated it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use metrics::Counter;
@@ -14,12 +14,13 @@ use crate::ops::meters::Meters;
 use crate::proto::deflate::Deflater;
 use crate::proto::frame;
 use crate::proto::offset::Offset;
+use crate::sync::Locked;
 
 /// Makes the frames of views, in the form that the view has.
 pub(crate) struct Compressor {
     settings: CompressionSettings,
     /// Those not in use. There are as many as threads have ever compressed at the same time: a few.
-    deflaters: Mutex<Vec<Deflater>>,
+    deflaters: Locked<Vec<Deflater>>,
     bytes_in: Counter,
     bytes_out: Counter,
 }
@@ -28,7 +29,7 @@ impl Compressor {
     /// Without memory, until something is to be compressed.
     pub(crate) fn new(settings: CompressionSettings, meters: &Meters) -> Arc<Self> {
         let (bytes_in, bytes_out) = (meters.compressed_bytes_in.clone(), meters.compressed_bytes_out.clone());
-        Arc::new(Self { settings, deflaters: Mutex::default(), bytes_in, bytes_out })
+        Arc::new(Self { settings, deflaters: Locked::empty("idle deflaters"), bytes_in, bytes_out })
     }
 
     /// Whether offers of clients are accepted.
@@ -86,16 +87,12 @@ impl Compressor {
             return None;
         }
         // Not held while compressing: two threads compress with two.
-        let idle = self.deflaters().pop();
+        let idle = self.deflaters.with(Vec::pop);
         let mut deflater = idle.unwrap_or_else(|| Deflater::new(self.settings.level));
         let deflated = deflater.deflate(payload).map(encode::compressed);
-        self.deflaters().push(deflater);
+        self.deflaters.with(|idle| idle.push(deflater));
         self.bytes_in.increment(plain.len() as u64);
         self.bytes_out.increment(deflated.as_ref().unwrap_or(plain).len() as u64);
         deflated
-    }
-
-    fn deflaters(&self) -> std::sync::MutexGuard<'_, Vec<Deflater>> {
-        self.deflaters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,12 @@
 //! How the rest of an edge tells a writer that there is work: a bell, a list of views that have grown, and a list of
 //! sessions that can go on.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 use tokio::sync::Notify;
+
+use crate::sync::Locked;
 
 /// Tells views apart while they live. A view that is gone may leave its address to another, which is then swept once for
 /// nothing.
@@ -24,8 +26,8 @@ pub(crate) struct Doorbell {
     /// Which writer's it is, counted from 0.
     pub(crate) number: usize,
     bell: Notify,
-    grown: Mutex<Grown>,
-    ready: Mutex<Vec<SessionKey>>,
+    grown: Locked<Grown>,
+    ready: Locked<Vec<SessionKey>>,
 }
 
 /// Views that have grown since the writer last looked.
@@ -39,34 +41,35 @@ struct Grown {
 impl Doorbell {
     /// The bell of writer `number`.
     pub(crate) fn new(number: usize) -> Arc<Self> {
-        Arc::new(Self { number, bell: Notify::new(), grown: Mutex::default(), ready: Mutex::default() })
+        Arc::new(Self {
+            number,
+            bell: Notify::new(),
+            grown: Locked::empty("views that have grown"),
+            ready: Locked::empty("sessions that can go on"),
+        })
     }
 
     /// This view has new frames. The bell is rung later, once for all views: see [`Doorbell::ring_if_grown`].
     pub(crate) fn note_grown(&self, view: ViewAddress) {
-        self.grown().views.push(view);
+        self.grown.with(|grown| grown.views.push(view));
     }
 
     /// Rings if views have grown and the bell was not rung since the writer last looked.
     pub(crate) fn ring_if_grown(&self) {
-        let mut grown = self.grown();
-        if !grown.views.is_empty() && !std::mem::replace(&mut grown.rung, true) {
+        let due = |grown: &mut Grown| !grown.views.is_empty() && !std::mem::replace(&mut grown.rung, true);
+        if self.grown.with(due) {
             self.bell.notify_one();
         }
     }
 
     /// Takes the views that have grown. A writer that was rung for has to come here, sooner or later.
     pub(crate) fn take_grown(&self) -> Vec<ViewAddress> {
-        std::mem::take(&mut *self.grown()).views
-    }
-
-    fn grown(&self) -> MutexGuard<'_, Grown> {
-        self.grown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.grown.with(std::mem::take).views
     }
 
     /// This session can go on: its socket takes bytes again or has some, or something was fetched for it.
     pub(crate) fn ready(&self, session: SessionKey) {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        self.ready.with(|ready| ready.push(session));
         self.bell.notify_one();
     }
 
@@ -78,7 +81,7 @@ impl Doorbell {
     /// Takes the sessions that can go on.
     pub(crate) fn take_ready(&self, into: &mut Vec<SessionKey>) {
         into.clear();
-        std::mem::swap(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner), into);
+        self.ready.with(|ready| std::mem::swap(ready, into));
     }
 }
 

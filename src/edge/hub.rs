@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 
 use crate::broker::ReadLimits;
@@ -29,6 +28,7 @@ use crate::ops::meters::{Label, Meters, SeriesDrop};
 use crate::proto::filter::{FilterIndex, Ticket};
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
+use crate::sync::{Level, Locked};
 
 mod dispatch;
 mod head;
@@ -64,10 +64,10 @@ pub(crate) enum Start {
 /// One ring, all views.
 pub(crate) struct Hub {
     /// Never to be locked by whoever holds `state`.
-    values: Mutex<Values>,
+    values: Locked<Values>,
     /// Groups of views with an interval that have come to be: for whoever gives them their beat.
-    new_groups: Mutex<Option<mpsc::UnboundedReceiver<GroupKey>>>,
-    state: Mutex<State>,
+    new_groups: Locked<Option<mpsc::UnboundedReceiver<GroupKey>>>,
+    state: Locked<State>,
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
     view_bytes_max: usize,
@@ -125,10 +125,11 @@ impl Hub {
         let unapplied = Vec::new();
         let state = State { compressor, ring, epochs, resets: 0, back: None, unapplied, views, index };
         let (announce, new_groups) = mpsc::unbounded_channel();
+        let values = Values { series, conflation: Conflation::new(announce) };
         Arc::new(Self {
-            values: Mutex::new(Values { series, conflation: Conflation::new(announce) }),
-            new_groups: Mutex::new(Some(new_groups)),
-            state: Mutex::new(state),
+            values: Locked::new(Level::LastValues, "last values", values),
+            new_groups: Locked::leaf("new groups", Some(new_groups)),
+            state: Locked::new(Level::Hub, "the hub", state),
             head: watch::Sender::new(head),
             doorbells,
             view_bytes_max,
@@ -145,24 +146,23 @@ impl Hub {
         if arrivals.peek().is_none() {
             return false;
         }
-        let mut state = self.lock();
-        let mut bytes = 0;
-        for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
-            let entry = match arrival {
-                Ordered::Envelope(stored) => {
-                    bytes += stored.envelope.lines.len();
-                    state.ring.push(shard, stored)
+        self.change(|state| {
+            let mut bytes = 0;
+            for arrival in arrivals.by_ref().take(ENTRIES_PER_LOCK) {
+                let entry = match arrival {
+                    Ordered::Envelope(stored) => {
+                        bytes += stored.envelope.lines.len();
+                        state.ring.push(shard, stored)
+                    }
+                    Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
+                };
+                state.dispatch(&entry);
+                state.unapplied.push(Step::Entry(entry));
+                if bytes >= BYTES_PER_LOCK {
+                    break;
                 }
-                Ordered::Gone(range) => state.ring.push_gap(shard, *range.end(), GapReason::Retention),
-            };
-            state.dispatch(&entry);
-            state.unapplied.push(Step::Entry(entry));
-            if bytes >= BYTES_PER_LOCK {
-                break;
             }
-        }
-        self.publish(state);
-        self.settle();
+        });
         arrivals.peek().is_some()
     }
 
@@ -175,19 +175,18 @@ impl Hub {
 
     /// The shard was created anew (another epoch) or went backwards; it goes on after `last`.
     pub(crate) fn reset(&self, shard: Shard, epoch: Epoch, last: Sequence) {
-        let mut state = self.lock();
-        if let Some(slot) = state.epochs.get_mut(usize::from(shard.0)) {
-            *slot = epoch;
-        }
-        let epoch = Epoch::combine(&state.epochs);
-        state.resets += 1;
-        let same_log = epoch == state.ring.head().epoch;
-        let entry = state.ring.push_reset(epoch, shard, last);
-        state.back = same_log.then(|| Back { to: entry.offset.clone(), index: entry.index });
-        state.dispatch(&entry);
-        state.unapplied.push(Step::Entry(entry));
-        self.publish(state);
-        self.settle();
+        self.change(|state| {
+            if let Some(slot) = state.epochs.get_mut(usize::from(shard.0)) {
+                *slot = epoch;
+            }
+            let epoch = Epoch::combine(&state.epochs);
+            state.resets += 1;
+            let same_log = epoch == state.ring.head().epoch;
+            let entry = state.ring.push_reset(epoch, shard, last);
+            state.back = same_log.then(|| Back { to: entry.offset.clone(), index: entry.index });
+            state.dispatch(&entry);
+            state.unapplied.push(Step::Entry(entry));
+        });
     }
 
     /// The last values, as they are at the newest place. Whoever looks at many of them belongs on a thread that may block.
@@ -207,14 +206,14 @@ impl Hub {
 
     /// Groups of views with an interval, as they come to be; nothing if somebody has asked before.
     pub(crate) fn take_new_groups(&self) -> Option<mpsc::UnboundedReceiver<GroupKey>> {
-        self.new_groups.lock().take()
+        self.new_groups.with(Option::take)
     }
 
     fn with_values<T>(&self, look: impl FnOnce(&mut Values) -> T) -> T {
-        let mut values = self.values.lock();
-        self.apply_to(&mut values);
-        let seen = look(&mut values);
-        drop(values);
+        let seen = self.values.with(|values| {
+            self.apply_to(values);
+            look(values)
+        });
         // What came meanwhile was left to whoever held the lock.
         self.settle();
         seen
@@ -223,11 +222,11 @@ impl Hub {
     /// Sees to it that what is unapplied gets applied, here or by whoever holds the last values.
     fn settle(&self) {
         loop {
-            let Some(mut values) = self.values.try_lock() else { return };
-            self.apply_to(&mut values);
-            drop(values);
+            if self.values.try_with(|values| self.apply_to(values)).is_none() {
+                return;
+            }
             // Something may have come between the last look and the end of the lock, left by somebody who found it held.
-            if self.lock().unapplied.is_empty() {
+            if self.state.with(|state| state.unapplied.is_empty()) {
                 return;
             }
         }
@@ -235,7 +234,7 @@ impl Hub {
 
     fn apply_to(&self, Values { series, conflation }: &mut Values) {
         loop {
-            let unapplied = std::mem::take(&mut self.lock().unapplied);
+            let unapplied = self.state.with(|state| std::mem::take(&mut state.unapplied));
             if unapplied.is_empty() {
                 return;
             }
@@ -257,14 +256,16 @@ impl Hub {
         self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
-    /// Makes the ring's head known, then wakes the writers whose views have grown: whoever sees a head also sees the frames
-    /// up to it.
-    fn publish(&self, state: MutexGuard<'_, State>) {
-        let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
-        let head = Head { index, offset, resets: state.resets, back: state.back.clone() };
-        self.head.send_replace(head);
-        MutexGuard::unlock_fair(state);
+    /// Changes the ring, makes its new head known, then wakes the writers whose views have grown: whoever sees a head also
+    /// sees the frames up to it.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        self.state.with_fair(|state| {
+            change(state);
+            let (index, offset) = (state.ring.head_index(), state.ring.head().clone());
+            self.head.send_replace(Head { index, offset, resets: state.resets, back: state.back.clone() });
+        });
         self.ring_grown();
+        self.settle();
     }
 
     /// The newest place.
@@ -279,23 +280,7 @@ impl Hub {
 
     /// Gives a session the view it asks for, beginning after `at`, or after the newest place.
     pub(crate) fn attach(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
-        let mut state = self.lock();
-        let view = Seat::take(state.view(key, self.view_bytes_max, &self.account));
-        if key.interval_ms.is_some() {
-            // Where its view is: what has changed since comes with the next flush.
-            let (cursor, index, place) = view.view().place();
-            let start = at.as_ref().is_none_or(|at| *at == *place);
-            let start = if start { Start::Live(cursor, index) } else { Start::CatchUp };
-            return Attachment { view, at: at.map_or(place, Arc::new), start };
-        }
-        let (index, at) = match at {
-            None => (Some(state.ring.head_index()), state.ring.head().clone()),
-            Some(offset) => (state.ring.locate(&offset), Arc::new(offset)),
-        };
-        let start = index
-            .and_then(|index| Some(Start::Live(view.view().join(index)?, index)))
-            .unwrap_or(Start::CatchUp);
-        Attachment { view, at, start }
+        self.state.with(|state| state.attach(key, at, self.view_bytes_max, &self.account))
     }
 
     /// As many entries as `limits` allow of a shard that follow `after`, if the ring reaches back that far in `epoch`.
@@ -306,33 +291,83 @@ impl Hub {
         after: Sequence,
         limits: ReadLimits,
     ) -> Option<Vec<Arc<Entry>>> {
-        let state = self.lock();
-        if state.ring.head().epoch != epoch {
-            return None;
-        }
-        state.ring.shard_entries(shard, after, limits.envelopes_max, limits.bytes_max)
+        self.state.with(|state| {
+            if state.ring.head().epoch != epoch {
+                return None;
+            }
+            state.ring.shard_entries(shard, after, limits.envelopes_max, limits.bytes_max)
+        })
     }
 
     /// Whether `offset` is a place the ring can go on from, in whatever epoch.
     pub(crate) fn holds(&self, offset: &Offset) -> bool {
-        self.lock().ring.locate(offset).is_some()
+        self.state.with(|state| state.ring.locate(offset).is_some())
     }
 
     /// The place before everything that was stored at or after `stored_ns`, if the ring reaches back that far.
     pub(crate) fn since(&self, stored_ns: i64) -> Option<Arc<Offset>> {
-        self.lock().ring.since(stored_ns)
+        self.state.with(|state| state.ring.since(stored_ns))
     }
 
     /// When the log stored the newest of what is here, in nanoseconds since 1970; 0 if nothing is.
     pub(crate) fn stored_ns(&self) -> i64 {
-        self.lock().ring.stored_ns()
+        self.state.with(|state| state.ring.stored_ns())
     }
 
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
     pub(crate) fn tidy(&self, meters: &Meters) {
-        let mut state = self.lock();
-        let first = state.ring.first_index();
-        let State { views, index, ring, unapplied, .. } = &mut *state;
+        let ring_bytes = self.state.with(|state| state.tidy(meters));
+        meters.ring_bytes.set(ring_bytes as f64);
+        meters.view_bytes.set(self.account.bytes() as f64);
+    }
+
+    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970. Returns
+    /// the last of the bounds that has cost a series since the last call, if one has.
+    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) -> Option<SeriesDrop> {
+        let (series, bytes, dropped) = self.with_series(|series| {
+            series.expire(now_ns);
+            (series.len(), series.bytes(), series.take_dropped())
+        });
+        meters.snapshot_series.set(series as f64);
+        meters.snapshot_bytes.set(bytes as f64);
+        for (reason, count) in SeriesDrop::ALL.iter().zip(dropped) {
+            meters.snapshot_series_dropped.of(*reason).increment(count);
+        }
+        let bounds = [SeriesDrop::Bytes, SeriesDrop::Count];
+        bounds.into_iter().find(|bound| dropped[bound.index()] > 0)
+    }
+}
+
+impl State {
+    fn attach(
+        &mut self,
+        key: &ViewKey,
+        at: Option<Offset>,
+        bytes_max: usize,
+        account: &Arc<Account>,
+    ) -> Attachment {
+        let view = Seat::take(self.view(key, bytes_max, account));
+        if key.interval_ms.is_some() {
+            // Where its view is: what has changed since comes with the next flush.
+            let (cursor, index, place) = view.view().place();
+            let start = at.as_ref().is_none_or(|at| *at == *place);
+            let start = if start { Start::Live(cursor, index) } else { Start::CatchUp };
+            return Attachment { view, at: at.map_or(place, Arc::new), start };
+        }
+        let (index, at) = match at {
+            None => (Some(self.ring.head_index()), self.ring.head().clone()),
+            Some(offset) => (self.ring.locate(&offset), Arc::new(offset)),
+        };
+        let start = index
+            .and_then(|index| Some(Start::Live(view.view().join(index)?, index)))
+            .unwrap_or(Start::CatchUp);
+        Attachment { view, at, start }
+    }
+
+    /// See [`Hub::tidy`]; returns the ring's bytes.
+    fn tidy(&mut self, meters: &Meters) -> usize {
+        let first = self.ring.first_index();
+        let Self { views, index, ring, unapplied, .. } = self;
         for (_, gone) in views.extract_if(|_, listed| listed.view.sessions() == 0) {
             match gone.ticket {
                 Some(ticket) => drop(index.remove(ticket)),
@@ -353,32 +388,9 @@ impl Hub {
             .filter(|view| view.key().wire == Wire::Deflated)
             .map(|view| view.sessions());
         meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        meters.ring_bytes.set(ring.bytes() as f64);
-        meters.view_bytes.set(self.account.bytes() as f64);
+        ring.bytes()
     }
 
-    /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970. Returns
-    /// the last of the bounds that has cost a series since the last call, if one has.
-    pub(crate) fn tidy_series(&self, now_ns: i64, meters: &Meters) -> Option<SeriesDrop> {
-        let (series, bytes, dropped) = self.with_series(|series| {
-            series.expire(now_ns);
-            (series.len(), series.bytes(), series.take_dropped())
-        });
-        meters.snapshot_series.set(series as f64);
-        meters.snapshot_bytes.set(bytes as f64);
-        for (reason, count) in SeriesDrop::ALL.iter().zip(dropped) {
-            meters.snapshot_series_dropped.of(*reason).increment(count);
-        }
-        let bounds = [SeriesDrop::Bytes, SeriesDrop::Count];
-        bounds.into_iter().find(|bound| dropped[bound.index()] > 0)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-}
-
-impl State {
     fn view(&mut self, key: &ViewKey, bytes_max: usize, account: &Arc<Account>) -> Arc<View> {
         if let Some(listed) = self.views.get(key) {
             return listed.view.clone();

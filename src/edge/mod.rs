@@ -15,7 +15,7 @@
 //! Nothing here knows ingest; the log comes through the broker's port only.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -38,6 +38,7 @@ use crate::ops::clock::unix_ns;
 use crate::ops::node::{Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::Shard;
+use crate::sync::Locked;
 
 mod batch;
 #[cfg(feature = "bench")]
@@ -97,7 +98,7 @@ pub(crate) struct Shared {
     heard_ms: Box<[AtomicU64]>,
     /// Clients have been told that the log is silent.
     stale: AtomicBool,
-    lags: Mutex<Vec<u64>>,
+    lags: Locked<Vec<u64>>,
     collectors: status::Collectors,
 }
 
@@ -122,12 +123,14 @@ impl Shared {
 
     /// How far a writer's slowest live session is behind; the gauge shows the worst of all writers.
     fn note_lag(&self, writer: usize, lag: u64) {
-        let mut lags = self.lags.lock().unwrap_or_else(PoisonError::into_inner);
-        if lags.len() <= writer {
-            lags.resize(writer + 1, 0);
-        }
-        lags[writer] = lag;
-        self.node.meters.message_queue_size.set(lags.iter().copied().max().unwrap_or(0) as f64);
+        // The gauge is set under the lock, so that the newest maximum stays.
+        self.lags.with(|lags| {
+            if lags.len() <= writer {
+                lags.resize(writer + 1, 0);
+            }
+            lags[writer] = lag;
+            self.node.meters.message_queue_size.set(lags.iter().copied().max().unwrap_or(0) as f64);
+        });
     }
 }
 
@@ -138,7 +141,7 @@ pub struct Edge {
     hub: OnceLock<Arc<Hub>>,
     doorbells: Vec<Arc<Doorbell>>,
     writers: Vec<mpsc::Sender<Command>>,
-    inboxes: Mutex<Vec<mpsc::Receiver<Command>>>,
+    inboxes: Locked<Vec<mpsc::Receiver<Command>>>,
     gates: Vec<Arc<Gate>>,
     /// No new clients: those who are here are being sent away.
     draining: AtomicBool,
@@ -175,7 +178,7 @@ impl Edge {
             settings,
             tasks: TaskTracker::new(),
             started: Instant::now(),
-            lags: Mutex::default(),
+            lags: Locked::empty("lags of writers"),
             collectors: status::Collectors::default(),
         });
         let edge = Arc::new(Self {
@@ -183,7 +186,7 @@ impl Edge {
             hub: OnceLock::new(),
             doorbells,
             writers,
-            inboxes: Mutex::new(inboxes),
+            inboxes: Locked::leaf("inboxes of writers", inboxes),
             gates,
             draining: AtomicBool::new(false),
             shutdown: CancellationToken::new(),
@@ -218,7 +221,7 @@ impl Edge {
             self.doorbells.clone(),
             self.shared.compressor.clone(),
         );
-        let inboxes = std::mem::take(&mut *self.inboxes.lock().unwrap_or_else(PoisonError::into_inner));
+        let inboxes = self.inboxes.with(std::mem::take);
         for (inbox, doorbell) in inboxes.into_iter().zip(&self.doorbells) {
             let writer = Writer::new(self.shared.clone(), hub.clone(), doorbell.clone());
             self.shared.tasks.spawn(writer.run(inbox, self.shutdown.clone()));

@@ -1,7 +1,7 @@
 //! What an edge adds to its node's status: the collectors whose envelopes it sees, and where it is in the log.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -12,6 +12,7 @@ use crate::edge::sequencer::Ordered;
 use crate::ops::log::{Followed, Follows};
 use crate::ops::node::StatusSection;
 use crate::proto::channel::CollectorId;
+use crate::sync::Locked;
 
 /// Collectors remembered; those that are gone make room, and where all are present, newcomers are not listed.
 const COLLECTORS_MAX: usize = 10_000;
@@ -19,8 +20,13 @@ const COLLECTORS_MAX: usize = 10_000;
 const PRESENT: Duration = Duration::from_secs(30);
 
 /// Collectors, as seen through the log.
-#[derive(Default)]
-pub(crate) struct Collectors(Mutex<Table>);
+pub(crate) struct Collectors(Locked<Table>);
+
+impl Default for Collectors {
+    fn default() -> Self {
+        Self(Locked::empty("collectors seen in the log"))
+    }
+}
 
 #[derive(Default)]
 struct Table {
@@ -29,6 +35,7 @@ struct Table {
     tidied: Option<Instant>,
 }
 
+#[derive(Clone, Copy)]
 struct Seen {
     last: Instant,
     envelopes: u64,
@@ -38,8 +45,31 @@ impl Collectors {
     /// These came.
     pub(crate) fn note(&self, arrivals: &[Ordered]) {
         let now = Instant::now();
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Table { seen, tidied } = &mut *table;
+        self.0.with(|table| table.note(arrivals, now));
+    }
+
+    fn describe(&self) -> (bool, Value) {
+        // The live flow waits for the lock: nothing is written under it.
+        let mut rows: Vec<(CollectorId, Seen)> =
+            self.0.with(|table| table.seen.iter().map(|(id, seen)| (id.clone(), *seen)).collect());
+        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let present = rows.iter().any(|(_, seen)| seen.last.elapsed() < PRESENT);
+        let row = |(id, seen): (CollectorId, Seen)| {
+            json!({
+                "id": id.as_str(),
+                "connected": seen.last.elapsed() < PRESENT,
+                "transport": "log",
+                "last_frame_age_ms": seen.last.elapsed().as_millis() as u64,
+                "envelopes": seen.envelopes,
+            })
+        };
+        (present, rows.into_iter().map(row).collect())
+    }
+}
+
+impl Table {
+    fn note(&mut self, arrivals: &[Ordered], now: Instant) {
+        let Self { seen, tidied } = self;
         for arrival in arrivals {
             let Ordered::Envelope(stored) = arrival else { continue };
             let collector = &stored.envelope.channel.collector;
@@ -57,23 +87,6 @@ impl Collectors {
                 seen.insert(collector.clone(), Seen { last: now, envelopes: 1 });
             }
         }
-    }
-
-    fn describe(&self) -> (bool, Value) {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows: Vec<_> = table.seen.iter().collect();
-        rows.sort_by(|a, b| a.0.cmp(b.0));
-        let present = rows.iter().any(|(_, seen)| seen.last.elapsed() < PRESENT);
-        let row = |(id, seen): (&CollectorId, &Seen)| {
-            json!({
-                "id": id.as_str(),
-                "connected": seen.last.elapsed() < PRESENT,
-                "transport": "log",
-                "last_frame_age_ms": seen.last.elapsed().as_millis() as u64,
-                "envelopes": seen.envelopes,
-            })
-        };
-        (present, rows.into_iter().map(row).collect())
     }
 }
 

@@ -5,8 +5,8 @@
 //! bound; a cursor behind the oldest frame has been overtaken, and its session gets a gap.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -19,6 +19,7 @@ use crate::edge::wire::Wire;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::{Format, Subscription};
 use crate::proto::offset::Offset;
+use crate::sync::{Level, Locked};
 
 /// The number of the next frame of a view.
 pub(crate) type Cursor = u64;
@@ -102,7 +103,7 @@ impl Account {
 /// A shared run of frames.
 pub(crate) struct View {
     key: ViewKey,
-    state: Mutex<State>,
+    state: Locked<State>,
     /// Cursor behind the newest frame, readable without the lock.
     end: AtomicU64,
     /// When ingest received what the newest frame was made from, in nanoseconds since 1970; 0 before there is one.
@@ -181,7 +182,7 @@ impl View {
         };
         Self {
             key,
-            state: Mutex::new(state),
+            state: Locked::new(Level::View, "a view", state),
             end: AtomicU64::new(0),
             received_ns: AtomicI64::new(0),
             sessions: AtomicUsize::new(0),
@@ -207,20 +208,21 @@ impl View {
 
     /// From now on the writer is told when the view grows.
     pub(crate) fn listen(&self, doorbell: Arc<Doorbell>) {
-        self.lock().listeners.push(Listener { doorbell, told: false });
+        self.state.with(|state| state.listeners.push(Listener { doorbell, told: false }));
     }
 
     /// The writer is told no more.
     pub(crate) fn unlisten(&self, writer: usize) {
-        self.lock().listeners.retain(|listener| listener.doorbell.number != writer);
+        self.state.with(|state| state.listeners.retain(|listener| listener.doorbell.number != writer));
     }
 
     /// The writer, having been told, is about to look: whatever comes from now on it is told of again. To be called before
     /// the writer looks, or a frame that comes in between would be waited for in vain.
     pub(crate) fn attend(&self, writer: usize) {
-        let mut state = self.lock();
-        let listeners = state.listeners.iter_mut().filter(|listener| listener.doorbell.number == writer);
-        listeners.for_each(|listener| listener.told = false);
+        self.state.with(|state| {
+            let listeners = state.listeners.iter_mut().filter(|listener| listener.doorbell.number == writer);
+            listeners.for_each(|listener| listener.told = false);
+        });
     }
 
     /// Cursor behind the newest frame.
@@ -240,21 +242,24 @@ impl View {
 
     /// Adds a frame, and lets go of those whose entries are older than `first_index`. Writers are told, but not woken.
     pub(crate) fn push(&self, frame: Frame, first_index: Index) {
-        let mut state = self.lock();
-        state.newest = (frame.index, frame.offset.clone());
-        state.add(frame);
-        state.trim(first_index);
-        self.tell(state);
+        self.state.with(|state| {
+            state.newest = (frame.index, frame.offset.clone());
+            state.add(frame);
+            state.trim(first_index);
+            self.tell(state);
+        });
     }
 
     /// Adds the newest values up to a place, for a view with an interval; there are no frames if nothing has changed. What is
     /// older than the flush before is let go: a session that has not written it by then gets what has changed since, not a
     /// queue of what has grown old.
     pub(crate) fn flush(&self, frames: Vec<Frame>, index: Index, offset: Arc<Offset>) {
-        let mut state = self.lock();
-        state.newest = (index, offset);
-        if !frames.is_empty() {
-            let end = state.first + state.frames.len() as u64;
+        self.state.with(|state| {
+            state.newest = (index, offset);
+            if frames.is_empty() {
+                return;
+            }
+            let end = state.end();
             let before = std::mem::replace(&mut state.last_flush, end);
             while state.first < before {
                 state.drop_oldest();
@@ -262,13 +267,13 @@ impl View {
             frames.into_iter().for_each(|frame| state.add(frame));
             state.trim(0);
             self.tell(state);
-        }
+        });
         self.kept_parts.clear();
         self.flushed.notify_waiters();
     }
 
-    fn tell(&self, mut state: MutexGuard<'_, State>) {
-        self.end.store(state.first + state.frames.len() as u64, Ordering::Release);
+    fn tell(&self, state: &mut State) {
+        self.end.store(state.end(), Ordering::Release);
         let address = self.address();
         for listener in state.listeners.iter_mut().filter(|listener| !listener.told) {
             listener.told = true;
@@ -279,32 +284,34 @@ impl View {
     /// Lets go of frames whose entries are older than `first_index`, so that their bytes do not outlive the ring, and of
     /// the oldest that are too many.
     pub(crate) fn trim(&self, first_index: Index) {
-        self.lock().trim(first_index);
+        self.state.with(|state| state.trim(first_index));
     }
 
     /// All frames behind this place of the ring are here.
     pub(crate) fn covered_after(&self) -> Index {
-        self.lock().covered_after
+        self.state.with(|state| state.covered_after)
     }
 
     /// The cursor for a session that has seen everything up to `index`, if everything after it is still here.
     pub(crate) fn join(&self, index: Index) -> Option<Cursor> {
-        let state = self.lock();
-        (index >= state.covered_after)
-            .then(|| state.first + state.frames.partition_point(|frame| frame.index <= index) as u64)
+        self.state.with(|state| {
+            (index >= state.covered_after)
+                .then(|| state.first + state.frames.partition_point(|frame| frame.index <= index) as u64)
+        })
     }
 
     /// Whether frames at `cursor` have been let go.
     pub(crate) fn has_overtaken(&self, cursor: Cursor) -> bool {
-        cursor < self.lock().first
+        cursor < self.state.with(|state| state.first)
     }
 
     /// The place behind the newest frame there has been, and the cursor there. A view with an interval is at the place of
     /// its last flush.
     pub(crate) fn place(&self) -> (Cursor, Index, Arc<Offset>) {
-        let state = self.lock();
-        let (index, offset) = state.newest.clone();
-        (state.first + state.frames.len() as u64, index, offset)
+        self.state.with(|state| {
+            let (index, offset) = state.newest.clone();
+            (state.end(), index, offset)
+        })
     }
 
     /// What it has made for sessions that come to it, with an interval.
@@ -320,15 +327,25 @@ impl View {
     /// Up to `frames_max` frames and about `bytes_max` bytes from `cursor` on, at least one frame if there is one. A frame with
     /// which the log becomes another one comes alone: places before and behind it cannot be compared.
     pub(crate) fn pending(&self, cursor: Cursor, frames_max: usize, bytes_max: usize) -> Pending {
-        let state = self.lock();
-        let Some(skip) = cursor.checked_sub(state.first) else {
-            let (index, offset) = state.newest.clone();
-            return Pending::Overtaken { cursor: state.first + state.frames.len() as u64, offset, index };
+        self.state.with(|state| state.pending(cursor, frames_max, bytes_max))
+    }
+}
+
+impl State {
+    /// Cursor behind the newest frame.
+    fn end(&self) -> Cursor {
+        self.first + self.frames.len() as u64
+    }
+
+    fn pending(&self, cursor: Cursor, frames_max: usize, bytes_max: usize) -> Pending {
+        let Some(skip) = cursor.checked_sub(self.first) else {
+            let (index, offset) = self.newest.clone();
+            return Pending::Overtaken { cursor: self.end(), offset, index };
         };
         let (mut bytes, mut reset) = (0, false);
-        let frames: Vec<Frame> = state
+        let frames: Vec<Frame> = self
             .frames
-            .range((skip as usize).min(state.frames.len())..)
+            .range((skip as usize).min(self.frames.len())..)
             .take(frames_max)
             .take_while(|frame| {
                 let fits =
@@ -342,12 +359,6 @@ impl View {
         Batch::new(frames).map_or(Pending::Nothing, Pending::Frames)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
     fn add(&mut self, frame: Frame) {
         self.bytes += held_bytes(&frame);
         self.account.bytes.fetch_add(held_bytes(&frame), Ordering::Relaxed);

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::content::Content;
 use super::doubts::Doubts;
 use super::plan::Plan;
+use crate::sync::Locked;
 
 /// Connecting and the handshake together take at most so long.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub(super) struct Shared {
     pub(super) collectors_decided: AtomicBool,
     /// `published` changes no more.
     pub(super) published_is_final: AtomicBool,
-    doubts: Mutex<Doubts>,
+    doubts: Locked<Doubts>,
     /// The highest count of each own collector that is in doubt. Written while `doubts` is locked.
     doubted: Vec<AtomicU32>,
     phase: AtomicU8,
@@ -95,7 +95,7 @@ impl Shared {
             confirmed: counts(),
             collectors_decided: AtomicBool::new(collectors == 0),
             published_is_final: AtomicBool::new(collectors == 0),
-            doubts: Mutex::default(),
+            doubts: Locked::empty("doubts"),
             doubted: counts(),
             phase: AtomicU8::new(Phase::Connecting as u8),
             plan,
@@ -140,31 +140,29 @@ impl Shared {
         // Each side writes its own value before it looks at the other's, in one order for all threads: so either this sees the
         // doubt, or the doubt has seen that this count is confirmed.
         if doubted.load(Ordering::SeqCst) >= count {
-            let mut doubts = self.lock_doubts();
-            doubts.dispel(collector, count);
-            doubted.store(doubts.last(collector), Ordering::SeqCst);
+            self.doubts.with(|doubts| {
+                doubts.dispel(collector, count);
+                doubted.store(doubts.last(collector), Ordering::SeqCst);
+            });
         }
     }
 
     /// The connection of a collector has ended: what nobody has got yet may never have reached the log. What was sent up to
     /// `before` has been doubted already; returns up to where it is now.
     pub(super) fn doubt(&self, collector: usize, before: u32) -> u32 {
-        let mut doubts = self.lock_doubts();
-        let last = self.published[collector].load(Ordering::Relaxed);
-        self.doubted[collector].store(last, Ordering::SeqCst);
-        let first = self.confirmed[collector].load(Ordering::SeqCst).max(before) + 1;
-        doubts.add(collector, first, last);
-        self.doubted[collector].store(doubts.last(collector), Ordering::SeqCst);
-        last
+        self.doubts.with(|doubts| {
+            let last = self.published[collector].load(Ordering::Relaxed);
+            self.doubted[collector].store(last, Ordering::SeqCst);
+            let first = self.confirmed[collector].load(Ordering::SeqCst).max(before) + 1;
+            doubts.add(collector, first, last);
+            self.doubted[collector].store(doubts.last(collector), Ordering::SeqCst);
+            last
+        })
     }
 
     /// What is in doubt now.
     pub(super) fn doubts(&self) -> Doubts {
-        self.lock_doubts().clone()
-    }
-
-    fn lock_doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.doubts.with(|doubts| doubts.clone())
     }
 }
 

@@ -1,8 +1,8 @@
 //! What every part of a process knows of the process: identity, lifecycle, readiness, and who adds to its status.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use crate::config::Role;
 use crate::ops::meters::Meters;
 use crate::ops::process::Usage;
 use crate::proto::channel::CollectorId;
+use crate::sync::Locked;
 
 /// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +60,9 @@ pub struct Node {
     pub usage: Usage,
     clients: AtomicUsize,
     lifecycle: watch::Sender<Lifecycle>,
-    gates: Mutex<Vec<Arc<Gate>>>,
-    sections: Mutex<Vec<Arc<dyn StatusSection>>>,
-    concerns: Mutex<BTreeMap<&'static str, String>>,
+    gates: Locked<Vec<Arc<Gate>>>,
+    sections: Locked<Vec<Arc<dyn StatusSection>>>,
+    concerns: Locked<BTreeMap<&'static str, String>>,
 }
 
 /// A condition without which the node is not ready.
@@ -115,9 +116,9 @@ impl Node {
             usage: Usage::default(),
             clients: AtomicUsize::new(0),
             lifecycle: watch::Sender::new(Lifecycle::Starting),
-            gates: Mutex::default(),
-            sections: Mutex::default(),
-            concerns: Mutex::default(),
+            gates: Locked::empty("gates"),
+            sections: Locked::empty("status sections"),
+            concerns: Locked::empty("concerns"),
         })
     }
 
@@ -145,38 +146,39 @@ impl Node {
     /// Adds a condition of readiness, closed until [`Gate::set`].
     pub fn add_gate(&self, name: &'static str) -> Arc<Gate> {
         let gate = Arc::new(Gate { name, open: AtomicBool::new(false) });
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner).push(gate.clone());
+        self.gates.with(|gates| gates.push(gate.clone()));
         gate
     }
 
     /// Conditions that do not hold.
     pub fn closed_gates(&self) -> Vec<&'static str> {
-        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.iter().filter(|gate| !gate.is_open()).map(|gate| gate.name).collect()
+        let closed = |gates: &mut Vec<Arc<Gate>>| {
+            gates.iter().filter(|gate| !gate.is_open()).map(|gate| gate.name).collect()
+        };
+        self.gates.with(closed)
     }
 
     /// Has `/health` warn of what a part of the process is concerned about, until it says that it is no more.
     pub fn set_concern(&self, part: &'static str, concern: Option<String>) {
-        let mut concerns = self.concerns.lock().unwrap_or_else(PoisonError::into_inner);
-        match concern {
-            Some(concern) => drop(concerns.insert(part, concern)),
-            None => drop(concerns.remove(part)),
-        }
+        self.concerns.with(|concerns| match concern {
+            Some(concern) => concerns.insert(part, concern),
+            None => concerns.remove(part),
+        });
     }
 
     /// What parts of the process are concerned about.
     pub fn concerns(&self) -> Vec<String> {
-        self.concerns.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.concerns.with(|concerns| concerns.values().cloned().collect())
     }
 
     /// Adds a section to the status.
     pub fn add_status(&self, section: Arc<dyn StatusSection>) {
-        self.sections.lock().unwrap_or_else(PoisonError::into_inner).push(section);
+        self.sections.with(|sections| sections.push(section));
     }
 
     /// The sections' members.
     pub fn status(&self) -> serde_json::Map<String, serde_json::Value> {
-        let sections = self.sections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sections = self.sections.with(|sections| sections.clone());
         let mut status = serde_json::Map::new();
         sections.iter().for_each(|section| section.describe(&mut status));
         status
@@ -184,7 +186,7 @@ impl Node {
 
     /// Up to `most` collectors with the most metrics per second, busiest first.
     pub fn busiest(&self, most: usize) -> Vec<(CollectorId, f64)> {
-        let sections = self.sections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sections = self.sections.with(|sections| sections.clone());
         sections.iter().flat_map(|section| section.busiest(most)).take(most).collect()
     }
 

@@ -1,7 +1,7 @@
 //! `/metrics`: the recorder behind [`crate::ops::meters`], and its text.
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -11,6 +11,7 @@ use crate::config::Role;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::{process, version};
 use crate::proto::channel::CollectorId;
+use crate::sync::Locked;
 
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -33,7 +34,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 static EXPORTER: OnceLock<Exporter> = OnceLock::new();
 /// Held while the recorder is installed: who comes second at the same moment gets the one of the first.
-static INSTALLING: Mutex<()> = Mutex::new(());
+static INSTALLING: LazyLock<Locked<()>> = LazyLock::new(|| Locked::empty("installing the recorder"));
 
 /// Renders the metrics of this process.
 #[derive(Clone)]
@@ -50,7 +51,10 @@ pub struct InstallError(String);
 /// Installs the recorder of this process, or hands out the one that is. Comes before `Meters::register`, whose handles
 /// belong to the recorder of that moment.
 pub fn install(role: Role) -> Result<Exporter, InstallError> {
-    let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    INSTALLING.with(|()| install_alone(role))
+}
+
+fn install_alone(role: Role) -> Result<Exporter, InstallError> {
     if let Some(exporter) = EXPORTER.get() {
         return Ok(exporter.clone());
     }

@@ -130,9 +130,10 @@ pub fn detailed(node: &Node, health: Health) -> Detailed {
 
 /// The answer of `/api/metrics/status`: the node, its log, and what its roles add. A node without collectors says so.
 pub fn metrics_status(node: &Node) -> Map<String, Value> {
-    let (connected, reason) = match &*node.log.borrow() {
+    let log = node.log.borrow().clone();
+    let (connected, reason) = match log {
         Connection::Connected | Connection::Embedded => (true, None),
-        Connection::Disconnected { reason } => (false, Some(reason.clone())),
+        Connection::Disconnected { reason } => (false, Some(reason)),
     };
     let mut status = Map::new();
     status.insert("collector_connected".to_owned(), json!(false));

@@ -215,16 +215,17 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use super::*;
+    use crate::sync::Locked;
 
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
+    #[derive(Clone)]
+    struct Captured(Arc<Locked<Vec<u8>>>);
 
     impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.with(|captured| captured.extend_from_slice(bytes));
             Ok(bytes.len())
         }
 
@@ -235,13 +236,13 @@ mod tests {
 
     /// What `log` writes, with everything up to `info` on.
     fn lines(log: impl FnOnce(&Level)) -> Vec<String> {
-        let captured = Captured::default();
+        let captured = Captured(Arc::new(Locked::empty("captured lines")));
         let writer = captured.clone();
         let (filter, handle) = reload::Layer::new(EnvFilter::new("info"));
         let layer = json_layer(move || writer.clone());
         let subscriber = tracing_subscriber::registry().with(filter).with(layer);
         tracing::subscriber::with_default(subscriber, || log(&Level { handle }));
-        let bytes = captured.0.lock().unwrap().clone();
+        let bytes = captured.0.with(|captured| captured.clone());
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 

@@ -150,7 +150,8 @@ impl NatsServer {
     }
 
     fn reap(&self) {
-        if let Some(mut process) = self.process().take() {
+        let running = self.process().take();
+        if let Some(mut process) = running {
             let _ = process.wait();
         }
     }

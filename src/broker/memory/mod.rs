@@ -4,7 +4,7 @@
 //! process has another epoch. Memory is bounded by `log.max_bytes` per shard. No task runs for the log: retention is
 //! applied when somebody publishes or looks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
@@ -17,6 +17,7 @@ use crate::broker::{
 use crate::config::LogSettings;
 use crate::proto::channel::CollectorId;
 use crate::proto::offset::{Sequence, Shard};
+use crate::sync::Locked;
 
 mod shard;
 mod state;
@@ -26,7 +27,7 @@ use state::MemoryState;
 
 /// See the module.
 pub struct MemoryBroker {
-    shards: Box<[Mutex<ShardLog>]>,
+    shards: Box<[Locked<ShardLog>]>,
     state: Arc<MemoryState>,
     connection: watch::Sender<Connection>,
 }
@@ -34,7 +35,9 @@ pub struct MemoryBroker {
 impl MemoryBroker {
     /// An empty log of `settings.shards` shards; replicas and storage have no meaning here.
     pub fn new(settings: &LogSettings) -> Arc<Self> {
-        let shards = (0..settings.shards).map(|_| Mutex::new(ShardLog::new(settings))).collect();
+        let shards = (0..settings.shards)
+            .map(|_| Locked::leaf("a shard of the embedded log", ShardLog::new(settings)))
+            .collect();
         Arc::new(Self {
             shards,
             state: MemoryState::new(),
@@ -44,13 +47,12 @@ impl MemoryBroker {
 
     /// Deletes a shard's history and begins another incarnation of it, as an operator who deletes a stream does.
     pub fn recreate(&self, shard: Shard) -> Result<(), BrokerError> {
-        self.shard(shard)?.recreate();
-        Ok(())
+        self.with(shard, ShardLog::recreate)
     }
 
-    fn shard(&self, shard: Shard) -> Result<MutexGuard<'_, ShardLog>, BrokerError> {
+    fn with<R>(&self, shard: Shard, look: impl FnOnce(&mut ShardLog) -> R) -> Result<R, BrokerError> {
         let log = self.shards.get(usize::from(shard.0)).ok_or_else(|| no_such_shard(shard, self.shards()))?;
-        Ok(log.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(log.with(look))
     }
 }
 
@@ -77,11 +79,11 @@ impl Broker for MemoryBroker {
     }
 
     async fn publish(&self, shard: Shard, batch: &[Outgoing]) -> Result<Vec<Published>, BrokerError> {
-        self.shard(shard)?.publish(batch, Instant::now())
+        self.with(shard, |log| log.publish(batch, Instant::now()))?
     }
 
     async fn tail(&self, shard: Shard) -> Result<mpsc::Receiver<Stored>, BrokerError> {
-        Ok(self.shard(shard)?.tail())
+        self.with(shard, ShardLog::tail)
     }
 
     async fn read(
@@ -90,11 +92,11 @@ impl Broker for MemoryBroker {
         from: Sequence,
         limits: ReadLimits,
     ) -> Result<Vec<Stored>, BrokerError> {
-        Ok(self.shard(shard)?.read(from, limits, Instant::now()))
+        self.with(shard, |log| log.read(from, limits, Instant::now()))
     }
 
     async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        Ok(self.shard(shard)?.channels(shard, Instant::now()))
+        self.with(shard, |log| log.channels(shard, Instant::now()))
     }
 
     async fn last(
@@ -104,15 +106,15 @@ impl Broker for MemoryBroker {
         up_to: Sequence,
     ) -> Result<Vec<Stored>, BrokerError> {
         check_count(channels)?;
-        Ok(self.shard(shard)?.last(shard, channels, up_to, Instant::now()))
+        self.with(shard, |log| log.last(shard, channels, up_to, Instant::now()))
     }
 
     async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError> {
-        Ok(self.shard(shard)?.newest(collector, Instant::now()))
+        self.with(shard, |log| log.newest(collector, Instant::now()))
     }
 
     async fn bounds(&self, shard: Shard) -> Result<Bounds, BrokerError> {
-        Ok(self.shard(shard)?.bounds(Instant::now()))
+        self.with(shard, |log| log.bounds(Instant::now()))
     }
 
     fn state(&self) -> Arc<dyn StateStore> {

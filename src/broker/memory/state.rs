@@ -1,7 +1,7 @@
 //! The keyed store of one process: compare-and-set, expiry, watch.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,17 +14,18 @@ use crate::broker::known::Known;
 use crate::broker::{
     BrokerError, Expected, PutError, STATE_EVENTS_MAX, StateEvent, StateStore, Versioned, ttl_whole_seconds,
 };
+use crate::sync::Locked;
 
 /// See the module. Expired entries are absent from the moment they expire; the memory they hold is freed by the next
 /// write.
 pub(super) struct MemoryState {
     entries: Arc<Entries>,
     /// Owns the watchers' tasks: they end with the store, or with their receivers.
-    watchers: Mutex<JoinSet<()>>,
+    watchers: Locked<JoinSet<()>>,
 }
 
 struct Entries {
-    by_key: Mutex<ByKey>,
+    by_key: Locked<ByKey>,
     /// Wakes watchers; the number itself means nothing.
     changes: watch::Sender<u64>,
 }
@@ -48,16 +49,12 @@ impl Entry {
 
 impl MemoryState {
     pub(super) fn new() -> Arc<Self> {
-        let entries = Entries { by_key: Mutex::default(), changes: watch::Sender::new(0) };
-        Arc::new(Self { entries: Arc::new(entries), watchers: Mutex::default() })
+        let entries = Entries { by_key: Locked::empty("state"), changes: watch::Sender::new(0) };
+        Arc::new(Self { entries: Arc::new(entries), watchers: Locked::empty("watchers of the state") })
     }
 }
 
 impl Entries {
-    fn lock(&self) -> MutexGuard<'_, ByKey> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Changes one key if it is as expected. Every change takes a revision, removals included.
     fn change(
         &self,
@@ -66,29 +63,7 @@ impl Entries {
         entry: Option<(Bytes, Option<Instant>)>,
     ) -> Result<u64, PutError> {
         let now = Instant::now();
-        let mut by_key = self.lock();
-        by_key.entries.retain(|_, entry| entry.is_live(now));
-        let found = by_key.entries.get(key).map(|entry| entry.versioned.revision);
-        let as_expected = match expected {
-            Expected::Any => true,
-            Expected::Absent => found.is_none(),
-            Expected::Revision(revision) => found == Some(revision),
-        };
-        if !as_expected {
-            return Err(PutError::Conflict);
-        }
-        by_key.revision += 1;
-        let revision = by_key.revision;
-        match entry {
-            Some((value, expires)) => {
-                let versioned = Versioned { value, revision };
-                by_key.entries.insert(key.to_owned(), Entry { versioned, expires });
-            }
-            None => {
-                by_key.entries.remove(key);
-            }
-        }
-        drop(by_key);
+        let revision = self.by_key.with(|by_key| by_key.change(key, expected, entry, now))?;
         self.changes.send_modify(|changes| *changes += 1);
         Ok(revision)
     }
@@ -96,14 +71,14 @@ impl Entries {
     /// What there is under a prefix, and when the next of it expires.
     fn snapshot(&self, prefix: &str) -> (Vec<(String, Versioned)>, Option<Instant>) {
         let now = Instant::now();
-        let by_key = self.lock();
-        let live = || {
-            let under =
-                by_key.entries.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-            under.filter(|(_, entry)| entry.is_live(now))
-        };
-        let entries = live().map(|(key, entry)| (key.clone(), entry.versioned.clone())).collect();
-        (entries, live().filter_map(|(_, entry)| entry.expires).min())
+        self.by_key.with(|ByKey { entries, .. }| {
+            let live = || {
+                let under = entries.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+                under.filter(|(_, entry)| entry.is_live(now))
+            };
+            let found = live().map(|(key, entry)| (key.clone(), entry.versioned.clone())).collect();
+            (found, live().filter_map(|(_, entry)| entry.expires).min())
+        })
     }
 
     /// Tells one watcher what changed until it stops listening. Reads the changes from the difference to what it was
@@ -134,6 +109,39 @@ impl Entries {
     }
 }
 
+impl ByKey {
+    fn change(
+        &mut self,
+        key: &str,
+        expected: Expected,
+        entry: Option<(Bytes, Option<Instant>)>,
+        now: Instant,
+    ) -> Result<u64, PutError> {
+        self.entries.retain(|_, entry| entry.is_live(now));
+        let found = self.entries.get(key).map(|entry| entry.versioned.revision);
+        let as_expected = match expected {
+            Expected::Any => true,
+            Expected::Absent => found.is_none(),
+            Expected::Revision(revision) => found == Some(revision),
+        };
+        if !as_expected {
+            return Err(PutError::Conflict);
+        }
+        self.revision += 1;
+        let revision = self.revision;
+        match entry {
+            Some((value, expires)) => {
+                let versioned = Versioned { value, revision };
+                self.entries.insert(key.to_owned(), Entry { versioned, expires });
+            }
+            None => {
+                self.entries.remove(key);
+            }
+        }
+        Ok(revision)
+    }
+}
+
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -145,8 +153,11 @@ async fn sleep_until(deadline: Option<Instant>) {
 impl StateStore for MemoryState {
     async fn get(&self, key: &str) -> Result<Option<Versioned>, BrokerError> {
         let now = Instant::now();
-        let by_key = self.entries.lock();
-        Ok(by_key.entries.get(key).filter(|entry| entry.is_live(now)).map(|entry| entry.versioned.clone()))
+        let live = |by_key: &mut ByKey| {
+            let entry = by_key.entries.get(key).filter(|entry| entry.is_live(now));
+            entry.map(|entry| entry.versioned.clone())
+        };
+        Ok(self.entries.by_key.with(live))
     }
 
     async fn put(
@@ -166,9 +177,10 @@ impl StateStore for MemoryState {
 
     async fn watch(&self, prefix: &str) -> Result<mpsc::Receiver<StateEvent>, BrokerError> {
         let (sender, receiver) = mpsc::channel(STATE_EVENTS_MAX);
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        while watchers.try_join_next().is_some() {}
-        watchers.spawn(self.entries.clone().follow(prefix.to_owned(), sender));
+        self.watchers.with(|watchers| {
+            while watchers.try_join_next().is_some() {}
+            watchers.spawn(self.entries.clone().follow(prefix.to_owned(), sender));
+        });
         Ok(receiver)
     }
 }

@@ -5,8 +5,8 @@
 //! first. Here a connection that breaks takes its queue with it, everything waiting for an answer fails at once, and
 //! the next connection is a new client.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -18,6 +18,7 @@ use crate::broker::nats::publish::AckInbox;
 use crate::broker::nats::reconcile::{self, Updates};
 use crate::broker::{BrokerError, Connection};
 use crate::config::{LogSettings, NatsSettings};
+use crate::sync::Locked;
 
 /// A server that says nothing to three pings in a row is gone: 9 s, within the 10 s in which clients learn of it.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
@@ -42,7 +43,7 @@ pub(super) struct Link {
     live: watch::Sender<Option<Arc<Live>>>,
     connection: watch::Sender<Connection>,
     /// Why nothing can be asked of the log just now; meaningless while connected.
-    obstacle: Mutex<BrokerError>,
+    obstacle: Locked<BrokerError>,
     recheck: Notify,
 }
 
@@ -57,13 +58,13 @@ pub(super) struct Live {
 }
 
 /// What the server last said against us. It answers a forbidden request with that, and with nothing else.
-type Complaint = Arc<Mutex<Option<String>>>;
+type Complaint = Arc<Locked<Option<String>>>;
 
 impl Live {
     /// For the end of a message about something that was not answered.
     pub(super) fn complaint(&self) -> String {
-        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        complaint.as_ref().map_or_else(String::new, |complaint| format!(" (the server says: {complaint})"))
+        let complaint = self.complaint.with(|complaint| complaint.clone());
+        complaint.map_or_else(String::new, |complaint| format!(" (the server says: {complaint})"))
     }
 }
 
@@ -82,7 +83,7 @@ impl Link {
             client_name,
             live: watch::Sender::new(None),
             connection: watch::Sender::new(Connection::Disconnected { reason: reason.clone() }),
-            obstacle: Mutex::new(BrokerError::Unavailable(reason)),
+            obstacle: Locked::leaf("why the log is not ready", BrokerError::Unavailable(reason)),
             recheck: Notify::new(),
         })
     }
@@ -95,9 +96,10 @@ impl Link {
     /// The connection, for requests that make sense only with streams in place.
     pub(super) fn ready(&self) -> Result<Arc<Live>, BrokerError> {
         let live = self.live.borrow().clone();
+        let is_connected = self.connection.borrow().is_connected();
         match live {
-            Some(live) if self.connection.borrow().is_connected() => Ok(live),
-            _ => Err(match self.obstacle.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(live) if is_connected => Ok(live),
+            _ => Err(match self.obstacle.with(|obstacle| obstacle.clone()) {
                 // What was refused is a stream, and by no means what the caller has in hand: that may succeed later.
                 BrokerError::Refused(reason) => BrokerError::Unavailable(reason),
                 obstacle => obstacle,
@@ -204,7 +206,7 @@ impl Link {
             Ok(()) => Connection::Connected,
             Err(obstacle) => {
                 let reason = obstacle.to_string();
-                *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+                self.obstacle.with(|current| *current = obstacle);
                 Connection::Disconnected { reason }
             }
         };
@@ -226,7 +228,7 @@ impl Link {
         let unreachable =
             |error: String| BrokerError::Unavailable(format!("NATS at {address} cannot be reached: {error}"));
         let nowhere = nowhere(server).map_err(|error| unreachable(error.to_string()))?;
-        let complaint = Complaint::default();
+        let complaint = Arc::new(Locked::empty("what the server said last"));
         let options =
             self.options(complaint.clone(), server.clone(), nowhere.clone()).await.map_err(unreachable)?;
         let servers = vec![server.clone(), nowhere];
@@ -274,7 +276,7 @@ impl Link {
             .event_callback(move |event| {
                 if let Event::ServerError(error) = event {
                     tracing::warn!(event = "nats_refused", %error, "NATS refused something");
-                    *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    complaint.with(|complaint| *complaint = Some(error.to_string()));
                 }
                 std::future::ready(())
             }))

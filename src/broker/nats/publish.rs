@@ -5,8 +5,8 @@
 //! entries per message.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::client::PublishErrorKind;
 use async_nats::{Client, Message, StatusCode, SubscribeError, Subscriber};
@@ -19,6 +19,7 @@ use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::message;
 use crate::broker::{BrokerError, Outgoing, Published};
 use crate::proto::offset::Shard;
+use crate::sync::Locked;
 
 /// Answers handed out per turn.
 const ACKS_PER_TURN: usize = 256;
@@ -27,7 +28,7 @@ const ACKS_PER_TURN: usize = 256;
 pub(super) struct AckInbox {
     prefix: String,
     next_batch: AtomicU64,
-    waiting: Arc<Mutex<HashMap<u64, Waiting>>>,
+    waiting: Arc<Locked<HashMap<u64, Waiting>>>,
 }
 
 /// A batch on its way.
@@ -40,7 +41,7 @@ struct Waiting {
 /// A batch's place in the inbox, free again when dropped.
 struct Ticket {
     batch: u64,
-    waiting: Arc<Mutex<HashMap<u64, Waiting>>>,
+    waiting: Arc<Locked<HashMap<u64, Waiting>>>,
 }
 
 #[derive(Deserialize)]
@@ -114,25 +115,33 @@ impl AckInbox {
     pub(super) async fn subscribe(client: &Client) -> Result<(Self, Subscriber), SubscribeError> {
         let prefix = client.new_inbox();
         let subscription = client.subscribe(format!("{prefix}.*.*")).await?;
-        Ok((Self { prefix, next_batch: AtomicU64::new(1), waiting: Arc::default() }, subscription))
+        Ok((
+            Self {
+                prefix,
+                next_batch: AtomicU64::new(1),
+                waiting: Arc::new(Locked::empty("batches without their answers")),
+            },
+            subscription,
+        ))
     }
 
     /// Gives every answer to the batch that waits for it, until the connection ends.
     pub(super) async fn hand_out(&self, subscription: Subscriber) {
         let mut turns = subscription.ready_chunks(ACKS_PER_TURN);
         while let Some(messages) = turns.next().await {
-            let mut waiting = lock(&self.waiting);
-            for message in messages {
-                self.hand_over(&mut waiting, &message);
-            }
+            self.waiting.with(|waiting| {
+                for message in messages {
+                    self.hand_over(waiting, &message);
+                }
+            });
         }
     }
 
     fn expect(&self, messages: usize) -> (Ticket, oneshot::Receiver<Result<Vec<Published>, Failure>>) {
         let (done, acks) = oneshot::channel();
         let batch = self.next_batch.fetch_add(1, Ordering::Relaxed);
-        lock(&self.waiting)
-            .insert(batch, Waiting { published: vec![None; messages], missing: messages, done });
+        let expected = Waiting { published: vec![None; messages], missing: messages, done };
+        self.waiting.with(|waiting| waiting.insert(batch, expected));
         (Ticket { batch, waiting: self.waiting.clone() }, acks)
     }
 
@@ -174,10 +183,6 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        lock(&self.waiting).remove(&self.batch);
+        self.waiting.with(|waiting| waiting.remove(&self.batch));
     }
-}
-
-fn lock(waiting: &Mutex<HashMap<u64, Waiting>>) -> MutexGuard<'_, HashMap<u64, Waiting>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -206,7 +206,8 @@ impl Resume {
             let same = |part: &&Arc<Part>| part.serves(&wanted) && part.to.is_at_or_before(until);
             kept.iter().find(same).cloned()
         };
-        if let Some(part) = find(&*view.kept_parts().0.lock().await) {
+        let kept = find(&*view.kept_parts().0.lock().await);
+        if let Some(part) = kept {
             return Ok(part);
         }
         // Before the lock: what is kept for others under it is what there may be no room for.

@@ -13,6 +13,7 @@ use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::message::Format;
+use crate::sync::model;
 
 const RING_BYTES: usize = 8 << 20;
 const SNAPSHOT: SnapshotSettings =
@@ -131,7 +132,7 @@ fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
     let seats = keys.each_ref().map(|key| hub.attach(key, None).view);
     for sequence in 1..200 {
         append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
-        assert!(hub.lock().ring.bytes() <= RING_BYTES);
+        assert!(hub.state.with(|state| state.ring.bytes()) <= RING_BYTES);
     }
     drop(seats);
     hub.tidy(&Meters::register());
@@ -139,15 +140,19 @@ fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
     for sequence in 200..500 {
         append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
     }
-    let full = hub.lock().ring.bytes();
-    let first = hub.lock().ring.first_index();
+    let full = hub.state.with(|state| state.ring.bytes());
+    let first = hub.state.with(|state| state.ring.first_index());
     assert!(full > RING_BYTES - 50_000);
     let limits = ReadLimits { envelopes_max: 1_000, bytes_max: usize::MAX };
     let entries = hub.entries(Epoch(1), Shard(0), first, limits).unwrap();
-    let compressor = hub.lock().compressor.clone();
+    let compressor = hub.state.with(|state| state.compressor.clone());
     let made = entries.iter().flat_map(|entry| keys.iter().map(|key| compressor.replayed(entry, key)));
     assert_eq!(made.flatten().count(), entries.len() * 2);
-    assert_eq!(hub.lock().ring.bytes(), full, "an idle ring that is replayed does not grow");
+    assert_eq!(
+        hub.state.with(|state| state.ring.bytes()),
+        full,
+        "an idle ring that is replayed does not grow"
+    );
 }
 
 /// With a lock that whoever is awake takes first, a session waited for its place until the whole backlog was in.
@@ -163,7 +168,7 @@ fn who_looks_for_a_place_has_a_turn_between_the_steps_of_a_follower() {
         let follower = scope.spawn(|| hub.append(Shard(0), backlog));
         let mut heads = std::collections::BTreeSet::new();
         while !follower.is_finished() {
-            heads.insert(hub.lock().ring.head_index());
+            heads.insert(hub.state.with(|state| state.ring.head_index()));
         }
         heads.len() as u64
     });
@@ -331,7 +336,7 @@ fn the_last_values_are_those_of_a_place_whoever_appends_and_looks() {
         while check().0 < ENVELOPES * u64::from(SHARDS) {}
     });
     assert_eq!(check(), (hub.head().index, usize::from(SHARDS)));
-    assert!(hub.lock().unapplied.is_empty());
+    assert!(hub.state.with(|state| state.unapplied.is_empty()));
 }
 
 /// Like the measurements above.
@@ -393,4 +398,24 @@ fn who_has_missed_that_the_log_went_back_is_led_back_to_where_it_went_on() {
     assert_eq!((head.back_from(&at(4)).is_some(), head.back_from(&at(3)).is_none()), (true, true));
     assert_eq!(head.resets_known_at(before.index), before.resets);
     assert_eq!(head.resets_known_at(head.index), head.resets);
+}
+
+/// Whoever finds the last values locked leaves its entries to the one who has the lock, who may have looked already.
+#[test]
+fn entries_that_are_left_to_whoever_holds_the_last_values_are_applied_by_somebody() {
+    model::check(|| {
+        let (hub, _) = hub();
+        let append = |collector: &'static str, sequence| {
+            let hub = hub.clone();
+            move || append(&hub, stored(sequence, channel(collector, "cpu"), "cpu v=1i 1"))
+        };
+        let followers = [model::spawn(append("a", 1)), model::spawn(append("b", 2))];
+        hub.with_series(|_| ());
+        let seat = hub.attach(&key(">", Format::Influx), None).view;
+        followers.into_iter().for_each(|follower| follower.join().unwrap());
+        assert!(hub.state.with(|state| state.unapplied.is_empty()), "nothing is left behind");
+        assert_eq!(hub.values.with(|values| values.series.len()), 2);
+        drop(seat);
+        hub.tidy(&Meters::register());
+    });
 }

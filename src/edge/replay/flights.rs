@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
 use hashlink::LruCache;
+
+use crate::sync::Locked;
 
 /// What comes of work.
 pub(crate) trait Kept: Clone + Send + Sync + 'static {
@@ -24,7 +26,7 @@ pub(crate) trait Kept: Clone + Send + Sync + 'static {
 type Work<V, E> = Pin<Box<dyn Future<Output = Result<V, E>> + Send>>;
 
 /// Results by what they were asked for, and the work for those that are not there yet.
-pub(crate) struct Flights<K, V, E>(Arc<Mutex<State<K, V, E>>>);
+pub(crate) struct Flights<K, V, E>(Arc<Locked<State<K, V, E>>>);
 
 struct State<K, V, E> {
     kept: LruCache<K, V>,
@@ -50,7 +52,7 @@ where
     pub(crate) fn new(bytes_max: usize) -> Self {
         let kept = LruCache::new_unbounded();
         let state = State { kept, bytes: 0, bytes_max, flying: HashMap::new(), flights: 0 };
-        Self(Arc::new(Mutex::new(state)))
+        Self(Arc::new(Locked::leaf("work that many ask for", state)))
     }
 
     /// What is kept for `key`, or what comes of the work for it, which `begin` begins if nobody has.
@@ -74,17 +76,17 @@ where
     where
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
-        let work = {
-            let mut state = lock(&self.0);
+        let found = self.0.with(|state| {
             if let Some(kept) = state.kept.get(&key).filter(|kept| does(kept)) {
-                return Ok(kept.clone());
+                return Found::Kept(kept.clone());
             }
-            match state.flying.get(&key).and_then(|flight| flight.work.upgrade()) {
-                Some(work) => work,
-                None => self.take_off(&mut state, key, begin()),
-            }
-        };
-        work.await
+            let flying = state.flying.get(&key).and_then(|flight| flight.work.upgrade());
+            Found::Work(flying.unwrap_or_else(|| self.take_off(state, key, begin())))
+        });
+        match found {
+            Found::Kept(kept) => Ok(kept),
+            Found::Work(work) => work.await,
+        }
     }
 
     fn take_off(
@@ -112,26 +114,33 @@ where
 
     /// Lets go of what was asked for longest ago. False when nothing is kept.
     pub(crate) fn let_go_one(&self) -> bool {
-        lock(&self.0).let_go_one()
+        self.0.with(State::let_go_one).is_some()
     }
 
     /// What is kept now, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        lock(&self.0).bytes
+        self.0.with(|state| state.bytes)
     }
 }
 
 impl<K: Eq + Hash, V: Kept, E> State<K, V, E> {
-    fn let_go_one(&mut self) -> bool {
-        let Some((_, value)) = self.kept.remove_lru() else { return false };
+    /// What is returned is to be dropped without the lock.
+    fn let_go_one(&mut self) -> Option<V> {
+        let (_, value) = self.kept.remove_lru()?;
         self.bytes -= value.bytes();
-        true
+        Some(value)
     }
+}
+
+/// What an asker finds.
+enum Found<V, E> {
+    Kept(V),
+    Work(Shared<Work<V, E>>),
 }
 
 /// The end of a flight, however it ends.
 struct Landing<K: Eq + Hash, V, E> {
-    state: Arc<Mutex<State<K, V, E>>>,
+    state: Arc<Locked<State<K, V, E>>>,
     key: K,
     number: u64,
 }
@@ -141,27 +150,30 @@ impl<K: Clone + Eq + Hash, V: Kept, E> Landing<K, V, E> {
         if !value.is_lasting() {
             return;
         }
-        let mut state = lock(&self.state);
-        state.bytes += value.bytes();
-        if let Some(before) = state.kept.insert(self.key.clone(), value.clone()) {
-            state.bytes -= before.bytes();
-        }
-        while state.bytes > state.bytes_max && state.let_go_one() {}
+        let gone: Vec<V> = self.state.with(|state| {
+            state.bytes += value.bytes();
+            let before = state.kept.insert(self.key.clone(), value.clone());
+            state.bytes -= before.as_ref().map_or(0, Kept::bytes);
+            let mut gone: Vec<V> = before.into_iter().collect();
+            while state.bytes > state.bytes_max {
+                let Some(oldest) = state.let_go_one() else { break };
+                gone.push(oldest);
+            }
+            gone
+        });
+        drop(gone);
     }
 }
 
 impl<K: Eq + Hash, V, E> Drop for Landing<K, V, E> {
     fn drop(&mut self) {
-        let mut state = lock(&self.state);
-        // Nobody may have waited for this one any more, and somebody have begun anew since.
-        if state.flying.get(&self.key).is_some_and(|flight| flight.number == self.number) {
-            state.flying.remove(&self.key);
-        }
+        self.state.with(|state| {
+            // Nobody may have waited for this one any more, and somebody have begun anew since.
+            if state.flying.get(&self.key).is_some_and(|flight| flight.number == self.number) {
+                state.flying.remove(&self.key);
+            }
+        });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! sessions: see [`Replays::room`]. Sessions walk from portion to portion by themselves (see `catch_up`); nothing in here
 //! knows one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Counter;
@@ -23,6 +23,7 @@ use crate::edge::ring::Index;
 use crate::edge::view::ViewKey;
 use crate::ops::meters::Meters;
 use crate::proto::offset::{Offset, Sequence, Shard};
+use crate::sync::Locked;
 
 mod flights;
 mod piece;
@@ -99,7 +100,7 @@ pub(crate) struct Replays {
     portions: Flights<PortionKey, Arc<Portion>, Obstacle>,
     pieces: Flights<PieceKey, Arc<Piece>, BrokerError>,
     searches: Flights<SearchKey, Sequence, BrokerError>,
-    bounds: Mutex<Vec<Option<(Instant, Bounds)>>>,
+    bounds: Locked<Vec<Option<(Instant, Bounds)>>>,
     asking: Flights<Shard, Bounds, BrokerError>,
     /// Reads of the log, and what is made of each, that may go on at a time; who comes first is served first.
     log_work: Semaphore,
@@ -107,7 +108,7 @@ pub(crate) struct Replays {
     ring_work: Semaphore,
     account: Arc<Account>,
     bytes_max: usize,
-    targets: Mutex<[Option<(Instant, Head)>; 2]>,
+    targets: Locked<[Option<(Instant, Head)>; 2]>,
 }
 
 /// What the log said a moment ago is kept elsewhere: see [`Replays::bounds`].
@@ -131,7 +132,7 @@ impl Replays {
         bytes_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
-            bounds: Mutex::new(vec![None; usize::from(broker.shards())]),
+            bounds: Locked::leaf("bounds of shards", vec![None; usize::from(broker.shards())]),
             broker,
             compressor,
             reads: meters.replay_reads.clone(),
@@ -143,7 +144,7 @@ impl Replays {
             ring_work: Semaphore::new(concurrency_max),
             account: Arc::default(),
             bytes_max,
-            targets: Mutex::default(),
+            targets: Locked::empty("targets of sessions"),
         })
     }
 
@@ -156,30 +157,30 @@ impl Replays {
     /// Where a session that is at `at` is to go next, to join its view there if that covers everything behind `covered`. It
     /// is the newest place, or one that others went to shortly before, so that they all walk the same way.
     pub(crate) fn target(&self, head: &Head, at: &Offset, covered: Index) -> Head {
-        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let [near, far] = &mut *targets;
-        let choose = |kept: &mut Option<(Instant, Head)>, age_max: Duration| {
-            let fresh = |(since, kept): &(Instant, Head)| {
-                now.saturating_duration_since(*since) < age_max && kept.resets == head.resets
+        self.targets.with(|[near, far]| {
+            let choose = |kept: &mut Option<(Instant, Head)>, age_max: Duration| {
+                let fresh = |(since, kept): &(Instant, Head)| {
+                    now.saturating_duration_since(*since) < age_max && kept.resets == head.resets
+                };
+                if !kept.as_ref().is_some_and(fresh) {
+                    *kept = Some((now, head.clone()));
+                }
+                kept.as_ref().map_or_else(|| head.clone(), |(_, kept)| kept.clone())
             };
-            if !kept.as_ref().is_some_and(fresh) {
-                *kept = Some((now, head.clone()));
+            if at.sequences.len() > 1 {
+                let far = choose(far, FAR);
+                if at.is_at_or_before(&far.offset) && *at != *far.offset {
+                    return far;
+                }
             }
-            kept.as_ref().map_or_else(|| head.clone(), |(_, kept)| kept.clone())
-        };
-        if at.sequences.len() > 1 {
-            let far = choose(far, FAR);
-            if at.is_at_or_before(&far.offset) && *at != *far.offset {
-                return far;
+            let chosen = choose(near, NEAR);
+            if at.is_at_or_before(&chosen.offset) && chosen.index >= covered {
+                return chosen;
             }
-        }
-        let chosen = choose(near, NEAR);
-        if at.is_at_or_before(&chosen.offset) && chosen.index >= covered {
-            return chosen;
-        }
-        *near = Some((now, head.clone()));
-        head.clone()
+            *near = Some((now, head.clone()));
+            head.clone()
+        })
     }
 
     /// What a session with the wish `view` that is at `at` gets next along `shard`, which goes on up to `last` at least.
@@ -310,8 +311,8 @@ impl Replays {
         reach: Sequence,
     ) -> Result<Bounds, BrokerError> {
         let known = |replays: &Self| {
-            let bounds = replays.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-            let (since, bounds) = (*bounds.get(usize::from(shard.0))?)?;
+            let slot = replays.bounds.with(|bounds| bounds.get(usize::from(shard.0)).copied());
+            let (since, bounds) = slot??;
             (since.elapsed() < BOUNDS_AGE_MAX && bounds.last >= reach).then_some(bounds)
         };
         if let Some(bounds) = known(self) {
@@ -320,10 +321,12 @@ impl Replays {
         let replays = self.clone();
         let ask = || async move {
             let bounds = replays.broker.bounds(shard).await?;
-            let mut known = replays.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(slot) = known.get_mut(usize::from(shard.0)) {
-                *slot = Some((Instant::now(), bounds));
-            }
+            let now = Instant::now();
+            replays.bounds.with(|known| {
+                if let Some(slot) = known.get_mut(usize::from(shard.0)) {
+                    *slot = Some((now, bounds));
+                }
+            });
             Ok(bounds)
         };
         self.asking.get(shard, ask).await

@@ -7,8 +7,8 @@
 pub(crate) mod delivery;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::ops::node::Node;
 use crate::proto::filter::FilterSet;
 use crate::proto::message::SnapshotPart;
 use crate::proto::offset::Offset;
+use crate::sync::Locked;
 
 /// Messages that go out in one write, in bytes.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
@@ -85,11 +86,11 @@ impl Snapshot {
 
 /// All snapshots of an edge.
 pub(crate) struct Snapshots {
-    fresh: Mutex<HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>>,
+    fresh: Locked<HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>>,
     makers: Semaphore,
     room: Arc<Room>,
     /// When a bound last cost a series its value.
-    incomplete: Mutex<Option<Instant>>,
+    incomplete: Locked<Option<Instant>>,
 }
 
 /// What snapshots take that somebody still holds.
@@ -141,10 +142,10 @@ impl Snapshots {
     pub(crate) fn new(bytes_max: usize) -> Self {
         let room = Room { bytes: AtomicUsize::new(0), bytes_max, freed: Notify::new() };
         Self {
-            fresh: Mutex::default(),
+            fresh: Locked::empty("fresh snapshots"),
             makers: Semaphore::new(MAKERS),
             room: Arc::new(room),
-            incomplete: Mutex::default(),
+            incomplete: Locked::empty("incomplete snapshots"),
         }
     }
 
@@ -171,21 +172,20 @@ impl Snapshots {
             // A reset of the log outdates it at once.
             let is_good =
                 |made: &Arc<Snapshot>| made.offset.is_at_or_before(&head) && is_behind(&made.offset);
-            let cell = {
-                let mut fresh = self.lock();
+            let (cell, outdated) = self.fresh.with(|fresh| {
                 // One that is not made yet will be fresh.
                 let is_good = |cell: &&Arc<OnceCell<Arc<Snapshot>>>| {
                     cell.get().is_none_or(|made| made.made.elapsed() < FRESH && is_good(made))
                 };
                 match fresh.get(key).filter(is_good) {
-                    Some(cell) => cell.clone(),
+                    Some(cell) => (cell.clone(), None),
                     None => {
                         let cell = Arc::new(OnceCell::new());
-                        fresh.insert(key.clone(), cell.clone());
-                        cell
+                        (cell.clone(), fresh.insert(key.clone(), cell))
                     }
                 }
-            };
+            });
+            drop(outdated);
             // A session that leaves while it makes one leaves that to the next who waits for it.
             let made = cell.get_or_try_init(|| self.make(shared, hub, key)).await?.clone();
             // It may have been begun before this session came to its place, or before the log became another one.
@@ -197,9 +197,12 @@ impl Snapshots {
 
     /// Forgets those that are not fresh: sessions that are still sending one hold it themselves.
     pub(crate) fn tidy(&self) {
-        self.lock().retain(|_, cell| {
-            cell.get().map_or(Arc::strong_count(cell) > 1, |made| made.made.elapsed() < FRESH)
-        });
+        let is_old = |cell: &Arc<OnceCell<Arc<Snapshot>>>| {
+            cell.get().map_or(Arc::strong_count(cell) <= 1, |made| made.made.elapsed() >= FRESH)
+        };
+        // Dropped without the lock: a snapshot may be large.
+        let old: Vec<_> = self.fresh.with(|fresh| fresh.extract_if(|_, cell| is_old(cell)).collect());
+        drop(old);
     }
 
     /// The last values that match, when it is this caller's turn: `work` gets them on a thread that may block.
@@ -229,13 +232,12 @@ impl Snapshots {
 
     /// Has `/health` warn while a bound costs series their values, and for some time after that.
     pub(crate) fn warn(&self, node: &Node, limits: SnapshotSettings, bitten: Option<SeriesDrop>) {
-        let mut incomplete = self.incomplete.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bound) = bitten {
             let (key, value) = match bound {
                 SeriesDrop::Bytes => ("edge.snapshot.bytes_max", limits.bytes_max),
                 _ => ("edge.snapshot.series_max", limits.series_max),
             };
-            if incomplete.is_none() {
+            if self.incomplete.with(|since| since.replace(Instant::now())).is_none() {
                 tracing::warn!(
                     event = "snapshots_incomplete",
                     key,
@@ -243,14 +245,12 @@ impl Snapshots {
                     "more series are written than are kept"
                 );
             }
-            *incomplete = Some(Instant::now());
             let concern = format!(
                 "snapshots are incomplete: more series are written than {key} = {value} allows, and those updated least \
                  lately are left out; raise it, or write fewer series"
             );
             node.set_concern("snapshots", Some(concern));
-        } else if incomplete.is_some_and(|since| since.elapsed() >= CONCERN) {
-            *incomplete = None;
+        } else if self.incomplete.with(|since| since.take_if(|since| since.elapsed() >= CONCERN)).is_some() {
             node.set_concern("snapshots", None);
         }
     }
@@ -268,10 +268,6 @@ impl Snapshots {
             Arc::new(Snapshot::new(offset, frames, &room))
         })
         .await
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>> {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

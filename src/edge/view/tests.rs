@@ -2,6 +2,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::proto::offset::{Epoch, Shard};
+use crate::sync::model;
 
 fn offset(sequence: u64) -> Arc<Offset> {
     Arc::new(Offset::start(Epoch(1), 1).with(Shard(0), sequence))
@@ -88,12 +89,10 @@ fn frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_sha
     (101..=108).for_each(|index| push(&calm, index, true));
     (109..=200).for_each(|index| [&busy, &late].into_iter().for_each(|view| push(view, index, true)));
     assert!(account.bytes() <= 31 * frame);
-    assert_eq!(calm.lock().frames.len(), 8);
-    assert!([&busy, &late].into_iter().all(|view| view.lock().frames.len() >= 10));
+    assert_eq!(calm.state.with(|state| state.frames.len()), 8);
+    assert!([&busy, &late].into_iter().all(|view| view.state.with(|state| state.frames.len()) >= 10));
     (201..=300).for_each(|index| push(&busy, index, false));
-    let state = busy.lock();
-    assert_eq!(state.bytes, state.frames.len() * FRAME_OVERHEAD_BYTES);
-    drop(state);
+    busy.state.with(|state| assert_eq!(state.bytes, state.frames.len() * FRAME_OVERHEAD_BYTES));
     drop((busy, calm, late));
     assert_eq!(account.bytes(), 0, "nothing is left on the account");
 }
@@ -147,5 +146,36 @@ fn a_writer_that_looks_when_it_is_rung_for_misses_nothing_however_it_comes_and_g
         let watched = runtime.block_on(async { tokio::time::timeout(patience, watch).await });
         seen.store(FRAMES, Ordering::Release);
         watched.expect("a lost wake-up");
+    });
+}
+
+/// As above, in every order of the steps: a lost wake-up would leave the writer asleep with a frame to send.
+#[test]
+fn a_writer_is_woken_for_every_frame_in_every_order() {
+    model::check(|| {
+        let (view, doorbell) = (Arc::new(view_of([], 1 << 30)), Doorbell::new(3));
+        let pushed = view.clone();
+        let pushing = {
+            let doorbell = doorbell.clone();
+            move || {
+                for index in 0..2 {
+                    push(&pushed, 11 + index, false);
+                    doorbell.ring_if_grown();
+                }
+            }
+        };
+        view.listen(doorbell.clone());
+        let hub = model::spawn(pushing);
+        let mut cursor = 0;
+        while cursor < 2 {
+            model::block_on(doorbell.wait());
+            for _ in doorbell.take_grown() {
+                view.attend(doorbell.number);
+                while let Pending::Frames(batch) = view.pending(cursor, 16, 1 << 20) {
+                    cursor += batch.frames().len() as u64;
+                }
+            }
+        }
+        hub.join().unwrap();
     });
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use crate::ingest::batch::BadLine;
 use crate::ingest::registry::pulse::{Life, Pulse};
 use crate::ingest::registry::rate::Rate;
 use crate::proto::channel::CollectorId;
+use crate::sync::Locked;
 
 mod pulse;
 mod rate;
@@ -35,7 +36,7 @@ pub struct Registry {
     node_id: String,
     on_conflict: OnConflict,
     collectors_max: usize,
-    state: Mutex<State>,
+    state: Locked<State>,
 }
 
 #[derive(Default)]
@@ -43,8 +44,8 @@ struct State {
     collectors: HashMap<CollectorId, Collector>,
     /// Connections since the start, to number them.
     connections: u64,
-    /// Connections now, with or without an id.
-    open: usize,
+    /// Connections now, by their numbers, with the ids that they have claimed: those that another has taken over included.
+    claims: HashMap<u64, Vec<CollectorId>>,
 }
 
 /// What is known of one collector.
@@ -109,7 +110,13 @@ pub struct Connection {
     since: Timestamp,
     lost: CancellationToken,
     pulse: Arc<Pulse>,
-    claimed: Mutex<Vec<CollectorId>>,
+}
+
+/// Why a claim failed, and whom to ask about it.
+struct Denied {
+    error: ClaimError,
+    /// The number and the signs of life of the connection that has the id.
+    holder: Option<(u64, Arc<Pulse>)>,
 }
 
 /// Why a connection does not get a collector id.
@@ -138,17 +145,21 @@ pub enum ClaimError {
 impl Registry {
     /// A registry of `node_id` that remembers at most `collectors_max`.
     pub fn new(node_id: String, on_conflict: OnConflict, collectors_max: usize) -> Arc<Self> {
-        Arc::new(Self { node_id, on_conflict, collectors_max, state: Mutex::default() })
+        Arc::new(Self {
+            node_id,
+            on_conflict,
+            collectors_max,
+            state: Locked::empty("the registry of collectors"),
+        })
     }
 
     /// A connection that has no id yet.
     pub fn connect(self: &Arc<Self>, origin: Origin) -> Connection {
-        let number = {
-            let mut state = self.state();
+        let number = self.state.with(|state| {
             state.connections += 1;
-            state.open += 1;
+            state.claims.insert(state.connections, Vec::new());
             state.connections
-        };
+        });
         Connection {
             registry: self.clone(),
             number,
@@ -156,41 +167,42 @@ impl Registry {
             since: Timestamp::now(),
             lost: CancellationToken::new(),
             pulse: Arc::new(Pulse::new()),
-            claimed: Mutex::default(),
         }
     }
 
     /// Adds what a message did; says whether its bad lines are due a line in the log.
     pub fn record(&self, id: &CollectorId, origin: Origin, traffic: Traffic<'_>, now: Instant) -> bool {
-        let mut state = self.state();
-        // More collectors than can be remembered still get their metrics through; they are only not listed.
-        let Some(collector) = state.remember(id, origin, now, self.collectors_max) else { return false };
-        collector.seen = now;
-        if collector.holder.is_none() {
-            collector.transport = origin.transport;
-            collector.remote = origin.remote;
+        self.state.with(|state| {
+            // More collectors than can be remembered still get their metrics through; they are only not listed.
+            let collector = state.remember(id, origin, now, self.collectors_max);
+            collector.is_some_and(|collector| collector.record(origin, traffic, now))
+        })
+    }
+}
+
+impl Collector {
+    fn record(&mut self, origin: Origin, traffic: Traffic<'_>, now: Instant) -> bool {
+        self.seen = now;
+        if self.holder.is_none() {
+            self.transport = origin.transport;
+            self.remote = origin.remote;
         }
-        collector.lines_accepted += traffic.lines_accepted;
-        collector.lines_rejected += traffic.lines_rejected;
-        collector.bytes_received += traffic.bytes;
-        collector.rate.add(traffic.lines_accepted, now);
+        self.lines_accepted += traffic.lines_accepted;
+        self.lines_rejected += traffic.lines_rejected;
+        self.bytes_received += traffic.bytes;
+        self.rate.add(traffic.lines_accepted, now);
         for error in traffic.errors.iter().take(RECENT_ERRORS_MAX) {
-            if collector.recent_errors.len() == RECENT_ERRORS_MAX {
-                collector.recent_errors.pop_front();
+            if self.recent_errors.len() == RECENT_ERRORS_MAX {
+                self.recent_errors.pop_front();
             }
-            collector.recent_errors.push_back((Timestamp::now(), error.clone()));
+            self.recent_errors.push_back((Timestamp::now(), error.clone()));
         }
-        let due =
-            collector.warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_INTERVAL);
+        let due = self.warned.is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_INTERVAL);
         let warn = traffic.lines_rejected > 0 && due;
         if warn {
-            collector.warned = Some(now);
+            self.warned = Some(now);
         }
         warn
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,6 +234,58 @@ impl State {
         }))
     }
 
+    /// Gives `id` to `claimant`, or says who has it.
+    fn claim(
+        &mut self,
+        claimant: &Connection,
+        id: &CollectorId,
+        now: Instant,
+        silent: Option<u64>,
+    ) -> Result<(), Denied> {
+        let Registry { node_id, on_conflict, collectors_max, .. } = &*claimant.registry;
+        let collector = self
+            .remember(id, claimant.origin, now, *collectors_max)
+            .ok_or(Denied { error: ClaimError::Full, holder: None })?;
+        let yields =
+            |holder: &Holder| *on_conflict == OnConflict::TakeOver || silent == Some(holder.connection);
+        match &collector.holder {
+            Some(holder) if holder.connection == claimant.number => return Ok(()),
+            // A connection that lost an id is on its way out. It must not take the id back, or two agents with one
+            // name would throw each other out for ever.
+            Some(holder) if !yields(holder) || claimant.lost.is_cancelled() => {
+                let Holder { since, remote, .. } = *holder;
+                let (collector, node) = (id.clone(), node_id.clone());
+                let error = ClaimError::Held { collector, node, since, remote };
+                return Err(Denied { error, holder: Some((holder.connection, holder.pulse.clone())) });
+            }
+            // Under the lock: whoever loses an id knows it before it can ask for it again.
+            Some(holder) => holder.lost.cancel(),
+            None => {}
+        }
+        collector.transport = claimant.origin.transport;
+        collector.remote = claimant.origin.remote;
+        collector.holder = Some(Holder {
+            connection: claimant.number,
+            since: claimant.since,
+            remote: claimant.origin.remote,
+            lost: claimant.lost.clone(),
+            pulse: claimant.pulse.clone(),
+        });
+        self.claims.entry(claimant.number).or_default().push(id.clone());
+        Ok(())
+    }
+
+    /// Frees what a connection has that ends.
+    fn release(&mut self, connection: u64) {
+        for id in self.claims.remove(&connection).unwrap_or_default() {
+            if let Some(collector) = self.collectors.get_mut(&id)
+                && collector.holder.as_ref().is_some_and(|holder| holder.connection == connection)
+            {
+                collector.holder = None;
+            }
+        }
+    }
+
     /// Drops the disconnected collectors that were seen longest ago, a sixteenth of all at once: a flood of made-up host
     /// names must not cost a search each.
     fn forget_some(&mut self, collectors_max: usize) {
@@ -246,59 +310,39 @@ impl Connection {
     /// The other one may wait for room, and can then show nothing. Whoever is `patient` waits with it: a message that
     /// would be lost with a refusal does not mind. Everybody else is refused.
     pub async fn claim_or_probe(&self, id: &CollectorId, patient: bool) -> Result<(), ClaimError> {
-        let Err(held) = self.claim(id, Instant::now()) else { return Ok(()) };
-        let (asked, pulse) = match self.registry.state().collectors.get(id).and_then(|c| c.holder.as_ref()) {
-            Some(holder) => (holder.connection, holder.pulse.clone()),
-            None => return self.claim(id, Instant::now()),
-        };
-        match pulse.probe(patient).await {
-            Life::Alive => Err(held),
-            Life::Gone => self.claim(id, Instant::now()),
+        let Err(Denied { error, holder }) = self.claim_from(id, Instant::now(), None) else { return Ok(()) };
+        // Whom to ask was found in the same look as that the id is taken.
+        let Some((asked, pulse)) = holder else { return Err(error) };
+        let life = pulse.probe(patient).await;
+        self.claim_after(id, Instant::now(), error, asked, life)
+    }
+
+    /// The second attempt, once it is known what has become of the connection `asked`.
+    fn claim_after(
+        &self,
+        id: &CollectorId,
+        now: Instant,
+        held: ClaimError,
+        asked: u64,
+        life: Life,
+    ) -> Result<(), ClaimError> {
+        let silent = match life {
+            Life::Alive => return Err(held),
+            Life::Gone => None,
             // Another newcomer may have been faster: what was found out says nothing about that one.
-            Life::Silent => self.claim_from(id, Instant::now(), Some(asked)),
-        }
+            Life::Silent => Some(asked),
+        };
+        self.claim_from(id, now, silent).map_err(|denied| denied.error)
     }
 
     /// Gives the id to this connection, or says who has it.
     pub fn claim(&self, id: &CollectorId, now: Instant) -> Result<(), ClaimError> {
-        self.claim_from(id, now, None)
+        self.claim_from(id, now, None).map_err(|denied| denied.error)
     }
 
     /// As [`Self::claim`], and also from the connection with the number `silent`, whatever the configuration says.
-    fn claim_from(&self, id: &CollectorId, now: Instant, silent: Option<u64>) -> Result<(), ClaimError> {
-        let registry = &self.registry;
-        let mut state = registry.state();
-        let collector =
-            state.remember(id, self.origin, now, registry.collectors_max).ok_or(ClaimError::Full)?;
-        let yields = |holder: &Holder| {
-            registry.on_conflict == OnConflict::TakeOver || silent == Some(holder.connection)
-        };
-        match &collector.holder {
-            Some(holder) if holder.connection == self.number => return Ok(()),
-            // A connection that lost an id is on its way out. It must not take the id back, or two agents with one
-            // name would throw each other out for ever.
-            Some(holder) if !yields(holder) || self.lost.is_cancelled() => {
-                return Err(ClaimError::Held {
-                    collector: id.clone(),
-                    node: registry.node_id.clone(),
-                    since: holder.since,
-                    remote: holder.remote,
-                });
-            }
-            Some(holder) => holder.lost.cancel(),
-            None => {}
-        }
-        collector.transport = self.origin.transport;
-        collector.remote = self.origin.remote;
-        collector.holder = Some(Holder {
-            connection: self.number,
-            since: self.since,
-            remote: self.origin.remote,
-            lost: self.lost.clone(),
-            pulse: self.pulse.clone(),
-        });
-        self.claimed().push(id.clone());
-        Ok(())
+    fn claim_from(&self, id: &CollectorId, now: Instant, silent: Option<u64>) -> Result<(), Denied> {
+        self.registry.state.with(|state| state.claim(self, id, now, silent))
     }
 
     /// Cancelled when another connection has taken one of its ids over.
@@ -315,25 +359,11 @@ impl Connection {
     pub fn origin(&self) -> Origin {
         self.origin
     }
-
-    fn claimed(&self) -> MutexGuard<'_, Vec<CollectorId>> {
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let claimed = std::mem::take(&mut *self.claimed());
-        let mut state = self.registry.state();
-        state.open -= 1;
-        for id in claimed {
-            if let Some(collector) = state.collectors.get_mut(&id)
-                && collector.holder.as_ref().is_some_and(|holder| holder.connection == self.number)
-            {
-                collector.holder = None;
-            }
-        }
-        drop(state);
+        self.registry.state.with(|state| state.release(self.number));
         // After the ids are free, or whoever waits for the end would be refused again.
         self.pulse.end();
     }

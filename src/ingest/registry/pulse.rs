@@ -71,6 +71,12 @@ impl Pulse {
         self.gone.cancel();
     }
 
+    /// Whether the connection has ended.
+    #[cfg(test)]
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
     fn silence(&self) -> Duration {
         let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(heard)

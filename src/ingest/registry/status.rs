@@ -10,22 +10,25 @@ use crate::proto::channel::CollectorId;
 impl StatusSection for Registry {
     fn describe(&self, status: &mut Map<String, Value>) {
         let now = Instant::now();
-        let state = self.state();
-        let mut collectors: Vec<_> = state.collectors.iter().collect();
-        collectors.sort_unstable_by_key(|(id, _)| *id);
-        let listed: Vec<Value> =
-            collectors.into_iter().map(|(id, collector)| listing(id, collector, now)).collect();
-        status.insert("collector_connected".into(), Value::Bool(state.open > 0));
+        let (open, listed) = self.state.with(|state| {
+            let mut collectors: Vec<_> = state.collectors.iter().collect();
+            collectors.sort_unstable_by_key(|(id, _)| *id);
+            let listed: Vec<Value> =
+                collectors.into_iter().map(|(id, collector)| listing(id, collector, now)).collect();
+            (state.claims.len(), listed)
+        });
+        status.insert("collector_connected".into(), Value::Bool(open > 0));
         status.insert("collectors".into(), Value::Array(listed));
     }
 
     fn busiest(&self, most: usize) -> Vec<(CollectorId, f64)> {
         let now = Instant::now();
-        let state = self.state();
-        let mut rates: Vec<_> =
-            state.collectors.iter().map(|(id, collector)| (id, collector.rate.at(now))).collect();
-        rates.sort_unstable_by(|(_, a), (_, b)| b.total_cmp(a));
-        rates.into_iter().take(most).map(|(id, rate)| (id.clone(), rate)).collect()
+        self.state.with(|state| {
+            let mut rates: Vec<_> =
+                state.collectors.iter().map(|(id, collector)| (id, collector.rate.at(now))).collect();
+            rates.sort_unstable_by(|(_, a), (_, b)| b.total_cmp(a));
+            rates.into_iter().take(most).map(|(id, rate)| (id.clone(), rate)).collect()
+        })
     }
 }
 

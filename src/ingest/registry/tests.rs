@@ -1,6 +1,9 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::ops::meters::LineRejection;
 use crate::ops::node::StatusSection;
+use crate::sync::model;
 
 const SOCKET: Origin = Origin { transport: Transport::WebSocket, remote: None };
 
@@ -188,4 +191,87 @@ async fn a_patient_newcomer_waits_for_a_connection_that_waits_for_room_and_asks_
     };
     let (claim, ()) = tokio::join!(back.claim_or_probe(&wanted, true), room);
     claim.unwrap();
+}
+
+/// Runs `body` on a thread of its own: one that waits for itself fails the test, and does not stop it.
+fn within_a_minute(body: impl FnOnce() + Send + 'static) {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        body();
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(60)).expect("the body panicked, or waits for itself");
+}
+
+/// The id is not held by anybody, and yet not to be had: the second look at the registry was made under the first, and the
+/// node stood still.
+#[test]
+fn a_full_registry_refuses_with_a_reason_and_goes_on() {
+    within_a_minute(|| {
+        let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 2);
+        let holder = registry.connect(SOCKET);
+        ["a", "b"].iter().for_each(|name| holder.claim(&id(name), Instant::now()).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for patient in [false, true] {
+            let late = registry.connect(SOCKET);
+            let refused = runtime.block_on(late.claim_or_probe(&id("c"), patient)).unwrap_err();
+            assert_eq!(refused, ClaimError::Full);
+            assert!(refused.to_string().contains("use another node"), "{refused}");
+        }
+        drop(holder);
+        runtime.block_on(registry.connect(SOCKET).claim_or_probe(&id("c"), false)).unwrap();
+    });
+}
+
+/// Agents that restart: each connects again while its last connection ends, with any outcome of the question whether that
+/// one is alive.
+#[test]
+fn reconnecting_collectors_never_stand_still_and_never_share_an_id() {
+    for on_conflict in [OnConflict::Refuse, OnConflict::TakeOver] {
+        CONFLICT.store(usize::from(on_conflict == OnConflict::TakeOver), Ordering::Relaxed);
+        model::check(reconnect);
+    }
+}
+
+static CONFLICT: AtomicUsize = AtomicUsize::new(0);
+
+fn reconnect() {
+    let on_conflict = [OnConflict::Refuse, OnConflict::TakeOver][CONFLICT.load(Ordering::Relaxed)];
+    // Two ids and room for one: it is full whenever somebody has the other.
+    let registry = Registry::new("ingest-1".into(), on_conflict, 1);
+    let agents = [("a", Life::Silent), ("a", Life::Alive), ("b", Life::Gone)].map(|(name, life)| {
+        let registry = registry.clone();
+        model::spawn(move || {
+            for _ in 0..2 {
+                come_and_go(&registry, &id(name), life);
+            }
+        })
+    });
+    agents.into_iter().for_each(|agent| agent.join().unwrap());
+    registry.state.with(|state| {
+        assert!(state.claims.is_empty(), "every connection has ended");
+        assert!(state.collectors.values().all(|collector| collector.holder.is_none()), "every id is free");
+    });
+}
+
+fn come_and_go(registry: &Arc<Registry>, wanted: &CollectorId, life: Life) {
+    let connection = registry.connect(SOCKET);
+    let now = Instant::now();
+    let claimed = match connection.claim_from(wanted, now, None) {
+        Ok(()) => Ok(()),
+        Err(Denied { error, holder: None }) => Err(error),
+        Err(Denied { error, holder: Some((asked, pulse)) }) => {
+            let life = if pulse.is_gone() { Life::Gone } else { life };
+            connection.claim_after(wanted, now, error, asked, life)
+        }
+    };
+    registry.record(wanted, SOCKET, traffic(1), now);
+    if claimed.is_ok() {
+        // Whoever has been given an id has it, or has been told that it lost it.
+        let has_it = registry.state.with(|state| {
+            let holder = state.collectors.get(wanted).and_then(|collector| collector.holder.as_ref());
+            holder.is_some_and(|holder| holder.connection == connection.number)
+        });
+        assert!(has_it || connection.lost().is_cancelled());
+    }
 }

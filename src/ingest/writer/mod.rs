@@ -4,8 +4,7 @@
 //! repeats it under the same message ids until the log has it. Queues are bounded by bytes and not by length: every job
 //! holds its [`Grant`].
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -19,11 +18,12 @@ use crate::ingest::batch::Draft;
 use crate::ingest::budget::Grant;
 use crate::ingest::registry::WARN_INTERVAL;
 use crate::ingest::writer::publish::Writer;
-use crate::ingest::writer::queue::Queue;
+use crate::ingest::writer::queue::{Enqueued, Queues};
 use crate::ops::clock::unix_ns;
 use crate::ops::meters::DropReason;
 use crate::ops::node::Node;
 use crate::proto::channel::CollectorId;
+use crate::sync::Locked;
 
 pub use crate::ingest::writer::identity::Identity;
 pub use crate::ingest::writer::queue::Ticket;
@@ -99,17 +99,15 @@ pub struct Left {
 struct Shared {
     node: Arc<Node>,
     broker: Arc<dyn Broker>,
-    state: Mutex<State>,
-    /// No new jobs; writers end when their queues are empty.
-    finishing: CancellationToken,
+    queues: Queues,
+    losses: Locked<Losses>,
     /// Time is up: writers end now.
     abandoned: CancellationToken,
 }
 
+/// What did not reach the log.
 #[derive(Default)]
-struct State {
-    queues: HashMap<CollectorId, Arc<Queue>>,
-    last_revision: u64,
+struct Losses {
     left: Left,
     /// When the log last said that metrics were turned away.
     turned_away: Option<Instant>,
@@ -121,8 +119,8 @@ impl Writers {
         let shared = Shared {
             node,
             broker,
-            state: Mutex::default(),
-            finishing: CancellationToken::new(),
+            queues: Queues::default(),
+            losses: Locked::empty("losses of writers"),
             abandoned: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared), tasks: TaskTracker::new() }
@@ -131,22 +129,21 @@ impl Writers {
     /// Puts a job at the end of its collector's queue. A job that comes too late and that nobody waits for is counted as
     /// lost.
     pub fn submit(&self, collector: &CollectorId, job: Job) -> Result<Ticket, Stopped> {
-        // Both the end of an idle writer and this happen under the same lock, so no job meets a writer that has gone.
-        let mut state = self.shared.state();
-        if self.shared.finishing.is_cancelled() {
-            drop(state);
-            self.shared.abandon(collector, job.done.as_ref(), job.drafts.len(), job.bytes());
-            return Err(Stopped);
+        match self.shared.queues.enqueue(collector, job, unix_us(), &self.tasks) {
+            Enqueued::Waits(ticket) => Ok(ticket),
+            Enqueued::First { ticket, queue, revision, counted } => {
+                let writer = Writer::new(self.shared.clone(), collector.clone(), queue, revision);
+                self.tasks.spawn(async move {
+                    writer.run().await;
+                    drop(counted);
+                });
+                Ok(ticket)
+            }
+            Enqueued::TooLate(job) => {
+                self.shared.abandon(collector, job.done.as_ref(), job.drafts.len(), job.bytes());
+                Err(Stopped)
+            }
         }
-        if let Some(queue) = state.queues.get(collector) {
-            return Ok(queue.push(job));
-        }
-        let queue = Arc::new(Queue::default());
-        let ticket = queue.push(job);
-        state.queues.insert(collector.clone(), queue.clone());
-        let revision = state.next_revision(unix_us());
-        self.tasks.spawn(Writer::new(self.shared.clone(), collector.clone(), queue, revision).run());
-        Ok(ticket)
     }
 
     /// Counts what came for `collector` over a connection that did not get its id, and cannot be told so in time.
@@ -157,10 +154,7 @@ impl Writers {
 
     /// Takes no more jobs and returns when every accepted batch is in the log, or `within` has passed.
     pub async fn finish(&self, within: Duration) {
-        {
-            let _submitting = self.shared.state();
-            self.shared.finishing.cancel();
-        }
+        self.shared.queues.finish();
         self.tasks.close();
         if tokio::time::timeout(within, self.tasks.wait()).await.is_err() {
             self.shared.abandoned.cancel();
@@ -170,12 +164,12 @@ impl Writers {
 
     /// What was lost because the node had to stop.
     pub fn left(&self) -> Left {
-        self.shared.state().left
+        self.shared.losses.with(|losses| losses.left)
     }
 
     /// How many collectors have a writer now.
     pub fn len(&self) -> usize {
-        self.shared.state().queues.len()
+        self.shared.queues.len()
     }
 
     /// Whether no collector has a writer.
@@ -185,10 +179,6 @@ impl Writers {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The one door through which envelopes leave without being stored.
     fn discard(
         &self,
@@ -199,7 +189,8 @@ impl Shared {
         why: &str,
     ) {
         self.node.meters.envelopes_dropped.of(reason).increment(envelopes as u64);
-        if self.state().is_due(reason, Instant::now()) {
+        let now = Instant::now();
+        if self.losses.with(|losses| losses.is_due(reason, now)) {
             tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "metrics were lost");
         }
     }
@@ -218,35 +209,14 @@ impl Shared {
         }
         let why = "the node stopped before the log answered";
         self.discard(collector, DropReason::Shutdown, envelopes, bytes, why);
-        let mut state = self.state();
-        state.left.batches += 1;
-        state.left.bytes += bytes;
-    }
-
-    /// Whether there are so many writers that idle ones end at once.
-    fn is_crowded(&self) -> bool {
-        self.state().queues.len() > WRITERS_IDLE_MAX
-    }
-
-    /// Ends the writer of `queue` unless a job has come in.
-    fn retire(&self, collector: &CollectorId, queue: &Queue) -> bool {
-        let mut state = self.state();
-        let idle = queue.is_empty();
-        if idle {
-            state.queues.remove(collector);
-        }
-        idle
+        self.losses.with(|losses| {
+            losses.left.batches += 1;
+            losses.left.bytes += bytes;
+        });
     }
 }
 
-impl State {
-    /// A writer's revision is the microsecond it was made in: larger than any before it on this node, and, with
-    /// clocks that roughly agree, larger than that of a node which had the collector before.
-    fn next_revision(&mut self, unix_us: u64) -> u64 {
-        self.last_revision = unix_us.max(self.last_revision + 1);
-        self.last_revision
-    }
-
+impl Losses {
     /// Whether a loss is due a line in the log. Agents that fight for an id come back again and again.
     fn is_due(&mut self, reason: DropReason, now: Instant) -> bool {
         match reason {

@@ -70,15 +70,16 @@ impl Writer {
             if let Some(job) = self.queue.pop() {
                 return Some(job);
             }
-            let ending = self.shared.finishing.is_cancelled() || self.shared.is_crowded();
-            if ending && self.shared.retire(&self.collector, &self.queue) {
+            let queues = &self.shared.queues;
+            let ending = queues.finishing().is_cancelled() || queues.is_crowded();
+            if ending && queues.retire(&self.collector, &self.queue) {
                 return None;
             }
             tokio::select! {
                 () = self.queue.arrived() => {}
-                () = self.shared.finishing.cancelled() => {}
+                () = queues.finishing().cancelled() => {}
                 () = tokio::time::sleep(WRITER_IDLE) => {
-                    if self.shared.retire(&self.collector, &self.queue) {
+                    if queues.retire(&self.collector, &self.queue) {
                         return None;
                     }
                 }
@@ -219,7 +220,7 @@ impl Writer {
         while let Some(job) = self.queue.pop() {
             self.shared.abandon(&self.collector, job.done.as_ref(), job.drafts.len(), job.bytes());
         }
-        self.shared.retire(&self.collector, &self.queue);
+        self.shared.queues.retire(&self.collector, &self.queue);
     }
 }
 

@@ -5,8 +5,10 @@ use bytes::Bytes;
 use super::*;
 use crate::ingest::budget::Budget;
 use crate::ingest::testing::{Bench, Mood, bench, settings};
+use crate::ingest::writer::queue::Queue;
 use crate::proto::channel::Channel;
 use crate::proto::envelope::Stamp;
+use crate::sync::model;
 
 fn id(text: &str) -> CollectorId {
     CollectorId::new(text).unwrap()
@@ -159,4 +161,63 @@ fn retries_back_off_with_jitter_between_their_bounds() {
             "{attempt}: {pause:?}"
         );
     }
+}
+
+fn job(name: &str) -> Job {
+    let grant = Budget::new(1 << 20, metrics::Gauge::noop()).try_grant(1).unwrap();
+    let drafts = vec![draft("a", name, name, false)];
+    Job { drafts, received_ns: 5, identity: Identity::New, grant, done: None, open: None }
+}
+
+/// A writer ends when its queue is empty, in the very moment in which a job comes in: that job would wait for ever.
+#[test]
+fn no_job_meets_a_writer_that_has_gone_and_no_collector_has_two() {
+    model::check(|| {
+        let queues = Arc::new(Queues::default());
+        let stored = Arc::new(Locked::empty("stored"));
+        let senders = ["x", "y"].map(|name| {
+            let (queues, stored) = (queues.clone(), stored.clone());
+            model::spawn(move || {
+                let tasks = TaskTracker::new();
+                let mut writers = Vec::new();
+                for _ in 0..2 {
+                    if let Enqueued::First { queue, counted, .. } =
+                        queues.enqueue(&id("a"), job(name), 1, &tasks)
+                    {
+                        let (queues, stored) = (queues.clone(), stored.clone());
+                        writers.push(model::spawn(move || {
+                            write_until_idle(&queues, &queue, &stored);
+                            drop(counted);
+                        }));
+                    }
+                }
+                writers.into_iter().for_each(|writer| writer.join().unwrap());
+            })
+        });
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        assert_eq!((stored.with(|stored| stored.len()), queues.len()), (4, 0));
+    });
+}
+
+fn write_until_idle(queues: &Queues, queue: &Queue, stored: &Locked<Vec<String>>) {
+    loop {
+        while let Some(job) = queue.pop() {
+            stored.with(|stored| stored.push(job.drafts[0].channel.measurement.to_string()));
+        }
+        if queues.retire(&id("a"), queue) {
+            return;
+        }
+    }
+}
+
+/// A caller that gives up takes its job back, or the writer has begun it: never both, never neither.
+#[test]
+fn a_job_is_written_or_taken_back() {
+    model::check(|| {
+        let queue = Arc::new(Queue::default());
+        let ticket = queue.push(job("x"));
+        let writer = model::spawn(move || queue.pop().is_some());
+        let withdrawn = ticket.withdraw();
+        assert_ne!(writer.join().unwrap(), withdrawn);
+    });
 }
