@@ -52,9 +52,22 @@ pub trait Broker: Send + Sync + 'static {
         limits: ReadLimits,
     ) -> Result<Vec<Stored>, BrokerError>;
 
-    /// Every channel that has envelopes in a shard right now, in no particular order. Long: a page of it costs as much as a
-    /// read, and all of them are in memory.
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError>;
+    /// Reads stored envelopes with `sequence <= until`, newest first, as many as `limits` allow and at least one if there is one.
+    /// An empty answer means that nothing at or before `until` is stored.
+    async fn read_back(
+        &self,
+        shard: Shard,
+        until: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError>;
+
+    /// Every channel that has envelopes in a shard right now, in no particular order; nothing if there are more than
+    /// `channels_max`. To count them costs little; a page of the list costs as much as a read, and all of it is in memory.
+    async fn channels(
+        &self,
+        shard: Shard,
+        channels_max: usize,
+    ) -> Result<Option<Vec<LogChannel>>, BrokerError>;
 
     /// Of each of these channels, at most [`LAST_CHANNELS_MAX`], the last envelope with a sequence of at most `up_to`, in order
     /// of sequence. Channels that have none (any more) are left out.

@@ -133,8 +133,21 @@ impl Broker for MoodyBroker {
         self.inner.read(shard, from, limits).await
     }
 
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        self.inner.channels(shard).await
+    async fn read_back(
+        &self,
+        shard: Shard,
+        until: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.inner.read_back(shard, until, limits).await
+    }
+
+    async fn channels(
+        &self,
+        shard: Shard,
+        channels_max: usize,
+    ) -> Result<Option<Vec<LogChannel>>, BrokerError> {
+        self.inner.channels(shard, channels_max).await
     }
 
     async fn last(

@@ -251,10 +251,67 @@ pub async fn an_empty_shard_begins_after_its_end<T: UnderTest>() {
     assert_eq!((filled.first, filled.last, filled.epoch), (1, 3, empty.epoch));
 }
 
+pub async fn reads_from_a_place_back_join_without_a_seam<T: UnderTest>() {
+    let it = T::begin(log()).await;
+    it.broker().publish(SHARD, &batch("a", 1000)).await.unwrap();
+    let mut until = 990;
+    let limits = ReadLimits { envelopes_max: 77, bytes_max: 400 };
+    loop {
+        let part = it.broker().read_back(SHARD, until, limits).await.unwrap();
+        if part.is_empty() {
+            break;
+        }
+        assert!(part.len() <= 77);
+        for stored in part {
+            assert_eq!(stored.sequence, until);
+            until -= 1;
+        }
+    }
+    assert_eq!(until, 0);
+    let all = it.broker().read(SHARD, 1, UNLIMITED).await.unwrap();
+    let mut back =
+        it.broker().read_back(SHARD, 2_000, ReadLimits { envelopes_max: 3, ..UNLIMITED }).await.unwrap();
+    back.reverse();
+    // Beyond the end, the newest there is.
+    assert_eq!(texts(&back), texts(&all[1000 - back.len()..]));
+    assert!(!back.is_empty() && back.len() <= 3);
+}
+
+pub async fn a_read_back_is_bounded_by_bytes_and_makes_progress<T: UnderTest>() {
+    let it = T::begin(log()).await;
+    let text = "x".repeat(10_000);
+    let sent: Vec<_> = (0..20).map(|n| outgoing(&n.to_string(), &text)).collect();
+    it.broker().publish(SHARD, &sent).await.unwrap();
+    let read = async |bytes_max| {
+        let limits = ReadLimits { bytes_max, ..UNLIMITED };
+        let back = it.broker().read_back(SHARD, 20, limits).await.unwrap();
+        assert_eq!(back[0].sequence, 20);
+        back.len()
+    };
+    assert_eq!(read(1).await, 1);
+    assert!((1..=4).contains(&read(35_000).await));
+    assert_eq!(read(1 << 20).await, 20);
+}
+
+pub async fn a_read_back_ends_with_the_first_that_is_kept<T: UnderTest>() {
+    let it = T::begin(log()).await;
+    assert!(it.broker().read_back(SHARD, 7, UNLIMITED).await.unwrap().is_empty());
+    let it = T::begin(LogSettings { max_bytes: 100_000, ..log() }).await;
+    let text = "x".repeat(1_000);
+    let sent: Vec<_> = (0..300).map(|n| outgoing(&n.to_string(), &text)).collect();
+    it.broker().publish(SHARD, &sent).await.unwrap();
+    let first = it.broker().bounds(SHARD).await.unwrap().first;
+    assert!(first > 100);
+    let back = it.broker().read_back(SHARD, 300, UNLIMITED).await.unwrap();
+    assert_eq!(back.iter().map(|stored| stored.sequence).min(), Some(first));
+    assert!(it.broker().read_back(SHARD, first - 1, UNLIMITED).await.unwrap().is_empty());
+    assert!(it.broker().read_back(SHARD, 0, UNLIMITED).await.unwrap().is_empty());
+}
+
 pub async fn the_last_envelope_of_each_channel_is_found<T: UnderTest>() {
     let it = T::begin(log()).await;
     let broker = it.broker();
-    assert!(broker.channels(SHARD).await.unwrap().is_empty());
+    assert!(broker.channels(SHARD, 5).await.unwrap().unwrap().is_empty());
     let names = [("a.b.c", "x.*"), (">", "*"), ("Zürich 7", "100 %"), ("%", "a\tb"), ("-_", "")];
     // Sequences 1 to 5, then 6 to 10, …: a channel's last one up to 12 is of the second round, or of the third.
     for round in 1..=4 {
@@ -265,8 +322,9 @@ pub async fn the_last_envelope_of_each_channel_is_found<T: UnderTest>() {
         });
         broker.publish(SHARD, &batch).await.unwrap();
     }
-    let channels = broker.channels(SHARD).await.unwrap();
+    let channels = broker.channels(SHARD, names.len()).await.unwrap().unwrap();
     assert_eq!(channels.len(), names.len());
+    assert_eq!(broker.channels(SHARD, names.len() - 1).await.unwrap(), None, "more than were asked for");
     let last = broker.last(SHARD, &channels, 12).await.unwrap();
     assert_eq!(last.iter().map(|stored| stored.sequence).collect::<Vec<_>>(), [8, 9, 10, 11, 12]);
     let read = broker.read(SHARD, 8, UNLIMITED).await.unwrap();
@@ -289,7 +347,7 @@ pub async fn the_last_envelopes_of_more_channels_than_may_be_asked_for_are_refus
         })
         .collect();
     it.broker().publish(SHARD, &many).await.unwrap();
-    let channels = it.broker().channels(SHARD).await.unwrap();
+    let channels = it.broker().channels(SHARD, usize::MAX).await.unwrap().unwrap();
     let refused = it.broker().last(SHARD, &channels, 1).await.unwrap_err();
     assert!(!refused.is_retryable() && refused.to_string().contains("at most 1024"), "{refused}");
     let last = it.broker().last(SHARD, &channels[..LAST_CHANNELS_MAX], many.len() as u64).await.unwrap();

@@ -8,7 +8,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use telecast::broker::{Broker, BrokerError, Connection, Expected, Outgoing, StateEvent};
+use telecast::broker::{Broker, BrokerError, Connection, Expected, Outgoing, ReadLimits, StateEvent};
 use telecast::config::{LogSettings, NatsSettings, Secret};
 use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::offset::Shard;
@@ -70,11 +70,20 @@ async fn the_last_envelopes_may_be_large_and_foreign() {
     }
     let subject = format!("{}.in.0.web.example.org.cpu", it.settings.name);
     admin(&it.server).await.publish(subject, "cpu value=1".into()).await.unwrap().await.unwrap();
-    let channels = it.broker().channels(SHARD).await.unwrap();
+    let channels = it.broker().channels(SHARD, CHANNELS + 1).await.unwrap().unwrap();
     let last = it.broker().last(SHARD, &channels, CHANNELS as u64 + 1).await.unwrap();
     let sequences: Vec<u64> = last.iter().map(|stored| stored.sequence).collect();
     assert_eq!(sequences, (1..=CHANNELS as u64 + 1).collect::<Vec<_>>());
     assert_eq!(last[CHANNELS].envelope.channel.collector.as_str(), "web.example.org");
+    // The server begins with the oldest of a block, which is not what fits.
+    let limits = ReadLimits { envelopes_max: CHANNELS, bytes_max: 1_200_000 };
+    let (mut until, mut back) = (CHANNELS as u64 + 1, Vec::new());
+    while until > 0 {
+        let part = it.broker().read_back(SHARD, until, limits).await.unwrap();
+        until = part.last().unwrap().sequence - 1;
+        back.extend(part.iter().map(|stored| stored.sequence));
+    }
+    assert_eq!(back, (1..=CHANNELS as u64 + 1).rev().collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -182,8 +182,21 @@ impl Broker for Unruly {
         self.now().read(shard, from, limits).await
     }
 
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        self.now().channels(shard).await
+    async fn read_back(
+        &self,
+        shard: Shard,
+        until: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.now().read_back(shard, until, limits).await
+    }
+
+    async fn channels(
+        &self,
+        shard: Shard,
+        channels_max: usize,
+    ) -> Result<Option<Vec<LogChannel>>, BrokerError> {
+        self.now().channels(shard, channels_max).await
     }
 
     async fn last(

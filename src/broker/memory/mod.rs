@@ -95,8 +95,21 @@ impl Broker for MemoryBroker {
         self.with(shard, |log| log.read(from, limits, Instant::now()))
     }
 
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
-        self.with(shard, |log| log.channels(shard, Instant::now()))
+    async fn read_back(
+        &self,
+        shard: Shard,
+        until: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        self.with(shard, |log| log.read_back(until, limits, Instant::now()))
+    }
+
+    async fn channels(
+        &self,
+        shard: Shard,
+        channels_max: usize,
+    ) -> Result<Option<Vec<LogChannel>>, BrokerError> {
+        self.with(shard, |log| log.channels(shard, channels_max, Instant::now()))
     }
 
     async fn last(

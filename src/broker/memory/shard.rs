@@ -108,23 +108,32 @@ impl ShardLog {
         let first = self.first();
         // Sequences in memory have no holes, so a sequence's place is a subtraction.
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
-        let mut bytes = 0;
-        let mut found = Vec::new();
-        for entry in self.entries.iter().skip(skip).take(limits.envelopes_max.max(1)) {
-            found.push(entry.stored.clone());
-            bytes += entry.stored.envelope.lines.len();
-            if bytes >= limits.bytes_max {
-                break;
-            }
-        }
-        found
+        within(self.entries.iter().skip(skip), limits)
     }
 
-    pub(super) fn channels(&mut self, shard: Shard, now: Instant) -> Vec<LogChannel> {
+    /// The same from `until` back.
+    pub(super) fn read_back(&mut self, until: Sequence, limits: ReadLimits, now: Instant) -> Vec<Stored> {
         self.retain(now);
-        let channels: HashSet<&Channel> =
-            self.entries.iter().map(|entry| &entry.stored.envelope.channel).collect();
-        channels.into_iter().map(|channel| spelled(shard, channel)).collect()
+        let skip = usize::try_from(self.last.saturating_sub(until)).unwrap_or(usize::MAX);
+        within(self.entries.iter().rev().skip(skip), limits)
+    }
+
+    /// Looks at all that is stored, like [`ShardLog::last`].
+    pub(super) fn channels(
+        &mut self,
+        shard: Shard,
+        channels_max: usize,
+        now: Instant,
+    ) -> Option<Vec<LogChannel>> {
+        self.retain(now);
+        let mut channels: HashSet<&Channel> = HashSet::new();
+        for entry in &self.entries {
+            channels.insert(&entry.stored.envelope.channel);
+            if channels.len() > channels_max {
+                return None;
+            }
+        }
+        Some(channels.into_iter().map(|channel| spelled(shard, channel)).collect())
     }
 
     /// Looks at all that is stored, from `up_to` back: nobody asks but an edge that starts, when there is little.
@@ -217,6 +226,20 @@ impl MessageIds {
             self.sequences.remove(&hash);
         }
     }
+}
+
+/// As many of these as the limits allow, and at least one if there is one.
+fn within<'a>(entries: impl Iterator<Item = &'a Entry>, limits: ReadLimits) -> Vec<Stored> {
+    let mut bytes = 0;
+    let mut found = Vec::new();
+    for entry in entries.take(limits.envelopes_max.max(1)) {
+        found.push(entry.stored.clone());
+        bytes += entry.stored.envelope.lines.len();
+        if bytes >= limits.bytes_max {
+            break;
+        }
+    }
+    found
 }
 
 fn spelled(shard: Shard, channel: &Channel) -> LogChannel {

@@ -19,9 +19,21 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 const REQUEST_BYTES_MAX: usize = 256 << 10;
 
 /// See [`crate::broker::Broker::channels`]. Answered by the stream's leader, 100,000 at a time.
-pub(super) async fn channels(link: &Link, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+pub(super) async fn channels(
+    link: &Link,
+    shard: Shard,
+    channels_max: usize,
+) -> Result<Option<Vec<LogChannel>>, BrokerError> {
     let live = link.ready()?;
     let name = stream::log_stream_name(&link.log, shard);
+    // The number alone first: each page of the list has the server sort all subjects of the stream.
+    let counted: Counted = live
+        .api(&format!("STREAM.INFO.{name}"), &json!({}))
+        .await
+        .map_err(|failure| missing(link, failure))?;
+    if counted.state.num_subjects > channels_max {
+        return Ok(None);
+    }
     let mut channels = Vec::new();
     let mut offset = 0;
     loop {
@@ -38,9 +50,21 @@ pub(super) async fn channels(link: &Link, shard: Shard) -> Result<Vec<LogChannel
             // Between two pages a channel may come or go, and shift the others: one that is listed twice is read once.
             channels.sort_unstable();
             channels.dedup();
-            return Ok(channels);
+            return Ok(Some(channels));
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    state: CountedState,
+}
+
+#[derive(Deserialize)]
+struct CountedState {
+    /// Left out when there are none.
+    #[serde(default)]
+    num_subjects: usize,
 }
 
 #[derive(Deserialize)]

@@ -2,9 +2,8 @@
 //!
 //! - `link` keeps one connection at a time, and says in words why there is none.
 //! - `stream` knows how streams have to be: pure. `reconcile` makes them so.
-//! - `publish`, `read`, `tail`: the three ways of the data; `last` reads the newest of each channel, `newest` of a
-//!   collector. `message` knows an
-//!   envelope's spelling on the bus.
+//! - `publish`, `read`, `tail`: the three ways of the data; `back` reads a range from its end, `last` the newest of each channel,
+//!   `newest` of a collector. `message` knows an envelope's spelling on the bus.
 //! - `state` and `follow`: the keyed store, and its watchers.
 //! - `api`: one request and its answer, with failures sorted.
 //!
@@ -28,6 +27,7 @@ use crate::proto::channel::CollectorId;
 use crate::proto::offset::{Sequence, Shard};
 
 mod api;
+mod back;
 mod follow;
 mod last;
 mod link;
@@ -102,9 +102,23 @@ impl Broker for NatsBroker {
         read::read(&self.link, shard, from, limits).await
     }
 
-    async fn channels(&self, shard: Shard) -> Result<Vec<LogChannel>, BrokerError> {
+    async fn read_back(
+        &self,
+        shard: Shard,
+        until: Sequence,
+        limits: ReadLimits,
+    ) -> Result<Vec<Stored>, BrokerError> {
         self.check(shard)?;
-        last::channels(&self.link, shard).await
+        back::read_back(&self.link, shard, until, limits).await
+    }
+
+    async fn channels(
+        &self,
+        shard: Shard,
+        channels_max: usize,
+    ) -> Result<Option<Vec<LogChannel>>, BrokerError> {
+        self.check(shard)?;
+        last::channels(&self.link, shard, channels_max).await
     }
 
     async fn last(

@@ -18,9 +18,9 @@ use crate::proto::offset::{Epoch, Sequence, Shard};
 /// Most messages asked for at once; they wait in the subscription, which holds far more.
 pub(super) const CHUNK_MESSAGES_MAX: usize = 4096;
 /// Most bytes asked for at once, as the server counts them: with headers and subjects.
-const CHUNK_BYTES_MAX: usize = 8 << 20;
+pub(super) const CHUNK_BYTES_MAX: usize = 8 << 20;
 /// Fewest bytes asked for at once: because of those headers, a small limit would else take a round trip per message.
-const CHUNK_BYTES_MIN: usize = 64 << 10;
+pub(super) const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// A replica that lags is asked again so many times.
 pub(super) const LAGGING_ATTEMPTS: usize = 20;
 /// After this long, which is how far replicas usually are apart.
