@@ -140,6 +140,7 @@ pub const KEYS: &[Key] = &[
     integer("edge.snapshot.series_max", 1, 100_000_000, 200_000),
     integer("edge.snapshot.bytes_max", MIB, 64 * GIB, 64 * MIB),
     integer("edge.snapshot.max_age_s", 1, 365 * DAY_S, 3_600),
+    integer("edge.snapshot.warm_timeout_ms", 0, 600_000, 10_000),
     unset("admin.token", Kind::Secret),
     text("telemetry.level", Kind::LogFilter, "info"),
     text("telemetry.format", Kind::Choice(&["auto", "json", "pretty"]), "auto"),

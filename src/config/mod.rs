@@ -257,6 +257,8 @@ pub struct EdgeSettings {
     pub view_bytes_max: usize,
     /// See [`SnapshotSettings`].
     pub snapshot: SnapshotSettings,
+    /// After so long a start serves clients although last values from before it are still being read.
+    pub warm_timeout: Duration,
     /// What happens to a client that cannot keep up.
     pub slow_client_policy: SlowClientPolicy,
     /// A client that takes nothing for so long is disconnected under either policy.

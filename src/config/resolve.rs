@@ -320,6 +320,7 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
             bytes_max: size(values, "edge.snapshot.bytes_max")?,
             age_max: seconds(values, "edge.snapshot.max_age_s")?,
         },
+        warm_timeout: millis(values, "edge.snapshot.warm_timeout_ms")?,
         slow_client_policy: match values.text("edge.slow_client.policy")? {
             "disconnect" => SlowClientPolicy::Disconnect,
             _ => SlowClientPolicy::Skip,

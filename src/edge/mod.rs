@@ -33,6 +33,7 @@ use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
 use crate::edge::replay::Replays;
 use crate::edge::snapshot::Snapshots;
+use crate::edge::warm::Warming;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::clock::unix_ns;
 use crate::ops::node::{Gate, Node};
@@ -143,6 +144,8 @@ pub struct Edge {
     writers: Vec<mpsc::Sender<Command>>,
     inboxes: Locked<Vec<mpsc::Receiver<Command>>>,
     gates: Vec<Arc<Gate>>,
+    /// Last values from before the ring are known, or will be later.
+    warm: Arc<Gate>,
     /// No new clients: those who are here are being sent away.
     draining: AtomicBool,
     shutdown: CancellationToken,
@@ -157,6 +160,7 @@ impl Edge {
         writers: usize,
     ) -> Arc<Self> {
         let gates = (0..broker.shards()).map(|_| node.add_gate("log_followed")).collect();
+        let warm = node.add_gate("last_values_read");
         let doorbells = (0..writers.max(1)).map(Doorbell::new).collect();
         let (writers, inboxes) = (0..writers.max(1)).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
         let compressor = Compressor::new(settings.compression.clone(), &node.meters);
@@ -188,6 +192,7 @@ impl Edge {
             writers,
             inboxes: Locked::leaf("inboxes of writers", inboxes),
             gates,
+            warm,
             draining: AtomicBool::new(false),
             shutdown: CancellationToken::new(),
         });
@@ -215,7 +220,7 @@ impl Edge {
         let settings = &self.shared.settings;
         let hub = Hub::new(
             bounds.iter().map(|bounds| bounds.epoch).collect(),
-            warm::last_values(&self.shared, &bounds).await,
+            warm::last_values(&self.shared, &bounds),
             settings.ring_bytes_max,
             settings.view_bytes_max,
             self.doorbells.clone(),
@@ -240,6 +245,8 @@ impl Edge {
                 Follower::new(self.shared.clone(), hub.clone(), shard, start, *bounds, gate.clone());
             self.shared.tasks.spawn(follower.run(self.shutdown.clone()));
         }
+        let warming = Warming::new(self.shared.clone(), hub, &bounds, &self.gates, self.warm.clone());
+        self.shared.tasks.spawn(warming.run(self.shutdown.clone()));
         self.tick().await;
     }
 

@@ -22,7 +22,7 @@ use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 use crate::proto::json;
 use crate::proto::line;
-use crate::proto::message::{Format, write_influx_head};
+use crate::proto::message::{Format, write_influx_head, write_influx_incomplete};
 
 /// Of the parameters of sessions, those that an answer has a use for.
 const PARAMETERS: [&str; 3] = ["filter", "format", "token"];
@@ -133,9 +133,16 @@ impl Writing {
                 out.extend_from_slice(b"{\"offset\":\"");
                 // An offset has no character that JSON would escape.
                 out.extend_from_slice(offset.as_bytes());
+                if let Some(why) = extract.incomplete {
+                    out.extend_from_slice(b"\",\"incomplete\":\"");
+                    out.extend_from_slice(why.as_str().as_bytes());
+                }
                 out.extend_from_slice(b"\",\"metrics\":[");
             }
-            Format::Influx => write_influx_head(&mut out, &offset),
+            Format::Influx => {
+                write_influx_head(&mut out, &offset);
+                write_influx_incomplete(&mut out, extract.incomplete);
+            }
         }
         Self { format, out, separator: b"{\"collector\":" }
     }

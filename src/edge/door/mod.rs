@@ -59,7 +59,8 @@ impl Edge {
             return Err((ConnectFailure::Draining, ApiError::unavailable("draining", message, 1)));
         }
         let is_reached = self.shared.node.log.borrow().is_connected();
-        let Some(hub) = self.hub.get().filter(|_| self.gates.iter().all(|gate| gate.is_open())) else {
+        let mut gates = self.gates.iter().chain([&self.warm]);
+        let Some(hub) = self.hub.get().filter(|_| gates.all(|gate| gate.is_open())) else {
             if self.hub.get().is_none() && !is_reached {
                 return Err(away("never since this node started"));
             }

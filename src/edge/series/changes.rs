@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::edge::series::channels::ChannelNumber;
 use crate::edge::series::extract::{self, Extract};
-use crate::edge::series::{Key, SeriesStore, Value};
+use crate::edge::series::{Key, SeriesStore, Value, bit};
 use crate::proto::channel::Channel;
 use crate::proto::filter::FilterSet;
 use crate::proto::offset::{Offset, Sequence, Shard};
@@ -139,8 +139,4 @@ impl SeriesStore {
     fn is_of_this_log(&self, place: &Offset) -> bool {
         place.epoch == self.at.offset.epoch && place.sequences.len() == self.at.offset.sequences.len()
     }
-}
-
-fn bit(shard: Shard) -> u64 {
-    1 << (shard.0 % 64)
 }

@@ -4,6 +4,7 @@ use crate::edge::series::{Key, SeriesStore, StoredPlace, Value};
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::filter::{FilterSet, Match};
 use crate::proto::line;
+use crate::proto::message::Incomplete;
 
 /// Last values of series at one place of the log.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub(crate) struct Extract {
     pub(crate) at: StoredPlace,
     /// One per collector that has any, in the order of their ids.
     pub(crate) groups: Vec<Group>,
+    /// Why some may be missing that the log has, if they may.
+    pub(crate) incomplete: Option<Incomplete>,
 }
 
 /// Those of one collector.
@@ -90,7 +93,7 @@ impl SeriesStore {
             };
             write_line(&mut group.lines, key, value, &mut digits);
         }
-        Extract { at: self.at.clone(), groups }
+        Extract { at: self.at.clone(), groups, incomplete: self.incomplete() }
     }
 }
 

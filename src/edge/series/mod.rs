@@ -24,12 +24,14 @@ use crate::proto::offset::{Offset, Sequence, Shard};
 mod changes;
 mod channels;
 mod extract;
+mod older;
 mod parts;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use changes::Changed;
 pub(crate) use extract::{Extract, Group};
+pub(crate) use older::Taken;
 pub(crate) use parts::{Part, Parts};
 
 /// What a series costs besides its texts: its node, its slot in the table, and what three allocations waste.
@@ -55,6 +57,10 @@ pub(crate) struct SeriesStore {
     /// Per shard: of series that were written up to here and not since, some may be missing. Before the place where the
     /// store began only the last envelope of each channel is known; and series are dropped for the bounds.
     incomplete_to: SmallVec<[Sequence; 2]>,
+    /// Shards whose older values are still being read, by their [`bit`].
+    reading_older: u64,
+    /// Until then, by the log's clock, a series is missing that a bound has cost its value.
+    bounded_until_ns: i64,
     dropped: [u64; SeriesDrop::ALL.len()],
 }
 
@@ -93,14 +99,10 @@ impl SeriesStore {
             bytes: 0,
             incomplete_to: start.sequences.clone(),
             at: StoredPlace { index: 0, offset: Arc::new(start) },
+            reading_older: 0,
+            bounded_until_ns: i64::MIN,
             dropped: [0; SeriesDrop::ALL.len()],
         }
-    }
-
-    /// Adds what the log has of the time before the store's first place. To be called in the order in which the log stored
-    /// them, before anything is applied.
-    pub(crate) fn preload(&mut self, shard: Shard, stored: &Stored) {
-        self.write(shard, stored);
     }
 
     /// Moves on behind the ring's next entry.
@@ -141,8 +143,10 @@ impl SeriesStore {
 
     /// Lets go of series that were not written within the age that is allowed, counted back from `now_ns` by the log's clock.
     pub(crate) fn expire(&mut self, now_ns: i64) {
-        let age_ns = i64::try_from(self.limits.age_max.as_nanos()).unwrap_or(i64::MAX);
-        let oldest_ns = now_ns.saturating_sub(age_ns);
+        let oldest_ns = now_ns.saturating_sub(self.age_ns());
+        if self.bounded_until_ns < now_ns {
+            self.bounded_until_ns = i64::MIN;
+        }
         while self.series.front().is_some_and(|(_, value)| value.stored_ns < oldest_ns) {
             self.drop_oldest(SeriesDrop::Age);
         }
@@ -162,11 +166,8 @@ impl SeriesStore {
 
     fn write_line(&mut self, channel: ChannelNumber, shard: Shard, stored: &Stored, line: &Line<'_>) {
         let series = line.canonical_series();
-        let hash =
-            std::hash::BuildHasher::hash_one(self.series.hasher(), Wanted { channel, series: &series });
+        let hash = self.hash(channel, &series);
         let is_same = |key: &Key| key.channel == channel && *key.series == *series;
-        let timestamp_ns =
-            line.timestamp().unwrap_or_else(|| encode::received_ns(&stored.envelope, stored.stored_ns));
         match self.series.raw_entry_mut().from_hash(hash, is_same) {
             RawEntryMut::Occupied(mut entry) => {
                 entry.to_back();
@@ -174,18 +175,11 @@ impl SeriesStore {
                 let held = value.fields.capacity();
                 line::merge_fields(&mut value.fields, line.fields_text());
                 self.bytes = self.bytes + value.fields.capacity() - held;
-                value.timestamp_ns = timestamp_ns;
+                value.timestamp_ns = timestamp_ns(stored, line);
                 (value.shard, value.sequence, value.stored_ns) = (shard, stored.sequence, stored.stored_ns);
             }
             RawEntryMut::Vacant(entry) => {
-                let key = Key { channel, series: Box::from(&*series) };
-                let value = Value {
-                    fields: line.fields_text().to_owned(),
-                    timestamp_ns,
-                    shard,
-                    sequence: stored.sequence,
-                    stored_ns: stored.stored_ns,
-                };
+                let (key, value) = (Key { channel, series: Box::from(&*series) }, value(shard, stored, line));
                 self.bytes += cost(&key, &value);
                 self.channels.stay(channel);
                 entry.insert_hashed_nocheck(hash, key, value);
@@ -193,21 +187,35 @@ impl SeriesStore {
         }
     }
 
-    /// Lets go of the series that were updated least lately, until the bounds hold.
-    fn trim(&mut self) {
+    fn hash(&self, channel: ChannelNumber, series: &str) -> u64 {
+        std::hash::BuildHasher::hash_one(self.series.hasher(), Wanted { channel, series })
+    }
+
+    /// Lets go of the series that were updated least lately, until the bounds hold. True when some had to go.
+    fn trim(&mut self) -> bool {
+        let before = self.series.len();
         while self.series.len() > self.limits.series_max {
             self.drop_oldest(SeriesDrop::Count);
         }
         while self.bytes() > self.limits.bytes_max && !self.series.is_empty() {
             self.drop_oldest(SeriesDrop::Bytes);
         }
+        self.series.len() < before
     }
 
     fn drop_oldest(&mut self, reason: SeriesDrop) {
         if let Some((key, value)) = self.series.pop_front() {
             self.note_incomplete(value.shard, value.sequence);
+            if reason != SeriesDrop::Age {
+                self.bounded_until_ns =
+                    self.bounded_until_ns.max(value.stored_ns.saturating_add(self.age_ns()));
+            }
             self.forget(&key, &value, reason);
         }
+    }
+
+    fn age_ns(&self) -> i64 {
+        i64::try_from(self.limits.age_max.as_nanos()).unwrap_or(i64::MAX)
     }
 
     fn forget(&mut self, key: &Key, value: &Value, reason: SeriesDrop) {
@@ -237,11 +245,33 @@ impl SeriesStore {
             }
         }
         self.series = kept;
+        // What is still being read is of the log that was.
+        self.reading_older &= !bit(shard);
         if let Some(slot) = self.incomplete_to.get_mut(usize::from(shard.0)) {
             // A new log is followed from its beginning. One that went backwards had older values that are not known here.
             *slot = entry.sequence();
         }
     }
+}
+
+/// What is known of a series that was written once.
+fn value(shard: Shard, stored: &Stored, line: &Line<'_>) -> Value {
+    Value {
+        fields: line.fields_text().to_owned(),
+        timestamp_ns: timestamp_ns(stored, line),
+        shard,
+        sequence: stored.sequence,
+        stored_ns: stored.stored_ns,
+    }
+}
+
+fn timestamp_ns(stored: &Stored, line: &Line<'_>) -> i64 {
+    line.timestamp().unwrap_or_else(|| encode::received_ns(&stored.envelope, stored.stored_ns))
+}
+
+/// A shard's place in a set of shards.
+fn bit(shard: Shard) -> u64 {
+    1 << (shard.0 % 64)
 }
 
 fn cost(key: &Key, value: &Value) -> usize {

@@ -13,6 +13,7 @@ use crate::edge::ring::Ring;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
 use crate::proto::filter::FilterSet;
+use crate::proto::message::Incomplete;
 use crate::proto::offset::Epoch;
 
 const UNBOUNDED: SnapshotSettings =
@@ -213,14 +214,43 @@ fn a_shard_that_is_another_one_takes_its_series_along() {
 fn before_its_beginning_only_the_last_envelope_of_a_channel_is_known() {
     let start = Offset::start(Epoch(1), 1).with(Shard(0), 10);
     let mut store = SeriesStore::new(start.clone(), UNBOUNDED);
-    store.preload(Shard(0), &stored(7, "a.cpu", 1, "cpu v=1 1"));
-    store.preload(Shard(0), &stored(9, "b.cpu", 2, "cpu v=2 2"));
+    store.begin_older([Shard(0)].into_iter());
+    assert_eq!(store.take_older(Shard(0), &stored(9, "b.cpu", 2, "cpu v=2 2")), Taken::Yes);
+    assert_eq!(store.take_older(Shard(0), &stored(7, "a.cpu", 1, "cpu v=1 1")), Taken::Yes);
     let changes = store.changed_after(&filters(">"), &start.with(Shard(0), 8), &start, usize::MAX);
     assert_eq!(
         (texts(&changes.extract), changes.incomplete_to.is_none()),
         (vec!["b: cpu v=2 2".to_owned()], false)
     );
     assert!(store.changed_after(&filters(">"), &start, &start, usize::MAX).incomplete_to.is_none());
+}
+
+#[test]
+fn the_store_says_until_when_a_bound_may_have_cost_a_value() {
+    let limits = SnapshotSettings { series_max: 1, age_max: Duration::from_secs(10), ..UNBOUNDED };
+    let mut stage = Stage::new(1, limits);
+    stage.write(0, "a.cpu", 100, "cpu v=1 1");
+    assert_eq!(stage.store.incomplete(), None);
+    stage.write(0, "b.cpu", 101, "cpu v=1 1");
+    assert_eq!(stage.store.incomplete(), Some(Incomplete::Bounds));
+    stage.store.expire(110_000_000_000);
+    assert_eq!(stage.store.incomplete(), Some(Incomplete::Bounds), "written 10 s ago");
+    stage.store.expire(110_000_000_001);
+    assert_eq!(stage.store.incomplete(), None, "too old by now");
+}
+
+#[test]
+fn nothing_older_is_taken_of_a_log_that_has_become_another_one() {
+    let start = Offset::start(Epoch(1), 2).with(Shard(0), 10).with(Shard(1), 10);
+    let mut ring = Ring::new(start.clone(), 1 << 30);
+    let mut store = SeriesStore::new(start, UNBOUNDED);
+    store.begin_older([Shard(0), Shard(1)].into_iter());
+    store.apply(&ring.push_reset(Epoch(2), Shard(1), 0));
+    assert_eq!(store.take_older(Shard(1), &stored(9, "b.cpu", 2, "cpu v=2 2")), Taken::Unwanted);
+    assert_eq!(store.take_older(Shard(0), &stored(9, "a.cpu", 2, "cpu v=2 2")), Taken::Yes);
+    assert_eq!((store.len(), store.incomplete()), (1, Some(Incomplete::Starting)));
+    store.apply(&ring.push_reset(Epoch(3), Shard(0), 0));
+    assert_eq!((store.len(), store.incomplete()), (0, None), "a new log is followed from its beginning");
 }
 
 /// One line of the model: tags in whatever order, some of three fields.
@@ -321,5 +351,64 @@ proptest! {
         let some = stage.changed_after(&filters("*.cpu"), &place);
         prop_assert_eq!(sorted_texts(&some.extract), model_texts(&model, |channel, _, step| channel != 1 && step >= since));
         prop_assert!(stage.store.bytes() >= stage.store.len() * SERIES_OVERHEAD_BYTES);
+    }
+    /// What lies before the ring is added from its newest envelope back, while the ring goes on.
+    #[test]
+    fn what_is_added_from_the_newest_back_is_what_would_have_been_added_in_order(
+        writes in prop::collection::vec(wrote(), 1..60),
+        begins in any::<prop::sample::Index>(),
+        series_max in prop::sample::select(vec![3usize, usize::MAX]),
+        older_at_once in 1usize..5,
+    ) {
+        let limits = SnapshotSettings { series_max, ..UNBOUNDED };
+        let mut in_order = Stage::new(2, limits);
+        let mut log = Vec::new();
+        for (step, Wrote { shard, channel, tags, fields }) in writes.iter().enumerate() {
+            let measurement = CHANNELS[*channel].split_once('.').unwrap().1;
+            let tag_text: String = tags.iter().map(|(key, value)| format!(",{key}={value}")).collect();
+            let field_texts: Vec<_> = fields.iter().map(|key| format!("{key}={step}i")).collect();
+            // Two lines, of the same series where there are no tags.
+            let lines = format!(
+                "{measurement} x=-1i {step}\n{measurement}{tag_text} {} {step}",
+                field_texts.join(",")
+            );
+            in_order.write(*shard, CHANNELS[*channel], step as i64, &lines);
+            let sequence = in_order.ring.head().sequence(Shard(*shard));
+            log.push((Shard(*shard), stored(sequence, CHANNELS[*channel], step as i64, &lines)));
+        }
+        let newer = log.split_off(begins.index(log.len() + 1));
+        let start = log.iter().fold(Offset::start(Epoch(1), 2), |at, (shard, stored)| at.with(*shard, stored.sequence));
+        let mut ring = Ring::new(start.clone(), 1 << 30);
+        let mut store = SeriesStore::new(start, limits);
+        store.begin_older([Shard(0), Shard(1)].into_iter());
+        prop_assert_eq!(store.incomplete(), Some(Incomplete::Starting));
+        let (mut newer, mut is_full) = (newer.into_iter(), false);
+        loop {
+            for _ in 0..older_at_once {
+                let Some((shard, stored)) = log.pop().filter(|_| !is_full) else { break };
+                is_full = store.take_older(shard, &stored) == Taken::Full;
+            }
+            let Some((shard, stored)) = newer.next() else {
+                if log.is_empty() || is_full { break } else { continue }
+            };
+            let entry = ring.push(shard, stored);
+            store.apply(&entry);
+        }
+        store.end_older();
+        let (expected, found) = (in_order.store.matching(&filters(">")), store.matching(&filters(">")));
+        if series_max == usize::MAX {
+            prop_assert_eq!(sorted_texts(&found), sorted_texts(&expected));
+            prop_assert_eq!(found.incomplete, None);
+        } else {
+            // Of a series that had to go meanwhile, other fields are known.
+            let series = |extract: &Extract| -> Vec<String> {
+                let without_fields = |text: &String| text.rsplitn(3, ' ').last().unwrap().to_owned();
+                let mut series: Vec<_> = texts(extract).iter().map(without_fields).collect();
+                series.sort();
+                series
+            };
+            prop_assert_eq!(series(&found), series(&expected));
+            prop_assert!(found.incomplete.is_none() || found.incomplete == Some(Incomplete::Bounds));
+        }
     }
 }

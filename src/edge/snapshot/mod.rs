@@ -25,8 +25,9 @@ use crate::edge::series::{Extract, Part};
 use crate::edge::view::ViewKey;
 use crate::ops::meters::SeriesDrop;
 use crate::ops::node::Node;
+use crate::proto::channel::CollectorId;
 use crate::proto::filter::FilterSet;
-use crate::proto::message::SnapshotPart;
+use crate::proto::message::{Incomplete, SnapshotPart};
 use crate::proto::offset::Offset;
 use crate::sync::Locked;
 
@@ -264,7 +265,8 @@ impl Snapshots {
         let (room, compressor, key_) = (self.room.clone(), shared.compressor.clone(), key.clone());
         self.extract(shared, hub, &key.filters, move |extract| {
             let offset = (*extract.at.offset).clone();
-            let frames = frames(&offset, extract.into_parts(key_.format), &key_, &compressor);
+            let incomplete = extract.incomplete;
+            let frames = frames(&offset, extract.into_parts(key_.format), incomplete, &key_, &compressor);
             Arc::new(Snapshot::new(offset, frames, &room))
         })
         .await
@@ -276,12 +278,22 @@ impl Snapshots {
 pub(crate) struct Stopped;
 
 /// The messages. Only the last one moves a client to their place: a connection that breaks before it asks for all again.
-fn frames(offset: &Offset, parts: Vec<Part>, key: &ViewKey, compressor: &Compressor) -> Vec<Bytes> {
+fn frames(
+    offset: &Offset,
+    mut parts: Vec<Part>,
+    incomplete: Option<Incomplete>,
+    key: &ViewKey,
+    compressor: &Compressor,
+) -> Vec<Bytes> {
     let token = offset.token();
+    if parts.is_empty() && incomplete.is_some() {
+        // Where nothing matches nothing is said, unless something may that is not known yet.
+        parts.push(Part { collector: CollectorId::unknown(), metrics: Vec::new() });
+    }
     let count = parts.len();
     let numbered = (1..).zip(parts);
     let frame = |(part, Part { collector, metrics }): (usize, Part)| {
-        let which = SnapshotPart { offset: &token, part, parts: count };
+        let which = SnapshotPart { offset: &token, part, parts: count, incomplete };
         let plain = encode::snapshot(key.format, which, &collector, &metrics);
         compressor.own(plain, key.wire, (part == count).then_some(offset))
     };

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 pub use error::{LineError, LineErrorKind, LineFault};
 pub use precision::{Precision, PrecisionError};
 pub(in crate::proto) use scan::closing_quote;
-pub use series::{merge_fields, series_tags};
+pub use series::{add_missing_fields, merge_fields, series_tags};
 pub use value::{Fields, Tags};
 pub(in crate::proto) use value::{
     RawFields, RawTags, RawValue, unescape_key, unescape_name, unescape_string,

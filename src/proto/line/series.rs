@@ -49,10 +49,23 @@ pub fn merge_fields(fields: &mut String, newer: &str) {
         fields.push_str(newer);
         return;
     }
-    let older = std::mem::take(fields);
+    *fields = merged_fields(fields, newer);
+}
+
+/// Adds those of `older` fields that `fields` does not have. Both are as [`Line::fields_text`] gives them.
+pub fn add_missing_fields(fields: &mut String, older: &str) {
+    let is_known = |wanted: &str| RawFields::new(fields).any(|(key, _)| key == wanted);
+    // The same fields nearly always, and then in the same order.
+    if !have_same_keys(fields, older) && !RawFields::new(older).all(|(key, _)| is_known(key)) {
+        *fields = merged_fields(older, fields);
+    }
+}
+
+fn merged_fields(older: &str, newer: &str) -> String {
+    let mut fields = String::with_capacity(older.len() + newer.len() + 1);
     let mut merged: Vec<&str> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
-    for (key, text) in spans(&older).chain(spans(newer)) {
+    for (key, text) in spans(older).chain(spans(newer)) {
         match places.entry(key) {
             // Of a field that a line repeats the last value counts, as in JSON.
             Entry::Occupied(place) => merged[*place.get()] = text,
@@ -63,6 +76,7 @@ pub fn merge_fields(fields: &mut String, newer: &str) {
         }
     }
     merged.iter().for_each(|text| fields.extend([if fields.is_empty() { "" } else { "," }, text]));
+    fields
 }
 
 fn have_same_keys(one: &str, other: &str) -> bool {

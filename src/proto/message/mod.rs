@@ -12,9 +12,9 @@ pub mod subscription;
 pub use client::{ClientMessage, Id};
 pub use close::{CloseCode, Reconnect};
 pub use server::{
-    Conflated, GapReason, GoodbyeReason, ServerMessage, SnapshotPart, kind, write_conflated_open,
-    write_influx_conflated_head, write_influx_head, write_influx_snapshot_head, write_metrics_open,
-    write_snapshot_open,
+    Conflated, GapReason, GoodbyeReason, Incomplete, ServerMessage, SnapshotPart, kind, write_conflated_open,
+    write_influx_conflated_head, write_influx_head, write_influx_incomplete, write_influx_snapshot_head,
+    write_metrics_open, write_snapshot_open,
 };
 pub use subscription::{Format, From, Subscription, SubscriptionChange};
 

@@ -197,16 +197,40 @@ pub struct SnapshotPart<'a> {
     pub part: usize,
     /// How many there are.
     pub parts: usize,
+    /// Why last values may be missing, if they may.
+    pub incomplete: Option<Incomplete>,
+}
+
+/// Why last values may be missing from what a node tells, although the log has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incomplete {
+    /// The node has started lately, and is still reading them.
+    Starting,
+    /// There are more than the node keeps.
+    Bounds,
+}
+
+impl Incomplete {
+    /// As clients read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Bounds => "bounds",
+        }
+    }
 }
 
 /// Appends a `snapshot` message up to its array; the array and `}` have to follow.
 pub fn write_snapshot_open(out: &mut Vec<u8>, which: SnapshotPart<'_>, collector: &str) {
-    Object::open(out, "snapshot")
+    let object = Object::open(out, "snapshot")
         .text("offset", which.offset)
         .number("part", which.part as u64)
-        .number("parts", which.parts as u64)
-        .text("collector", collector)
-        .name("metrics");
+        .number("parts", which.parts as u64);
+    let object = match which.incomplete {
+        Some(why) => object.text("incomplete", why.as_str()),
+        None => object,
+    };
+    object.text("collector", collector).name("metrics");
 }
 
 /// Appends the comment lines before a part of a snapshot in line protocol.
@@ -214,6 +238,16 @@ pub fn write_influx_snapshot_head(out: &mut Vec<u8>, which: SnapshotPart<'_>) {
     write_influx_head(out, which.offset);
     // Writing text into memory cannot fail.
     let _ = writeln!(out, "# snapshot {}/{}", which.part, which.parts);
+    write_influx_incomplete(out, which.incomplete);
+}
+
+/// Appends the comment line that says why last values may be missing, if they may.
+pub fn write_influx_incomplete(out: &mut Vec<u8>, incomplete: Option<Incomplete>) {
+    if let Some(why) = incomplete {
+        out.extend_from_slice(b"# incomplete ");
+        out.extend_from_slice(why.as_str().as_bytes());
+        out.push(b'\n');
+    }
 }
 
 /// What metrics with an `interval` stand for: each series' newest value of a range of the log.

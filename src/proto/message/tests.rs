@@ -100,7 +100,7 @@ fn data_frames_begin_with_their_offset() {
 
 #[test]
 fn parts_of_a_snapshot_say_which_they_are() {
-    let which = SnapshotPart { offset: "AQ", part: 1, parts: 3 };
+    let which = SnapshotPart { offset: "AQ", part: 1, parts: 3, incomplete: None };
     let mut out = Vec::new();
     write_snapshot_open(&mut out, which, "web-01");
     assert_eq!(
@@ -110,6 +110,15 @@ fn parts_of_a_snapshot_say_which_they_are() {
     let mut out = Vec::new();
     write_influx_snapshot_head(&mut out, which);
     assert_eq!(out, b"# offset AQ\n# snapshot 1/3\n");
+    for (incomplete, text) in [(Incomplete::Starting, "starting"), (Incomplete::Bounds, "bounds")] {
+        let which = SnapshotPart { incomplete: Some(incomplete), ..which };
+        let (mut json, mut influx) = (Vec::new(), Vec::new());
+        write_snapshot_open(&mut json, which, "web-01");
+        write_influx_snapshot_head(&mut influx, which);
+        let json = String::from_utf8(json).unwrap();
+        assert!(json.contains(&format!(r#""parts":3,"incomplete":"{text}","#)), "{json}");
+        assert_eq!(influx, format!("# offset AQ\n# snapshot 1/3\n# incomplete {text}\n").as_bytes());
+    }
 }
 
 #[test]
