@@ -5,6 +5,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -22,6 +23,11 @@ struct Process {
 
 impl Process {
     async fn start() -> Self {
+        Self::start_with([]).await
+    }
+
+    /// With these settings besides.
+    async fn start_with<const N: usize>(settings: [(&str, &str); N]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_telecast"))
             .args(["standalone", "--listen", "127.0.0.1:0", "--node", "node-1"])
             .env_clear()
@@ -31,6 +37,7 @@ impl Process {
                 ("TELECAST_CONFIG_DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
             ])
             .envs([("TELECAST__EDGE__DRAIN_GRACE_MS", "0"), ("TELECAST__EDGE__DRAIN_WAVES_MS", "0")])
+            .envs(settings)
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -57,10 +64,14 @@ impl Process {
         tokio::time::timeout(PATIENCE, read).await.unwrap()
     }
 
+    fn send(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
     /// Asks the process to stop and returns its exit code and everything it logged.
     async fn stop(mut self) -> (Option<i32>, Vec<Value>) {
-        let id = rustix::process::Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.send(Signal::TERM);
         while let Some(line) = tokio::time::timeout(PATIENCE, self.log.next_line()).await.unwrap().unwrap() {
             self.seen.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
         }
@@ -148,4 +159,36 @@ async fn an_address_in_use_ends_the_start_with_1_and_names_it() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.lines().last().unwrap().contains(&address), "{stderr}");
+}
+
+/// A log that nobody reads: every thread that has something to say waits for ever, and with the last one the node answers
+/// nothing any more, not even signals.
+#[tokio::test]
+async fn a_node_whose_runtime_has_stopped_ends_itself_with_an_exit_code_of_its_own() {
+    let settings = [("TELECAST__SERVER__WATCHDOG_TIMEOUT_MS", "1000"), ("WS_WORKER_THREADS", "2")];
+    let mut process = Process::start_with(settings).await;
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(1)).build().unwrap();
+    // One line of the log each: of other collectors, or it would be too often. A pipe takes 64 KiB.
+    let mut numbers = 0..;
+    while process.child.try_wait().unwrap().is_none() {
+        let url = format!("{}/api/v1/write?collector=c{}", process.url, numbers.next().unwrap());
+        let _ = client.post(url).body("no line protocol").send().await;
+        assert!(numbers.start < 10_000, "the log takes whatever there is");
+    }
+    let ended = tokio::time::timeout(PATIENCE, process.child.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(i32::from(telecast::app::watchdog::EXIT_STUCK)));
+}
+
+#[tokio::test]
+async fn a_node_that_was_stopped_as_a_whole_for_longer_than_the_watchdog_waits_goes_on() {
+    let process = Process::start_with([("TELECAST__SERVER__WATCHDOG_TIMEOUT_MS", "1000")]).await;
+    process.send(Signal::STOP);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    process.send(Signal::CONT);
+    for _ in 0..20 {
+        let alive = reqwest::get(format!("{}/livez", process.url)).await.unwrap();
+        assert_eq!(alive.status(), 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(process.stop().await.0, Some(0));
 }

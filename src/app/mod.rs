@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::listen::{Listener, Patience};
+use crate::app::watchdog::{Turns, Watchdog};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::nats::{NatsBroker, Updates};
@@ -30,6 +33,7 @@ use crate::ops::{process, prometheus, routes};
 
 pub mod listen;
 mod startup;
+pub mod watchdog;
 
 /// What is still running after the drain ends by itself within this time, or is left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +71,9 @@ pub fn run(settings: Settings, options: Options) -> ExitCode {
         .enable_all()
         .build();
     let ended = runtime.map_err(Failure::from).and_then(|runtime| {
+        let watched = watch(&runtime, settings.server.watchdog_timeout)?;
         let ended = runtime.block_on(serve(settings, options));
+        drop(watched);
         // What was left behind has been reported; nothing may hold up the exit.
         runtime.shutdown_background();
         ended
@@ -79,6 +85,15 @@ pub fn run(settings: Settings, options: Options) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has the process ended if this runtime stops, until what is returned is dropped.
+fn watch(runtime: &Runtime, timeout: Option<Duration>) -> std::io::Result<Option<(JoinSet<()>, Watchdog)>> {
+    let Some(timeout) = timeout else { return Ok(None) };
+    let turns = Turns::default();
+    let mut turning = JoinSet::new();
+    turning.spawn_on(turns.clone().turn(timeout), runtime.handle());
+    Ok(Some((turning, Watchdog::start(turns, timeout, watchdog::report_and_exit)?)))
 }
 
 async fn serve(settings: Settings, options: Options) -> Result<ExitCode, Failure> {

@@ -93,6 +93,7 @@ pub const KEYS: &[Key] = &[
     unset("server.port", Kind::Port),
     integer("server.header_timeout_ms", 100, 600_000, 10_000),
     integer("server.worker_threads", 0, 1_024, 0),
+    integer("server.watchdog_timeout_ms", 0, 3_600_000, 30_000),
     unset("server.cors_origins", Kind::Origins),
     unset("ingest.port", Kind::Port),
     by_role("nats.url", Kind::NatsUrl, nats_url_of),

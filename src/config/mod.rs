@@ -99,6 +99,8 @@ pub struct ServerSettings {
     pub header_timeout: Duration,
     /// Runtime worker threads, and writer tasks of an edge (`WS_WORKER_THREADS`).
     pub worker_threads: usize,
+    /// A runtime that has not turned for so long ends the process; none: nobody looks.
+    pub watchdog_timeout: Option<Duration>,
     /// Origins whose pages may read from this node, as browsers spell them; `*` is any.
     pub cors_origins: Vec<String>,
 }

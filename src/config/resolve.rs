@@ -257,8 +257,19 @@ fn server(values: &Values) -> Result<ServerSettings, ConfigError> {
         metrics_enabled: values.is_on("server.metrics_enabled")?,
         header_timeout: millis(values, "server.header_timeout_ms")?,
         worker_threads: size(values, "server.worker_threads")?,
+        watchdog_timeout: watchdog_timeout(values)?,
         cors_origins: origins::split(values.optional_text("server.cors_origins").unwrap_or_default()),
     })
+}
+
+/// None for 0. Shorter than a second, it would end nodes of a machine that has no CPU to give for a moment.
+fn watchdog_timeout(values: &Values) -> Result<Option<Duration>, ConfigError> {
+    const KEY: &str = "server.watchdog_timeout_ms";
+    match values.integer(KEY)? {
+        0 => Ok(None),
+        1..1_000 => Err(values.refuse(KEY, "0, which turns it off, or at least 1000")),
+        timeout => Ok(Some(Duration::from_millis(timeout))),
+    }
 }
 
 fn nats(values: &Values, role: Role) -> Result<Option<NatsSettings>, ConfigError> {

@@ -261,7 +261,7 @@ impl Drop for Reported {
     }
 }
 
-/// As in `/proc/self/task`.
-fn thread_number() -> Option<u32> {
+/// This thread's number, as in `/proc/self/task`.
+pub(crate) fn thread_number() -> Option<u32> {
     std::fs::read_link("/proc/thread-self").ok()?.file_name()?.to_str()?.parse().ok()
 }
