@@ -14,3 +14,4 @@ pub mod line;
 pub mod message;
 pub mod metric;
 pub mod offset;
+pub mod printable;

@@ -7,6 +7,7 @@
 //! that backslash; every other backslash is itself (InfluxDB 1.x and 2.x, and Telegraf in tags). Inside quotes `\"` and `\\`.
 
 mod error;
+mod physical;
 mod precision;
 mod scan;
 mod series;
@@ -18,6 +19,7 @@ mod write;
 use std::borrow::Cow;
 
 pub use error::{LineError, LineErrorKind, LineFault};
+pub use physical::{read_physical, write_physical};
 pub use precision::{Precision, PrecisionError};
 pub(in crate::proto) use scan::closing_quote;
 pub use series::{add_missing_fields, merge_fields, series_tags};

@@ -2,6 +2,7 @@
 
 mod errors;
 mod oracle;
+mod physical;
 
 use proptest::prelude::*;
 
