@@ -6,8 +6,8 @@
 //! |---|---|
 //! | `web-01.cpu` | one measurement of one collector |
 //! | `*.cpu` | one measurement of every collector |
-//! | `web-01.>` or `web-01.*` | everything of one collector |
-//! | `>` | everything |
+//! | `web-01.*` or `web-01.>` | everything of one collector |
+//! | `*.*` or `>` | everything |
 //! | `web.example.org.cpu` | `cpu` of the collector `web.example.org` |
 //! | `*.disk%2Eio` | the measurement `disk.io` |
 //! | `*.cpu{cpu=cpu-total,region=eu-*}` | lines of `cpu` whose tags match both predicates |
@@ -34,10 +34,12 @@ mod glob;
 mod index;
 mod parse;
 mod set;
+mod url;
 
 use glob::Glob;
 pub use index::{FilterIndex, Share, Ticket};
 pub use set::{FILTERS_MAX, FilterSet, FilterSetError, Match};
+pub use url::keep_escapes;
 
 /// Longest filter accepted, in bytes: both names in full are 511, real filters below 100.
 pub const FILTER_BYTES_MAX: usize = 1024;
@@ -129,7 +131,7 @@ impl fmt::Display for Filter {
         match (&self.collector, &self.measurement) {
             (Part::Any, Part::Any) => f.write_str(">")?,
             (Part::Any, Part::Is(measurement)) => write!(f, "*.{}", escape_measurement(measurement))?,
-            (Part::Is(collector), Part::Any) => write!(f, "{}.>", escape_collector(collector))?,
+            (Part::Is(collector), Part::Any) => write!(f, "{}.*", escape_collector(collector))?,
             (Part::Is(collector), Part::Is(measurement)) => {
                 write!(f, "{}.{}", escape_collector(collector), escape_measurement(measurement))?;
             }
@@ -167,18 +169,20 @@ pub struct FilterError {
 /// What is wrong with a filter, said so that the right one can be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterErrorKind {
-    /// Nothing there.
-    #[error("the filter is empty: write `>` for everything, or leave it out")]
+    /// Nothing there, or only spaces.
+    #[error("the filter is empty: write `*.*` for everything, or leave it out")]
     Empty,
     /// Longer than [`FILTER_BYTES_MAX`].
     #[error("a filter has at most {FILTER_BYTES_MAX} bytes, this one has {0}: split it into several filters")]
     TooLong(usize),
     /// `*` alone.
-    #[error("`*` alone stands for one part of two: write `>` for everything, or `*.cpu` for one measurement")]
+    #[error(
+        "`*` alone stands for one part of two: write `*.*` for everything, or `*.cpu` for one measurement"
+    )]
     LoneStar,
     /// One name without a dot.
     #[error(
-        "a filter is `<collector>.<measurement>`: write `*.{0}` for the measurement `{0}`, or `{0}.>` for the collector"
+        "a filter is `<collector>.<measurement>`: write `*.{0}` for the measurement `{0}`, or `{0}.*` for the collector"
     )]
     OnePart(String),
     /// Two dots in a row, or one at an end.
@@ -189,7 +193,7 @@ pub enum FilterErrorKind {
     RestNotLast,
     /// `web-*` in a channel.
     #[error(
-        "a wildcard stands for a whole part, `*` or `>`: select by tags instead, as in `*.cpu{{host=web-*}}`, or write `%2A` or `%3E` for the character itself"
+        "a wildcard stands for a whole part, `*` or `>`: select by tags instead, as in `*.cpu{{host=web-*}}`, or write `%2A` or `%3E` for the character itself (`%252A` or `%253E` in a URL)"
     )]
     PartialWildcard,
     /// `*.example.org.cpu`, `*.disk.io`.
@@ -198,7 +202,7 @@ pub enum FilterErrorKind {
     )]
     TooManyParts,
     /// A character that has a meaning, or would be easily mistyped.
-    #[error("{0:?} is written `{escape}` in a name{hint}", escape = percent(*.0), hint = if *.0 == ',' { "; several filters are passed one by one" } else { "" })]
+    #[error("{0:?} is written `{escape}` in a name (`{url}` in a URL){hint}", escape = percent(*.0), url = percent(*.0).replace('%', "%25"), hint = if *.0 == ',' { "; several filters are passed one by one" } else { "" })]
     Reserved(char),
     /// `%` without two hexadecimal digits.
     #[error("`%` begins an escape of two hexadecimal digits: write `%25` for the character itself")]

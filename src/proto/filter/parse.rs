@@ -3,13 +3,14 @@
 use super::glob::{Glob, GlobBuilder};
 use super::{FILTER_BYTES_MAX, Filter, FilterError, FilterErrorKind as Kind, Part, Predicate};
 use crate::proto::channel::{CollectorId, unescape_token};
+use crate::proto::printable::printable;
 
 /// Longest name that an error spells out in its suggestions; real ones are below 64 bytes.
 const SUGGESTED_BYTES_MAX: usize = 64;
 
 /// Reads one filter.
 pub(super) fn filter(text: &str) -> Result<Filter, FilterError> {
-    if text.is_empty() {
+    if text.trim().is_empty() {
         return Err(FilterError { column: 1, kind: Kind::Empty });
     }
     if text.len() > FILTER_BYTES_MAX {
@@ -49,11 +50,13 @@ fn channel(text: &str, channel: &str) -> Result<(Part, Part), FilterError> {
         return match channel {
             ">" => Ok((Part::Any, Part::Any)),
             "*" => Err(error_at(text, 0, Kind::LoneStar)),
-            // The error repeats the name three times, and has to stay short whatever the name is.
-            name if name.len() > SUGGESTED_BYTES_MAX => {
-                Err(error_at(text, 0, Kind::OnePart("NAME".to_owned())))
+            name => {
+                // The error repeats the name three times, and has to stay short whatever the name is.
+                let name = printable(name);
+                let is_short = name.len() <= SUGGESTED_BYTES_MAX;
+                let name = if is_short { name.into_owned() } else { "NAME".to_owned() };
+                Err(error_at(text, 0, Kind::OnePart(name)))
             }
-            name => Err(error_at(text, 0, Kind::OnePart(name.to_owned()))),
         };
     };
     let measurement_at = collector.len() + 1;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Filter, FilterError};
 use crate::proto::channel::Channel;
+use crate::proto::printable::printable;
 
 /// Most filters one session may have: each has its place in an edge's index, and is asked for every envelope that a session
 /// catches up with.
@@ -33,6 +34,11 @@ pub enum Match {
 /// Why filters were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterSetError {
+    /// A list without any. It was meant to ask for nothing, or came to be empty by mistake; neither is everything.
+    #[error(
+        "the list of filters is empty, which is nothing to ask for: name some, or leave it out for everything"
+    )]
+    Empty,
     /// More than [`FILTERS_MAX`].
     #[error(
         "a session has at most {FILTERS_MAX} filters, these are {0}: use wildcards or several connections"
@@ -68,7 +74,7 @@ impl FilterSet {
         Ok(Self { filters: kept.into() })
     }
 
-    /// Reads filters and puts them together.
+    /// Reads filters and puts them together. Whoever takes a list from a client refuses an empty one, by [`FilterSetError::Empty`].
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, FilterSetError> {
         let texts: Vec<&str> = texts.into_iter().collect();
         if texts.len() > FILTERS_MAX {
@@ -135,7 +141,7 @@ impl fmt::Display for FilterSet {
 fn shortened(text: &str) -> String {
     const SHOWN_CHARACTERS_MAX: usize = 80;
     match text.char_indices().nth(SHOWN_CHARACTERS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", printable(&text[..end])),
+        None => printable(text).into_owned(),
     }
 }

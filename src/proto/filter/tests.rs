@@ -106,6 +106,7 @@ fn a_filter_is_written_back_readably() {
         ("web%2Eexample%2Eorg.cpu", "web.example.org.cpu"),
         ("%2Ea%2E%2Eb%2E.c%2Ed", "%2Ea.%2Eb%2E.c%2Ed"),
         ("Z%C3%BCrich%20rack.%", "Zürich%20rack.%"),
+        ("web-01.>", "web-01.*"),
         (">{b!=x,\"a\"=\"y z\"}", ">{a=\"y z\",b!=x}"),
         ("*.>", ">"),
     ] {
@@ -116,20 +117,24 @@ fn a_filter_is_written_back_readably() {
 #[test]
 fn a_bad_filter_is_told_where_and_what_instead() {
     for (text, column, said) in [
-        ("", 1, "write `>` for everything"),
-        ("*", 1, "write `>` for everything"),
-        ("cpu", 1, "write `*.cpu` for the measurement `cpu`, or `cpu.>` for the collector"),
+        ("", 1, "write `*.*` for everything"),
+        (" ", 1, "the filter is empty"),
+        ("\t \u{a0}", 1, "the filter is empty"),
+        ("*", 1, "write `*.*` for everything"),
+        ("cpu", 1, "write `*.cpu` for the measurement `cpu`, or `cpu.*` for the collector"),
         (".cpu", 1, "a part is missing"),
         ("web-01.", 8, "a part is missing"),
         ("a..b", 3, "a part is missing"),
         (">.cpu", 1, "it comes last"),
         ("web-*.cpu", 5, "`*.cpu{host=web-*}`"),
-        ("*.c>", 4, "a wildcard stands for a whole part"),
+        ("*.c>", 4, "(`%252A` or `%253E` in a URL)"),
+        ("a\u{2028}b.c", 2, "is written `%E2%80%A8` in a name (`%25E2%2580%25A8` in a URL)"),
+        ("\u{202e}cpu", 1, r"write `*.\u{202e}cpu` for"),
         ("*.disk.io", 1, "`%2E` for a dot inside the measurement"),
         ("*.*.cpu", 1, "two parts"),
         ("web.*.org.cpu", 5, "two parts"),
         ("web.*.cpu", 5, "two parts"),
-        ("ü b.cpu", 2, "' ' is written `%20` in a name"),
+        ("ü b.cpu", 2, "' ' is written `%20` in a name (`%2520` in a URL)"),
         ("a.b,c.d", 4, "several filters are passed one by one"),
         ("a.b}", 4, "'}' is written `%7D`"),
         ("a.b%2", 4, "write `%25` for the character itself"),
@@ -168,7 +173,7 @@ fn a_bad_filter_is_told_where_and_what_instead() {
 #[test]
 fn a_set_passes_what_any_of_its_filters_passes() {
     let set = FilterSet::parse(["web-01.>", "*.cpu{cpu=cpu-total}", "web-01.cpu"]).unwrap();
-    assert_eq!(set.to_string(), "*.cpu{cpu=cpu-total} web-01.>", "what another filter covers is left out");
+    assert_eq!(set.to_string(), "*.cpu{cpu=cpu-total} web-01.*", "what another filter covers is left out");
     assert_eq!(set.matches_channel(&channel("web-01", "mem")), Match::Whole);
     assert_eq!(set.matches_channel(&channel("web-01", "cpu")), Match::Whole);
     assert_eq!(set.matches_channel(&channel("web-02", "cpu")), Match::Lines);
@@ -181,7 +186,7 @@ fn a_set_passes_what_any_of_its_filters_passes() {
 
 #[test]
 fn a_set_without_filters_is_everything() {
-    for texts in [&[][..], &[">"], &["web-01.cpu", "*.*"]] {
+    for texts in [&[][..], &[">"], &["*.*"], &["web-01.cpu", "*.*"]] {
         let set = FilterSet::parse(texts.iter().copied()).unwrap();
         assert!(set.is_everything());
         assert_eq!(set, FilterSet::default());
