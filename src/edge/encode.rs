@@ -60,7 +60,7 @@ pub(crate) fn snapshot(
 ) -> Bytes {
     values(format, metrics, |out| match format {
         Format::Json => message::write_snapshot_open(out, which, collector.as_str()),
-        Format::Influx => message::write_influx_snapshot_head(out, which),
+        Format::Influx | Format::InfluxEscaped => message::write_influx_snapshot_head(out, which),
     })
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn newest(
 ) -> Bytes {
     values(format, metrics, |out| match format {
         Format::Json => message::write_conflated_open(out, token, of, collector.as_str()),
-        Format::Influx => message::write_influx_conflated_head(out, token, of),
+        Format::Influx | Format::InfluxEscaped => message::write_influx_conflated_head(out, token, of),
     })
 }
 
@@ -87,7 +87,7 @@ fn values(format: Format, metrics: &[u8], write_head: impl FnOnce(&mut Vec<u8>))
             draft.0.extend_from_slice(metrics);
             draft.0.extend_from_slice(b"]}");
         }
-        Format::Influx => draft.0.extend_from_slice(metrics),
+        Format::Influx | Format::InfluxEscaped => draft.0.extend_from_slice(metrics),
     }
     draft.finish()
 }
@@ -217,7 +217,7 @@ fn envelope(
     let received_ns = received_ns(envelope, stored_ns);
     let expected = match format {
         Format::Json => envelope.lines.len() * 2 + 128,
-        Format::Influx => envelope.lines.len() + 64,
+        Format::Influx | Format::InfluxEscaped => envelope.lines.len() + 64,
     };
     let mut draft = Draft::new(expected);
     write_head(&mut draft.0, format, &offset.token(), &envelope.channel);
@@ -226,7 +226,9 @@ fn envelope(
             json::write_metrics(&mut draft.0, lines, received_ns);
             draft.0.push(b'}');
         }
-        Format::Influx => lines.for_each(|line| write_line(&mut draft.0, format, &line, received_ns)),
+        Format::Influx | Format::InfluxEscaped => {
+            lines.for_each(|line| write_line(&mut draft.0, format, &line, received_ns));
+        }
     }
     Some(draft.finish())
 }
@@ -251,7 +253,7 @@ pub(crate) fn received_ns(envelope: &Envelope, stored_ns: i64) -> i64 {
 pub(crate) fn write_head(out: &mut Vec<u8>, format: Format, token: &str, channel: &Channel) {
     match format {
         Format::Json => message::write_metrics_open(out, token, channel.collector.as_str()),
-        Format::Influx => message::write_influx_head(out, token),
+        Format::Influx | Format::InfluxEscaped => message::write_influx_head(out, token),
     }
 }
 
@@ -263,8 +265,12 @@ pub(crate) fn write_line(out: &mut Vec<u8>, format: Format, line: &Line<'_>, rec
             json::write_members(out, line, received_ns);
             out.push(b'}');
         }
-        Format::Influx => {
-            out.extend_from_slice(line.text().as_bytes());
+        Format::Influx | Format::InfluxEscaped => {
+            if format == Format::InfluxEscaped {
+                line::write_physical(out, line.text());
+            } else {
+                out.extend_from_slice(line.text().as_bytes());
+            }
             if line.timestamp().is_none() {
                 out.push(b' ');
                 out.extend_from_slice(itoa::Buffer::new().format(received_ns).as_bytes());

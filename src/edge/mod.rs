@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -148,6 +148,8 @@ pub struct Edge {
     warm: Arc<Gate>,
     /// No new clients: those who are here are being sent away.
     draining: AtomicBool,
+    /// For browsers that are being told why they are refused.
+    refusals: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -194,6 +196,7 @@ impl Edge {
             gates,
             warm,
             draining: AtomicBool::new(false),
+            refusals: Arc::new(Semaphore::new(door::REFUSALS_MAX)),
             shutdown: CancellationToken::new(),
         });
         node.add_status(Arc::new(status::Section(edge.clone())));
@@ -203,10 +206,16 @@ impl Edge {
     /// Follows the log and serves sessions, in tasks of its own, until [`Edge::stop`].
     pub fn start(self: &Arc<Self>) {
         let edge = self.clone();
+        self.spawn_until_stopped(async move { edge.open().await });
+    }
+
+    /// Has a task done that nobody waits for, unless the edge stops before.
+    fn spawn_until_stopped(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
         self.shared.tasks.spawn(async move {
             tokio::select! {
-                () = edge.shutdown.cancelled() => {}
-                () = edge.open() => {}
+                () = shutdown.cancelled() => {}
+                () = task => {}
             }
         });
     }

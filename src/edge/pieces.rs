@@ -20,7 +20,7 @@ use crate::proto::offset::Offset;
 pub(crate) struct Pieces<'a> {
     entry: &'a Entry,
     stored: &'a Stored,
-    formats: [Option<Encoded>; 2],
+    formats: [Option<Encoded>; Format::COUNT],
 }
 
 /// Lines in one format, each encoded the first time somebody wants it.
@@ -37,7 +37,7 @@ pub(crate) struct Encoded {
 impl<'a> Pieces<'a> {
     /// Of `entry`, which is the envelope `stored`.
     pub(crate) fn new(entry: &'a Entry, stored: &'a Stored) -> Self {
-        Self { entry, stored, formats: [None, None] }
+        Self { entry, stored, formats: [const { None }; Format::COUNT] }
     }
 
     /// The frame of one share. `lines` are the envelope's, if they had to be read: without them, only the whole can be
@@ -95,7 +95,7 @@ impl Encoded {
         }
         let (open, between, close): (&[u8], &[u8], &[u8]) = match self.format {
             Format::Json => (b"[", b",", b"]}"),
-            Format::Influx => (b"", b"", b""),
+            Format::Influx | Format::InfluxEscaped => (b"", b"", b""),
         };
         payload += open.len() + between.len() * (count - 1) + close.len();
         let header = frame::header(Opcode::Text, payload);
@@ -153,7 +153,7 @@ mod tests {
             let mut index = FilterIndex::default();
             let mut wanted = Vec::new();
             for text in &texts {
-                for format in [Format::Json, Format::Influx] {
+                for format in [Format::Json, Format::Influx, Format::InfluxEscaped] {
                     let filters = FilterSet::parse([text.as_str()]).unwrap();
                     index.insert(&filters, wanted.len());
                     let alone = encode::filtered(&stored.envelope, stored.stored_ns, &entry.offset, &filters, format);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_frame_holds_no_more_than_it_counts() {
-        for format in [Format::Json, Format::Influx] {
+        for format in [Format::Json, Format::Influx, Format::InfluxEscaped] {
             let text = format!("cpu,k=x v=\"{}\" 1", "x".repeat(4_000));
             let bytes = encode::whole(&entry(&text), format).unwrap().try_into_mut().unwrap();
             assert!(bytes.capacity() < bytes.len() + 16, "{} for {}", bytes.capacity(), bytes.len());

@@ -19,7 +19,7 @@ use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 pub(crate) type Index = u64;
 
 /// What an entry costs besides its lines: the entry, its names and its place in the ring.
-const ENTRY_OVERHEAD_BYTES: usize = 480;
+const ENTRY_OVERHEAD_BYTES: usize = 600;
 
 /// One step of the log.
 pub(crate) struct Entry {
@@ -34,9 +34,9 @@ pub(crate) struct Entry {
     /// The latest time at which the log stored this entry or one before it: unlike the times themselves, it only grows.
     stored_max_ns: i64,
     /// For WebSockets, by format.
-    frames: [OnceLock<Option<Bytes>>; 2],
+    frames: [OnceLock<Option<Bytes>>; Format::COUNT],
     /// The other forms, by format; `None` where the plain one serves as well.
-    other_frames: [[OnceLock<Option<Bytes>>; 2]; 2],
+    other_frames: [[OnceLock<Option<Bytes>>; Format::COUNT]; 2],
     charge: Charge,
 }
 

@@ -18,6 +18,7 @@ mod mixed;
 mod polls;
 mod protocol;
 mod proxy;
+mod refusals;
 mod relay;
 mod repeats;
 mod resume;

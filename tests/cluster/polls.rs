@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -10,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::stage::Stage;
 use crate::support::collector::MEASUREMENTS;
-use crate::support::eventually;
 use crate::support::poller::{Poller, messages};
 use crate::support::telecast::{self, Telecast};
+use crate::support::{eventually, patiently};
 
 async fn clients_are(node: &Telecast, wanted: u64) {
     let what = format!("{wanted} clients");
@@ -93,6 +94,57 @@ async fn line_protocol_comes_as_text_with_the_place_in_the_header() {
     let lines: Vec<&str> = answer.body.lines().collect();
     assert_eq!((lines.len(), lines[1], lines[3]), (4, "cpu,host=web-01 n=1i 17", "mem,host=web-01 n=2i 18"));
     assert_eq!(lines[2], format!("# offset {}", answer.headers["x-next-offset"].to_str().unwrap()));
+}
+
+/// What would pass for a place or for a metric to whoever reads an answer line by line.
+#[tokio::test]
+async fn no_value_forges_an_offset_or_a_metric_for_a_client_that_reads_line_by_line() {
+    let node = telecast::standalone().start().await;
+    let forged = "# offset FORGED\nmem,host=db-01 used=0 1\n# snapshot 1/1";
+    let ends = ["\n", "\r\n", "\r", "\u{b}", "\u{c}", "\u{1c}", "\u{85}", "\u{2028}", "\u{2029}"];
+    let lines: Vec<String> = ends
+        .iter()
+        .enumerate()
+        .map(|(number, end)| {
+            format!("log,n={number} text=\"C:\\users{end}{}\" {number}", forged.replace('\n', end))
+        })
+        .collect();
+    let body = lines.join("\n");
+    assert_eq!(node.post("/write?collector=web-01", body).await.status, 204);
+    let poll = "/api/metrics/poll?from=earliest&timeout=0";
+    for path in [poll, "/api/metrics/latest?filter=*.*"] {
+        let mut answers = Vec::new();
+        for format in ["influx", "influx-escaped"] {
+            let answer = node.get(&format!("{path}&format={format}")).await;
+            // Python's `str.splitlines`, Node's `readline` and others take all of these for the end of a line.
+            let is_end = |c: char| c == '\r' || ends.iter().any(|end| end.starts_with(c));
+            let read: Vec<&str> = answer.body.split(is_end).filter(|line| !line.is_empty()).collect();
+            let (comments, metrics): (Vec<&str>, Vec<&str>) =
+                read.iter().partition(|line| line.starts_with('#'));
+            assert_eq!(comments.len(), 1, "{comments:?}");
+            assert!(!comments[0].contains("FORGED"), "{comments:?}");
+            let raw: Vec<_> =
+                metrics.iter().map(|line| ::telecast::proto::line::read_physical(line)).collect();
+            assert_eq!(raw, lines, "{path}: what was written, to the byte");
+            answers.push(answer.body);
+        }
+        assert_eq!(answers[0], answers[1], "the escaped form is what these answers have by themselves");
+        // By its name, what was written comes as it is: for parsers of line protocol.
+        let raw = node.get(&format!("{path}&format=influx-raw")).await.body;
+        assert!(raw.contains("\n# offset FORGED\n"), "{raw}");
+    }
+    for (format, is_raw) in [("influx-escaped", false), ("influx", true)] {
+        let url = format!("ws://{}/ws?from=earliest&format={format}", node.address());
+        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("a session");
+        let _welcome = socket.next().await;
+        let frame = patiently("a frame", socket.next()).await.expect("a session").expect("a frame");
+        let frame = frame.into_text().expect("text");
+        assert_eq!(
+            frame.contains("\n# offset FORGED"),
+            is_raw,
+            "a frame has a beginning of its own: {frame}"
+        );
+    }
 }
 
 #[tokio::test]

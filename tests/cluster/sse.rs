@@ -81,6 +81,59 @@ async fn a_reader_comes_back_on_another_edge_with_the_id_of_its_last_event_and_m
     assert!(source.ledger.gaps.is_empty());
 }
 
+/// Polyfills that may send no headers, or send them too late; some of them make each URL another one for caches.
+#[tokio::test]
+async fn an_event_source_without_headers_goes_on_with_the_id_in_its_url_and_misses_nothing() {
+    let stage = Stage::new().await;
+    let mut collector = stage.collector("web-01");
+    collector.flush(20).await;
+    let begun = "from=earliest&filter=web-01.cpu&_=1732800000000";
+    let mut source = EventSource::connect(stage.edge(0), begun).await;
+    let mut came = Vec::new();
+    for (number, spelling) in
+        ["lastEventId", "Last-Event-ID", "lastEventID", "last-event-id", "Last-Event-Id", "evs_last_event_id"]
+            .into_iter()
+            .enumerate()
+    {
+        collector.flush(10).await;
+        let last = collector.flushed().last().copied();
+        source.until("what there is", |ledger| ledger.numbers("web-01", "cpu").last().copied() == last).await;
+        came.extend_from_slice(source.ledger.numbers("web-01", "cpu"));
+        collector.flush(10).await;
+        let id = source.stream.last_id.clone();
+        let url = format!("{begun}&{spelling}={id}&r=8421{number}&cacheBuster=0.{number}");
+        source = EventSource::connect(stage.edge(number % 2), &url).await;
+        assert_eq!(source.ledger.last("welcome")["offset"], *id, "{url}");
+    }
+    let rest = collector.flushed().len() - came.len();
+    source.until("the rest", |ledger| ledger.metrics() >= rest).await;
+    came.extend_from_slice(source.ledger.numbers("web-01", "cpu"));
+    assert_eq!(came, collector.flushed());
+    // The header is what a browser knows best: it adds it to the URL with which the page once began.
+    let header = source.stream.last_id.clone();
+    let both = EventSource::attempt(stage.edge(0), "from=earliest&lastEventId=yesterday", &header).await;
+    assert_eq!(both.ok().expect("a stream").ledger.last("welcome")["offset"], *header);
+}
+
+#[tokio::test]
+async fn a_cache_buster_is_no_reason_to_refuse_on_any_transport() {
+    let node = telecast::standalone().start().await;
+    for buster in
+        ["_=17", "_=", "_t=0.5", "cb=x", "nocache=1&nocache=2", "r=84216", "no-cache=1", "evs_preamble=2056"]
+    {
+        for path in ["/sse", "/api/metrics/poll", "/api/metrics/latest"] {
+            let answer = node.request("HEAD", &format!("{path}?{buster}"), &[]).await;
+            assert_eq!(answer.status, 200, "{path}?{buster}");
+        }
+        let _session = crate::support::client::Client::connect(node.address(), buster).await;
+    }
+    for path in ["/sse", "/api/metrics/poll", "/api/metrics/latest"] {
+        let answer = node.get(&format!("{path}?filtr=*.cpu")).await;
+        let message = answer.json["error"]["message"].as_str().expect("text");
+        assert!(message.contains("(did you mean `filter`?)"), "{path}: {message}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_comes_before_the_stream_with_a_status_a_reason_and_a_count() {
     let node = telecast::standalone().set("edge.max_connections", 1).start().await;

@@ -27,7 +27,7 @@ type Taken = (usize, Option<SmallVec<[Range<u32>; 2]>>);
 struct Lines<'a> {
     changed: &'a Changed,
     lines: Vec<Line<'a>>,
-    formats: [Option<Encoded>; 2],
+    formats: [Option<Encoded>; Format::COUNT],
 }
 
 /// What of the changes a view has been given already, and up to where something is missing.
@@ -156,6 +156,6 @@ impl<'a> Lines<'a> {
         // What the store holds was read as lines before, so all of them are good.
         let lines: Vec<Line<'a>> = line::lines(&changed.lines).filter_map(Result::ok).collect();
         debug_assert_eq!(lines.len(), changed.places.len());
-        Self { changed, lines, formats: [None, None] }
+        Self { changed, lines, formats: [const { None }; Format::COUNT] }
     }
 }

@@ -14,20 +14,17 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Refusal, bad_request, content_type, parameters, subscription};
+use super::{Refusal, content_type, parameters, refused};
 use crate::edge::Edge;
+use crate::edge::encode;
 use crate::edge::series::{Extract, Group};
 use crate::edge::snapshot::{BYTES_PER_SECOND_MIN, Held};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 use crate::proto::json;
 use crate::proto::line;
-use crate::proto::message::{Format, write_influx_head, write_influx_incomplete};
+use crate::proto::message::{Format, Rules, Subscription, write_influx_head, write_influx_incomplete};
 
-/// Of the parameters of sessions, those that an answer has a use for.
-const PARAMETERS: [&str; 3] = ["filter", "format", "token"];
-/// Of a parameter that is refused, so much is repeated.
-const SHOWN_CHARACTERS_MAX: usize = 40;
 /// Bytes that are encoded at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 /// A request waits so long for its turn: others copy last values, or have not taken theirs.
@@ -40,15 +37,9 @@ pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: U
 }
 
 async fn latest(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
-    let parameters = parameters(uri)?;
-    if let Some((name, _)) = parameters.iter().find(|(name, _)| !PARAMETERS.contains(&name.as_str())) {
-        let shown: String = name.chars().take(SHOWN_CHARACTERS_MAX).collect();
-        let message = format!(
-            "the parameter {shown:?} means nothing to this answer, which is the state of now: there are `filter`, `format`, `token`"
-        );
-        return Err(bad_request("bad_parameter", message));
-    }
-    let subscription = subscription(&parameters, &[])?;
+    let rules = Rules { state: true, lines: true, own: &[] };
+    let parameters = parameters(uri).map_err(refused)?;
+    let subscription = Subscription::from_query(&parameters, rules).map_err(refused)?;
     let hub = edge.serving()?;
     let format = subscription.format;
     let headers = [
@@ -70,12 +61,8 @@ async fn latest(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Ref
     // In all, so that nobody keeps what others wait for by reading a little now and then.
     let patience =
         edge.shared.settings.slow_client_timeout + Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
-    let shutdown = edge.shutdown.clone();
-    edge.shared.tasks.spawn(async move {
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            _ = tokio::time::timeout(patience, send(extract, format, pieces, held)) => {}
-        }
+    edge.spawn_until_stopped(async move {
+        let _ = tokio::time::timeout(patience, send(extract, format, pieces, held)).await;
     });
     Ok((StatusCode::OK, headers, Body::from_stream(stream(body))).into_response())
 }
@@ -139,7 +126,7 @@ impl Writing {
                 }
                 out.extend_from_slice(b"\",\"metrics\":[");
             }
-            Format::Influx => {
+            Format::Influx | Format::InfluxEscaped => {
                 write_influx_head(&mut out, &offset);
                 write_influx_incomplete(&mut out, extract.incomplete);
             }
@@ -158,10 +145,8 @@ impl Writing {
                 json::write_members(&mut self.out, line, 0);
                 self.out.push(b'}');
             }
-            Format::Influx => {
-                self.out.extend_from_slice(line.text().as_bytes());
-                self.out.push(b'\n');
-            }
+            // Every line of the store has its time.
+            Format::Influx | Format::InfluxEscaped => encode::write_line(&mut self.out, self.format, line, 0),
         }
     }
 

@@ -4,6 +4,7 @@
 //! and a place in the log. `websocket` (with its `handshake`), `sse` and `poll` add what is their own, and hand the client
 //! to a writer; `latest` answers by itself. Who is turned away is counted by reason, and gets an error that says what to do.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,13 +23,16 @@ use crate::ops::cors::Cors;
 use crate::ops::meters::ConnectFailure;
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
-use crate::proto::message::{Format, Subscription};
+use crate::proto::filter::keep_escapes;
+use crate::proto::message::{ErrorCode, Format, MessageError, Subscription};
 
 mod handshake;
 mod latest;
 mod poll;
 mod sse;
 mod websocket;
+
+pub(crate) use websocket::REFUSALS_MAX;
 
 /// Why somebody is turned away, and what they are told.
 type Refusal = (ConnectFailure, ApiError);
@@ -114,25 +118,132 @@ fn away(why: &str) -> Refusal {
 }
 
 /// The parameters behind the `?`, in their order.
-fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Refusal> {
-    let parameters = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|error| bad_request("bad_parameter", error.body_text()))?;
+fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, MessageError> {
+    let query = uri.query().unwrap_or_default();
+    let kept = query.split('&').map(|pair| match pair.strip_prefix("filter=") {
+        Some(value) => Cow::Owned(format!("filter={}", keep_escapes(value))),
+        None => Cow::Borrowed(pair),
+    });
+    let kept = kept.collect::<Vec<_>>().join("&");
+    let kept = format!("/?{kept}").parse();
+    let parameters = Query::<Vec<(String, String)>>::try_from_uri(kept.as_ref().unwrap_or(uri))
+        .map_err(|error| MessageError::new(ErrorCode::BadParameter, error.body_text()))?;
     Ok(parameters.0)
 }
 
-/// What a request asks for. Its transport may have parameters of its `own`.
-fn subscription(parameters: &[(String, String)], own: &[&str]) -> Result<Subscription, Refusal> {
-    Subscription::from_query(parameters, own).map_err(|error| bad_request(error.code.as_str(), error.message))
+/// What is answered to a request that says something wrong.
+fn refused(error: MessageError) -> Refusal {
+    bad_request(error.code.as_str(), error.message)
 }
 
 /// What an answer in this format is called.
 fn content_type(format: Format) -> HeaderValue {
     HeaderValue::from_static(match format {
         Format::Json => "application/json",
-        Format::Influx => "text/plain; charset=utf-8",
+        Format::Influx | Format::InfluxEscaped => "text/plain; charset=utf-8",
     })
 }
 
 fn bad_request(code: &'static str, message: impl Into<String>) -> Refusal {
     (ConnectFailure::BadRequest, ApiError::bad_request(code, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::channel::{Channel, CollectorId};
+    use crate::proto::filter::{FilterSet, Match};
+    use crate::proto::message::Rules;
+
+    fn filters_of(query: &str) -> FilterSet {
+        let parameters = parameters(&format!("/ws?{query}").parse().unwrap()).unwrap();
+        let subscription = Subscription::from_query(&parameters, Rules::default());
+        subscription.unwrap_or_else(|error| panic!("{query}: {error}")).filters
+    }
+
+    fn matches(query: &str, collector: &str, measurement: &str) -> bool {
+        let channel = Channel::new(CollectorId::new(collector).unwrap(), measurement);
+        filters_of(query).matches_channel(&channel) != Match::No
+    }
+
+    /// As JavaScript's `encodeURIComponent` does it, except for the characters of `kept`.
+    fn encoded(text: &str, kept: &str) -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || kept.contains(char::from(byte));
+        text.bytes().fold(String::new(), |url, byte| match plain(byte) {
+            true => url + &char::from(byte).to_string(),
+            false => url + &format!("%{byte:02X}"),
+        })
+    }
+
+    const COMPONENT: &str = "-_.!~*'()";
+
+    #[test]
+    fn a_filter_that_is_typed_into_a_url_means_what_it_says() {
+        for (query, collector, measurement) in [
+            ("filter=*.disk%2Eio", "web-01", "disk.io"),
+            ("filter=*.disk%252Eio", "web-01", "disk.io"),
+            ("filter=%2A.disk%2eio", "web-01", "disk.io"),
+            ("filter=web-01.disk%2Eio", "web-01", "disk.io"),
+            ("filter=web-01.disk%2Eio%7Bpath%3D/%7D", "web-01", "disk.io"),
+            ("filter=a.b&filter=web-01.disk%2Eio{path=/}", "web-01", "disk.io"),
+            ("filter=web%2Eexample%2Eorg.cpu", "web.example.org", "cpu"),
+            // Software that writes every dot like that.
+            ("filter=web%2D01%2Ecpu", "web-01", "cpu"),
+            ("filter=%2A%2Edisk%252Eio", "web-01", "disk.io"),
+            ("filter=rack%207.http%20requests", "rack 7", "http requests"),
+            ("filter=rack%25207.cpu", "rack 7", "cpu"),
+            ("filter=100%25.cpu", "100%", "cpu"),
+            ("filter=100%2525.cpu", "100%", "cpu"),
+            ("filter=Z%C3%BCrich.cpu", "Zürich", "cpu"),
+            ("filter=%252A.cpu", "*", "cpu"),
+            ("filter=web-01.%25", "web-01", ""),
+        ] {
+            assert!(matches(query, collector, measurement), "{query}: {}", filters_of(query));
+            assert!(!matches(query, "other", "other"), "{query}");
+        }
+        let set = filters_of("filter=*.cpu{host=%22web%2Eexample%20org%25%22}");
+        assert_eq!(set.to_string(), "*.cpu{host=\"web.example org%\"}", "a tag's value has no escapes");
+    }
+
+    #[test]
+    fn a_filter_that_needs_another_escape_in_a_url_is_told_that_one() {
+        for (query, said) in [
+            ("filter=web-%2A.cpu", "`%252A`"),
+            ("filter=a+b.cpu", "`%2520`"),
+            ("filter=a.b%2Cc", "`%252C`"),
+            ("filter=a.b%22", "`%2522`"),
+            ("filter=%20", "the filter is empty"),
+            ("filter=+%20+", "the filter is empty"),
+            ("filter=", "the filter is empty"),
+            ("filter=*.disk.io", "`%2E` for a dot inside the measurement"),
+        ] {
+            let parameters = parameters(&format!("/ws?{query}").parse().unwrap()).unwrap();
+            let error = Subscription::from_query(&parameters, Rules::default()).unwrap_err();
+            assert_eq!(error.code, ErrorCode::BadFilter, "{query}");
+            assert!(error.message.contains(said), "{query}: {}", error.message);
+        }
+    }
+
+    proptest! {
+        /// Encoded as a URL wants it, and as it stands where nothing has to be.
+        #[test]
+        fn any_filter_goes_through_a_url(
+            collector in "[a-z0-9.% *>,\"ü]{1,8}", measurement in "[a-z0-9.% *>,\"ü]{1,8}", value in "[a-z.%2E ]{1,6}",
+        ) {
+            let name = |text: &str| {
+                let reserved = |c: char| !c.is_alphanumeric();
+                text.chars().map(|c| if reserved(c) { format!("%{:02X}", u32::from(c)) } else { c.to_string() }).collect::<String>()
+            };
+            let text = format!("{}.{}", name(&collector), name(&measurement));
+            let filter = FilterSet::parse([text.as_str()]).unwrap();
+            for kept in [COMPONENT, "", "-_.~"] {
+                prop_assert_eq!(&filters_of(&format!("filter={}", encoded(&text, kept))), &filter, "{}", text);
+            }
+            let tagged = format!("{text}{{k=\"{value}\"}}");
+            let filter = FilterSet::parse([tagged.as_str()]).unwrap();
+            prop_assert_eq!(&filters_of(&format!("filter={}", encoded(&tagged, COMPONENT))), &filter, "{}", tagged);
+        }
+    }
 }

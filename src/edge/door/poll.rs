@@ -19,7 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, timeout_at};
 
 use super::sse::Events;
-use super::{Admitted, Refusal, bad_request, content_type, parameters, subscription};
+use super::{Admitted, Refusal, bad_request, content_type, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
@@ -29,7 +29,7 @@ use crate::ops::meters::{ConnectFailure, Transport};
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
 use crate::proto::event_stream::{Event, Reader};
-use crate::proto::message::{Format, kind};
+use crate::proto::message::{Format, Rules, Subscription, kind};
 
 /// A parameter of the request, and not of the session.
 const TIMEOUT: &str = "timeout";
@@ -58,8 +58,9 @@ pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: U
 
 async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
     let began = Instant::now();
-    let parameters = parameters(uri)?;
-    let subscription = subscription(&parameters, &[TIMEOUT])?;
+    let parameters = parameters(uri).map_err(refused)?;
+    let rules = Rules { lines: true, own: &[TIMEOUT], ..Rules::default() };
+    let subscription = Subscription::from_query(&parameters, rules).map_err(refused)?;
     let timeout = timeout(&parameters)?;
     let Admitted { place, admission } = edge.admit(&subscription).await?;
     let (socket, reader) = Socket::pipe();
@@ -153,7 +154,7 @@ impl Found {
     fn new(format: Format) -> Self {
         let body = match format {
             Format::Json => b"{\"messages\":[".to_vec(),
-            Format::Influx => Vec::new(),
+            Format::Influx | Format::InfluxEscaped => Vec::new(),
         };
         let whole_bytes = body.len();
         Self {
@@ -196,11 +197,11 @@ impl Found {
             Format::Json if self.body.ends_with(b"[") => {}
             Format::Json => self.body.push(b','),
             // Line protocol has comments, and nothing else that is no metric.
-            Format::Influx if kind.is_some() => self.body.extend_from_slice(b"# "),
-            Format::Influx => {}
+            Format::Influx | Format::InfluxEscaped if kind.is_some() => self.body.extend_from_slice(b"# "),
+            Format::Influx | Format::InfluxEscaped => {}
         }
         self.body.extend_from_slice(message);
-        if self.format == Format::Influx {
+        if self.format.is_lines() {
             self.body.push(b'\n');
         }
     }

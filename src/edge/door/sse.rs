@@ -13,13 +13,15 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
-use super::{Admitted, Refusal, bad_request, parameters, subscription};
+use super::{Admitted, Refusal, bad_request, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
 use crate::edge::writer::Joining;
 use crate::ops::meters::Transport;
+use crate::proto::message::subscription::{Extra, extra};
+use crate::proto::message::{Rules, Subscription};
 
 /// What an `EventSource` sends when it comes back: the id of the last event it got.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -41,9 +43,9 @@ pub(super) async fn connect(
 }
 
 async fn open(edge: &Edge, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refusal> {
-    let mut parameters = parameters(uri)?;
+    let mut parameters = parameters(uri).map_err(refused)?;
     resume_from_last_event(&mut parameters, headers)?;
-    let subscription = subscription(&parameters, &[])?;
+    let subscription = Subscription::from_query(&parameters, Rules::default()).map_err(refused)?;
     let Admitted { place, admission } = edge.admit(&subscription).await?;
     let (socket, reader) = Socket::pipe();
     if method == Method::GET {
@@ -71,7 +73,8 @@ fn resume_from_last_event(
             "the header `Last-Event-ID` is no offset: send an event's id, or leave it out",
         ));
     };
-    parameters.retain(|(name, _)| name != "from");
+    // A URL may say it too, as an event source spelled it when it opened this stream: the header is newer.
+    parameters.retain(|(name, _)| name != "from" && extra(name) != Some(Extra::LastEventId));
     parameters.push(("from".to_owned(), id.to_owned()));
     Ok(())
 }

@@ -1,17 +1,21 @@
 //! `/ws` and `/ws/clients`: from a request over a handshake to a session on the bare socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Admitted, Refusal, handshake, parameters, subscription};
+use super::{Admitted, Refusal, handshake, parameters, refused};
 use crate::edge::Edge;
+use crate::edge::encode;
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
@@ -19,14 +23,26 @@ use crate::edge::writer::Joining;
 use crate::ops::meters::{ConnectFailure, Transport};
 use crate::ops::reply::ApiError;
 use crate::proto::deflate::Agreement;
+use crate::proto::message::{CloseCode, MessageError, Rules, ServerMessage, Subscription};
 
-/// What a request must be to become a session.
-struct Accepted {
+/// Browsers that are being told why they are refused, at a time. More get the plain answer, which their pages cannot read.
+pub(crate) const REFUSALS_MAX: usize = 256;
+/// A refused client has so long to read why, and to hang up.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request that can become a WebSocket.
+struct Handshake {
     key: handshake::Key,
-    view: ViewKey,
     compression: Option<Agreement>,
-    admitted: Admitted,
     upgrade: OnUpgrade,
+    /// A browser sent it: its page sees nothing of an answer that is none to a handshake.
+    is_of_browser: bool,
+}
+
+/// What it becomes.
+struct Accepted {
+    view: ViewKey,
+    admitted: Admitted,
 }
 
 /// Answers a handshake, and lets the client in behind it.
@@ -36,47 +52,74 @@ pub(super) async fn connect(
     method: Method,
     request: Request,
 ) -> Response {
-    match accept(&edge, uri.path(), &method, request).await {
-        Ok(request) => {
-            let response = request.key.accept(request.compression);
-            let tasks = edge.shared.tasks.clone();
-            tasks.spawn(async move {
-                let shutdown = edge.shutdown.clone();
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = join(&edge, request) => {}
-                }
-            });
-            response
+    let Handshake { key, compression, upgrade, is_of_browser } =
+        match shake_hands(&edge, uri.path(), &method, request) {
+            Ok(handshake) => handshake,
+            Err(refusal) => return handshake::refuse(edge.refuse(refusal)),
+        };
+    let subscription = match read(&uri) {
+        Ok(subscription) => subscription,
+        Err(error) => {
+            let refusal = edge.refuse(refused(error.clone()));
+            let turn = edge.refusals.clone().try_acquire_owned();
+            let (true, Ok(turn)) = (is_of_browser, turn) else { return handshake::refuse(refusal) };
+            edge.spawn_until_stopped(tell(upgrade, error, turn));
+            return key.accept(None);
+        }
+    };
+    let wire = Wire::of_websocket(compression.is_some());
+    match edge.admit(&subscription).await {
+        Ok(admitted) => {
+            let accepted = Accepted { view: ViewKey::of(&subscription, wire), admitted };
+            let joining = edge.clone();
+            edge.spawn_until_stopped(async move { join(&joining, upgrade, accepted).await });
+            key.accept(compression)
         }
         Err(refusal) => handshake::refuse(edge.refuse(refusal)),
     }
 }
 
-async fn accept(
-    edge: &Arc<Edge>,
-    path: &str,
-    method: &Method,
-    mut request: Request,
-) -> Result<Accepted, Refusal> {
+fn shake_hands(edge: &Edge, path: &str, method: &Method, mut request: Request) -> Result<Handshake, Refusal> {
     let key = handshake::check(method, request.headers(), path).map_err(|error| {
         let not_websocket = error.status == StatusCode::UPGRADE_REQUIRED;
         (if not_websocket { ConnectFailure::NotWebSocket } else { ConnectFailure::BadRequest }, error)
     })?;
     let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
         .map_err(|error| (ConnectFailure::BadRequest, error))?;
-    let subscription = subscription(&parameters(request.uri())?, &[])?;
-    let admitted = edge.admit(&subscription).await?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";
         (ConnectFailure::NotWebSocket, ApiError::bad_request("bad_handshake", message))
     })?;
-    let view = ViewKey::of(&subscription, Wire::of_websocket(compression.is_some()));
-    Ok(Accepted { key, view, compression, admitted, upgrade })
+    let is_of_browser = request.headers().contains_key(header::ORIGIN);
+    Ok(Handshake { key, compression, upgrade, is_of_browser })
+}
+
+fn read(uri: &Uri) -> Result<Subscription, MessageError> {
+    Subscription::from_query(&parameters(uri)?, Rules::default())
+}
+
+/// Tells a browser why it is refused, where its page can read it, and closes the connection for good.
+async fn tell(upgrade: OnUpgrade, error: MessageError, _turn: OwnedSemaphorePermit) {
+    let told = async {
+        let Some((mut socket, _)) = take_socket(upgrade).await else { return };
+        let MessageError { id, code, message } = error;
+        let reason = format!("{}: {message}", code.as_str());
+        let error = ServerMessage::Error { id: id.as_ref(), code, message: &message };
+        let last = encode::close(Wire::WebSocket, CloseCode::Policy, &reason);
+        let frames = [encode::server(Wire::WebSocket, &error), last].concat();
+        if socket.write_all(&frames).await.is_err() || socket.shutdown().await.is_err() {
+            return;
+        }
+        // What is unread when the socket is dropped would reset the connection before the client has read this.
+        let mut rest = [0; 512];
+        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
+    };
+    // Who does not hang up by then is hung up.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;
 }
 
 /// Hands a client over to a writer, once the answer to its handshake is on its way.
-async fn join(edge: &Edge, Accepted { view, admitted, upgrade, .. }: Accepted) {
+async fn join(edge: &Edge, upgrade: OnUpgrade, Accepted { view, admitted }: Accepted) {
     let Some((socket, early)) = take_socket(upgrade).await else {
         edge.shared.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1);
         return;

@@ -35,7 +35,7 @@ impl Parts {
         // Line protocol does not tell collectors apart, so its messages need not either.
         let goes_on = |part: &&mut Part| {
             part.metrics.len() + metric.len() <= PART_BYTES_MAX
-                && (self.format == Format::Influx || part.collector == *collector)
+                && (self.format.is_lines() || part.collector == *collector)
         };
         if let Some(part) = self.parts.last_mut().filter(goes_on) {
             if self.format == Format::Json {

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::subscription::{
     FROM_EXPECTED, Format, From, SubscriptionChange, check_snapshot, interval_text, snapshot_text,
 };
-use super::{ErrorCode, MessageError, listed, quoted};
-use crate::proto::filter::FilterSet;
+use super::{ErrorCode, MessageError, listed, nearest, quoted};
+use crate::proto::filter::{FilterSet, FilterSetError};
 
 /// Longest textual [`Id`], in bytes: it is kept and sent back.
 pub const ID_BYTES_MAX: usize = 64;
@@ -115,7 +115,10 @@ fn refuse_unknown(members: &Map<String, Value>, of: &str, known: &[&str]) -> Res
     match members.keys().find(|name| *name != "type" && !known.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => {
-            let message = format!("`{of}` has no member {}: it has `type`, {}", quoted(name), listed(known));
+            let meant =
+                nearest(name, known).map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
+            let message =
+                format!("`{of}` has no member {}{meant}: it has `type`, {}", quoted(name), listed(known));
             Err(MessageError::new(ErrorCode::BadMessage, message))
         }
     }
@@ -152,6 +155,8 @@ fn filters_of(value: &Value) -> Result<FilterSet, MessageError> {
     };
     match value {
         Value::String(text) => Ok(FilterSet::parse([text.as_str()])?),
+        // Everything is asked for by leaving the member out: a list that came to be empty would cost a page more than it can take.
+        Value::Array(values) if values.is_empty() => Err(FilterSetError::Empty.into()),
         Value::Array(values) => {
             let texts: Vec<&str> = values
                 .iter()

@@ -1,4 +1,7 @@
 //! Close codes: what a connection's end means, and whether to come back.
+//!
+//! A proxy between a client and a node closes with codes of its own, 1001 or 1000 when it restarts, 1002 or 1011 when it is broken. So
+//! only a code that nothing but Telecast sends for this reason ends a client for good.
 
 /// Why a WebSocket connection ends (RFC 6455 section 7.4; codes from 4000 on are ours).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +37,7 @@ pub enum CloseCode {
 /// What a client should do after a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reconnect {
-    /// Nothing: it would end the same way.
+    /// Nothing: every attempt would end the same way.
     No,
     /// Connect again, to any node, with the last offset.
     Resume,
@@ -63,15 +66,17 @@ impl CloseCode {
     /// The table: number, meaning, what the peer should do.
     const fn row(self) -> (u16, &'static str, Reconnect) {
         match self {
-            Self::Normal => (1000, "closed as asked", Reconnect::No),
-            Self::GoingAway => (1001, "going away", Reconnect::No),
-            Self::Protocol => (1002, "frames against RFC 6455", Reconnect::No),
-            Self::UnsupportedData => (1003, "a kind of message that is not read here", Reconnect::No),
-            Self::InvalidData => {
-                (1007, "text that is not UTF-8, or compressed data that cannot be inflated", Reconnect::No)
-            }
+            Self::Normal => (1000, "closed as asked", Reconnect::BackOff),
+            Self::GoingAway => (1001, "going away", Reconnect::BackOff),
+            Self::Protocol => (1002, "frames against RFC 6455", Reconnect::BackOff),
+            Self::UnsupportedData => (1003, "a kind of message that is not read here", Reconnect::BackOff),
+            Self::InvalidData => (
+                1007,
+                "text that is not UTF-8, or compressed data that cannot be inflated",
+                Reconnect::BackOff,
+            ),
             Self::Policy => (1008, "not allowed", Reconnect::No),
-            Self::TooLarge => (1009, "a message larger than this node reads", Reconnect::No),
+            Self::TooLarge => (1009, "a message larger than this node reads", Reconnect::BackOff),
             Self::Internal => (1011, "a fault of the server", Reconnect::BackOff),
             Self::Draining => (1012, "the node is draining", Reconnect::Resume),
             Self::TryLater => (1013, "the node is full or not ready", Reconnect::BackOff),

@@ -16,7 +16,9 @@ pub use server::{
     write_influx_conflated_head, write_influx_head, write_influx_incomplete, write_influx_snapshot_head,
     write_metrics_open, write_snapshot_open,
 };
-pub use subscription::{Format, From, Subscription, SubscriptionChange};
+pub use subscription::{Format, From, Rules, Subscription, SubscriptionChange};
+
+use crate::proto::printable::printable;
 
 /// Version of the protocol, as `welcome` announces it.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -90,10 +92,23 @@ fn listed(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// What a client wrote, repeated in an error: shortened, and without control characters.
+/// The name that is spelled most like `name`, if one is close.
+fn nearest<'a>(name: &str, among: &[&'a str]) -> Option<&'a str> {
+    // Below this similarity a guess confuses more than it helps (`filters` scores 0.97, `intreval` 0.95, `since` nothing).
+    const SIMILARITY_MIN: f64 = 0.85;
+    // What is longer is none of ours, and would take long to compare.
+    const NAME_BYTES_MAX: usize = 64;
+    let name = name.get(..name.len().min(NAME_BYTES_MAX))?.to_lowercase();
+    let near = among.iter().map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), *known));
+    let near = near.filter(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+    near.max_by(|(left, _), (right, _)| left.total_cmp(right)).map(|(_, known)| known)
+}
+
+/// What a client wrote, repeated in an error: shortened, and without characters that steer a terminal.
 fn quoted(text: &str) -> String {
     const SHOWN_CHARACTERS_MAX: usize = 40;
-    let shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
+    let shown: String = text.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    let shown = printable(&shown);
     format!("`{shown}{}`", if text.chars().nth(SHOWN_CHARACTERS_MAX).is_some() { "…" } else { "" })
 }
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ErrorCode, MessageError, listed, quoted};
+use super::{ErrorCode, MessageError, listed, nearest, quoted};
 use crate::proto::filter::{FilterSet, FilterSetError};
 use crate::proto::offset::{Offset, OffsetError};
 
@@ -14,7 +14,41 @@ pub const INTERVAL_MS_MIN: u32 = 100;
 pub const INTERVAL_MS_MAX: u32 = 3_600_000;
 
 /// Parameters of a session's first request; `token` is read by whoever checks it.
-const PARAMETERS: &[&str] = &["filter", "from", "snapshot", "interval", "format", "token"];
+const SESSION: &[&str] = &["filter", "from", "lastEventId", "snapshot", "interval", "format", "token"];
+/// Of these, those that an answer with the state of now has a use for.
+const STATE: &[&str] = &["filter", "format", "token"];
+
+/// Which parameters a request may have, and what they mean there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules<'a> {
+    /// The answer is the state of now: it begins nowhere and ends at once.
+    pub state: bool,
+    /// It is text that clients read line by line, so `format=influx` is the escaped form.
+    pub lines: bool,
+    /// What the transport has of its own, and reads itself.
+    pub own: &'a [&'a str],
+}
+
+impl Rules<'_> {
+    fn names(&self) -> Vec<&str> {
+        [if self.state { STATE } else { SESSION }, self.own].concat()
+    }
+
+    fn unknown(&self, name: &str) -> MessageError {
+        let (names, shown) = (self.names(), quoted(name));
+        let known = listed(&names);
+        let message = match nearest(bare(name), &names) {
+            _ if self.state && SESSION.contains(&name) => format!(
+                "the parameter {shown} means nothing to this answer, which is the state of now: there are {known}"
+            ),
+            Some(meant) => {
+                format!("the parameter {shown} is unknown (did you mean `{meant}`?): there are {known}")
+            }
+            None => format!("the parameter {shown} is unknown: there are {known}"),
+        };
+        MessageError::new(ErrorCode::BadParameter, message)
+    }
+}
 
 /// Where in the log a session begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +69,10 @@ pub enum Format {
     /// JSON objects, times in milliseconds.
     #[default]
     Json,
-    /// Line protocol, times in nanoseconds.
+    /// Line protocol as it was written, times in nanoseconds: a line may span several physical ones.
     Influx,
+    /// Line protocol of which each line is one physical line: see [`crate::proto::line::write_physical`].
+    InfluxEscaped,
 }
 
 /// What one session gets. The default is everything, live, as JSON.
@@ -71,39 +107,106 @@ pub struct SubscriptionChange {
 
 impl Subscription {
     /// Reads the parameters of a session's first request. `filter` may be repeated; `token`, and what a transport has of its
-    /// `own`, are left to others.
-    pub fn from_query(parameters: &[(String, String)], own: &[&str]) -> Result<Self, MessageError> {
-        let mut filters = Vec::new();
+    /// own, are left to others. What event sources and caches add is understood: see [`extra`].
+    pub fn from_query(parameters: &[(String, String)], rules: Rules<'_>) -> Result<Self, MessageError> {
+        let (mut filters, mut last_event, mut from) = (Vec::new(), None, None);
         let mut change = SubscriptionChange::default();
+        let names = rules.names();
         for (at, (name, value)) in parameters.iter().enumerate() {
+            let is_known = names.contains(&name.as_str());
+            match extra(name) {
+                // An event source adds the newest id behind the parameters that it began with, or with the earlier one.
+                Some(Extra::LastEventId) if !rules.state => {
+                    last_event = Some(value.as_str()).filter(|id| !id.is_empty()).or(last_event);
+                    continue;
+                }
+                // `_filter` is no cache buster, but a filter that would be lost.
+                Some(Extra::Ignored)
+                    if !nearest(bare(name), &names).is_some_and(|_| name.starts_with('_')) =>
+                {
+                    continue;
+                }
+                _ => {}
+            }
+            if !is_known {
+                return Err(rules.unknown(name));
+            }
             if name != "filter" && parameters[..at].iter().any(|(earlier, _)| earlier == name) {
                 let message = format!("the parameter {} is given twice; only `filter` may be", quoted(name));
                 return Err(MessageError::new(ErrorCode::BadParameter, message));
             }
             match name.as_str() {
                 "filter" => filters.push(value.as_str()),
-                "from" => change.from = Some(value.parse()?),
+                "from" => from = Some(value.as_str()),
                 "snapshot" => change.snapshot = Some(snapshot_text(value)?),
                 "interval" => change.interval_ms = Some(interval_text(value)?),
-                "format" => change.format = Some(value.parse()?),
-                "token" => {}
-                name if own.contains(&name) => {}
-                unknown => {
-                    let message = format!(
-                        "the parameter {} is unknown: there are {}",
-                        quoted(unknown),
-                        listed(&[PARAMETERS, own].concat())
-                    );
-                    return Err(MessageError::new(ErrorCode::BadParameter, message));
-                }
+                "format" => change.format = Some(Format::read(value, rules.lines)?),
+                _ => {}
             }
         }
+        change.from = last_event.or(from).map(str::parse).transpose()?;
         if !filters.is_empty() {
             change.filters = Some(FilterSet::parse(filters)?);
         }
         change.check()?;
         Ok(change.apply(&Self::default()))
     }
+}
+
+/// What others than the client's author add to a URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// The id of the last event, from an event source that cannot send it as the header `Last-Event-ID`: browsers ask for
+    /// permission before they send it to another origin.
+    LastEventId,
+    /// Something that makes each URL another one for caches, or that asks for what is there anyway.
+    Ignored,
+}
+
+/// Names of cache busters, in lower case and without `-` and `_`. Besides them, whatever begins with an underscore is one (jQuery's
+/// `_`), and what begins with `evs_` is a wish of eventsource-polyfill.
+const CACHE_BUSTERS: &[&str] = &[
+    "bust",
+    "buster",
+    "cache",
+    "cachebreaker",
+    "cachebust",
+    "cachebuster",
+    "cachebusting",
+    "cb",
+    "dc",
+    "nc",
+    "nocache",
+    "nonce",
+    "padding",
+    "r",
+    "rand",
+    "random",
+    "rnd",
+    "t",
+    "timestamp",
+    "ts",
+    "v",
+    "zx",
+];
+
+/// What a parameter is that is none of ours, if it is known.
+///
+/// `lastEventId` has many spellings: `lastEventId` (event-source-polyfill, reconnecting-eventsource), `lastEventID` and
+/// `Last-Event-ID` (Mercure), `evs_last_event_id` (eventsource-polyfill).
+pub fn extra(name: &str) -> Option<Extra> {
+    let plain: String =
+        name.chars().filter(|c| !matches!(c, '-' | '_')).flat_map(char::to_lowercase).collect();
+    match plain.as_str() {
+        "lasteventid" | "evslasteventid" => Some(Extra::LastEventId),
+        plain if CACHE_BUSTERS.contains(&plain) => Some(Extra::Ignored),
+        _ if name.starts_with('_') || name.starts_with("evs_") => Some(Extra::Ignored),
+        _ => None,
+    }
+}
+
+fn bare(name: &str) -> &str {
+    name.trim_start_matches('_')
 }
 
 impl SubscriptionChange {
@@ -171,10 +274,11 @@ impl FromStr for Format {
     fn from_str(text: &str) -> Result<Self, MessageError> {
         match text {
             "json" => Ok(Self::Json),
-            "influx" => Ok(Self::Influx),
+            "influx" | "influx-raw" => Ok(Self::Influx),
+            "influx-escaped" => Ok(Self::InfluxEscaped),
             _ => {
                 let message =
-                    format!("the format {} is unknown: there are `json` and `influx`", quoted(text));
+                    format!("the format {} is unknown: there are {}", quoted(text), listed(&Self::NAMES));
                 Err(MessageError::new(ErrorCode::BadFormat, message))
             }
         }
@@ -182,12 +286,21 @@ impl FromStr for Format {
 }
 
 impl Format {
-    /// As clients write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Influx => "influx",
-        }
+    /// As clients write them. `influx` is the raw form where messages are frames of their own, and the escaped one where an answer
+    /// is read line by line: see [`Rules::lines`].
+    pub const NAMES: [&str; 4] = ["json", "influx", "influx-escaped", "influx-raw"];
+
+    /// As a request spells it, whose answer may be read line by line.
+    fn read(text: &str, lines: bool) -> Result<Self, MessageError> {
+        if lines && text == "influx" { Ok(Self::InfluxEscaped) } else { text.parse() }
+    }
+
+    /// How many there are: `self as usize` is below it.
+    pub const COUNT: usize = 3;
+
+    /// Whether metrics come as line protocol.
+    pub fn is_lines(self) -> bool {
+        self != Self::Json
     }
 }
 

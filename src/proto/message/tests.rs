@@ -17,7 +17,7 @@ fn parse(text: &str) -> Result<ClientMessage, MessageError> {
 fn query(parameters: &[(&str, &str)]) -> Result<Subscription, MessageError> {
     let owned: Vec<_> =
         parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    Subscription::from_query(&owned, &[])
+    Subscription::from_query(&owned, Rules::default())
 }
 
 #[track_caller]
@@ -217,12 +217,16 @@ fn a_bad_message_is_told_what_is_known() {
         (
             r#"{"type":"subscribe","filters":"*.cpu"}"#,
             BadMessage,
-            "no member `filters`: it has `type`, `id`, `filter`, `from`",
+            "no member `filters` (did you mean `filter`?): it has `type`, `id`, `filter`, `from`",
         ),
         (r#"{"type":"ping","from":"latest"}"#, BadMessage, "`ping` has no member `from`"),
         (r#"{"type":"ping","id":1.5}"#, BadMessage, "`id` is a whole number or a string of at most 64 bytes"),
         (r#"{"type":"ping","id":{}}"#, BadMessage, "`id` is a whole number"),
         (&long_id, BadMessage, "at most 64 bytes"),
+        (r#"{"type":"subscribe","filter":[]}"#, BadFilter, "the list of filters is empty"),
+        (r#"{"type":"subscribe","filter":""}"#, BadFilter, "the filter is empty"),
+        (r#"{"type":"subscribe","filter":[" "]}"#, BadFilter, "the filter is empty"),
+        (r#"{"type":"subscribe","filter":["*.cpu",""]}"#, BadFilter, "the filter is empty"),
         (r#"{"type":"subscribe","filter":7}"#, BadFilter, "a string or an array of strings, not a number"),
         (r#"{"type":"subscribe","filter":["a.b",null]}"#, BadFilter, "not null"),
         (r#"{"type":"subscribe","filter":"cpu"}"#, BadFilter, "filter `cpu`: column 1: a filter is"),
@@ -231,7 +235,7 @@ fn a_bad_message_is_told_what_is_known() {
         (
             r#"{"type":"subscribe","format":"xml"}"#,
             BadFormat,
-            "`xml` is unknown: there are `json` and `influx`",
+            "`xml` is unknown: there are `json`, `influx`, `influx-escaped`, `influx-raw`",
         ),
         (
             r#"{"type":"subscribe","interval":-1}"#,
@@ -335,22 +339,138 @@ fn a_bad_parameter_is_named() {
         (
             &[("filters", "x")][..],
             BadParameter,
-            "`filters` is unknown: there are `filter`, `from`, `snapshot`",
+            "`filters` is unknown (did you mean `filter`?): there are `filter`, `from`, `lastEventId`, `snapshot`",
         ),
         (&[("from", "latest"), ("from", "latest")], BadParameter, "`from` is given twice"),
         (&[("filter", "cpu")], BadFilter, "write `*.cpu`"),
         (&[("from", "yesterday")], BadFrom, "`yesterday` is no offset"),
-        (&[("format", "")], BadFormat, "there are `json` and `influx`"),
+        (&[("format", "")], BadFormat, "there are `json`, `influx`"),
+        (&[("colour", "red")], BadParameter, "`colour` is unknown: there are"),
+        (&[("_filter", "*.cpu")], BadParameter, "`_filter` is unknown (did you mean `filter`?)"),
+        (&[("Filter", "*.cpu")], BadParameter, "`Filter` is unknown (did you mean `filter`?)"),
+        (&[("filter", "")], BadFilter, "the filter is empty"),
+        (&[("filter", "*.cpu"), ("filter", "  ")], BadFilter, "the filter is empty"),
         (&[("interval", "1s")], BadInterval, "not `1s`"),
         (&[("interval", "10")], BadInterval, "from 100 to 3600000, or 0 for every value, not `10`"),
         (&[("snapshot", "1")], BadSnapshot, "true or false"),
         (&[("snapshot", "true"), ("from", "-1s")], BadSnapshot, "or give an offset"),
         (&[("a\u{1b}[31m", "")], BadParameter, r"`a\u{1b}[31m` is unknown"),
+        (&[("a\u{202e}b", "")], BadParameter, r"`a\u{202e}b` is unknown"),
+        (&[("filter", "a\u{202e}b")], BadFilter, r"filter `a\u{202e}b`: column 1"),
     ] {
         let error = query(parameters).unwrap_err();
         assert_eq!(error.code, code, "{parameters:?}: {error}");
         assert!(error.message.contains(said), "{parameters:?}: {error}");
     }
+}
+
+#[test]
+fn what_event_sources_and_caches_add_to_a_url_is_understood() {
+    let (token, older) =
+        (offset().token(), Offset { sequences: [1].into_iter().collect(), ..offset() }.token());
+    for name in [
+        "lastEventId",
+        "lastEventID",
+        "LastEventId",
+        "last-event-id",
+        "Last-Event-ID",
+        "Last-Event-Id",
+        "LAST-EVENT-ID",
+        "last_event_id",
+        "lasteventid",
+        "evs_last_event_id",
+    ] {
+        for parameters in [
+            &[(name, &*token)][..],
+            &[("from", "-5m"), (name, &token), ("snapshot", "true")],
+            &[(name, &token), ("from", "nonsense that no longer counts")],
+            // Added once more each time, or left empty in the beginning.
+            &[("lastEventId", &older), (name, &token)],
+            &[(name, &token), (name, "")],
+        ] {
+            let asked = query(parameters).unwrap_or_else(|error| panic!("{parameters:?}: {error}"));
+            assert_eq!(asked.from, Some(From::Offset(offset())), "{parameters:?}");
+        }
+        assert_eq!(query(&[("from", "latest"), (name, "")]).unwrap().from, Some(From::Latest), "{name}");
+        assert_eq!(query(&[(name, "17")]).unwrap_err().code, ErrorCode::BadFrom, "{name}");
+    }
+    for name in [
+        "_",
+        "__",
+        "_t",
+        "_ts",
+        "_dc",
+        "_=",
+        "_cb",
+        "_cacheBust",
+        "cb",
+        "t",
+        "ts",
+        "r",
+        "v",
+        "rnd",
+        "rand",
+        "random",
+        "nocache",
+        "no-cache",
+        "no_cache",
+        "noCache",
+        "cache",
+        "cachebuster",
+        "cacheBuster",
+        "cache-buster",
+        "cache_bust",
+        "bust",
+        "nonce",
+        "timestamp",
+        "zx",
+        "evs_preamble",
+        "padding",
+    ] {
+        for value in ["", "1732800000000", "0.123", "a&b"] {
+            let asked = query(&[("filter", "*.cpu"), (name, value), (name, value)]);
+            let asked = asked.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!((asked.filters.to_string(), asked.from), ("*.cpu".to_owned(), None), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_request_is_held_to_the_rules_of_its_answer() {
+    let read = |parameters: &[(&str, &str)], rules| {
+        let owned: Vec<_> =
+            parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Subscription::from_query(&owned, rules)
+    };
+    let lines = Rules { lines: true, ..Rules::default() };
+    for (asked, of_frames, of_lines) in [
+        ("json", Format::Json, Format::Json),
+        ("influx", Format::Influx, Format::InfluxEscaped),
+        ("influx-escaped", Format::InfluxEscaped, Format::InfluxEscaped),
+        ("influx-raw", Format::Influx, Format::Influx),
+    ] {
+        assert_eq!(query(&[("format", asked)]).unwrap().format, of_frames, "{asked}");
+        assert_eq!(read(&[("format", asked)], lines).unwrap().format, of_lines, "{asked}");
+    }
+    let state = Rules { state: true, lines: true, own: &[] };
+    assert!(read(&[("filter", "*.cpu"), ("token", "x"), ("_", "1")], state).is_ok());
+    for (name, said) in [
+        (
+            "from",
+            "`from` means nothing to this answer, which is the state of now: there are `filter`, `format`, `token`",
+        ),
+        ("snapshot", "`snapshot` means nothing to this answer"),
+        ("formt", "`formt` is unknown (did you mean `format`?): there are `filter`, `format`, `token`"),
+        ("lastEventId", "`lastEventId` means nothing to this answer"),
+    ] {
+        let error = read(&[(name, "x")], state).unwrap_err();
+        assert_eq!(error.code, ErrorCode::BadParameter);
+        assert!(error.message.contains(said), "{error}");
+    }
+    let poll = Rules { lines: true, own: &["timeout"], ..Rules::default() };
+    assert!(read(&[("timeout", "1")], poll).is_ok());
+    let error = read(&[("timout", "1")], poll).unwrap_err();
+    assert!(error.message.contains("(did you mean `timeout`?)"), "{error}");
 }
 
 #[test]
@@ -363,7 +483,9 @@ fn close_codes_are_distinct_and_may_be_sent() {
     }
     assert_eq!(CloseCode::from_number(1005), None);
     assert_eq!(CloseCode::Draining.reconnect(), Reconnect::Resume);
-    assert_eq!(CloseCode::Policy.reconnect(), Reconnect::No);
+    let finals: Vec<_> =
+        CloseCode::ALL.into_iter().filter(|code| code.reconnect() == Reconnect::No).collect();
+    assert_eq!(finals, [CloseCode::Policy], "what a proxy may send as well ends no client");
 }
 
 proptest! {
