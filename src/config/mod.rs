@@ -211,6 +211,23 @@ pub struct CollectorSettings {
     pub idle_timeout: Duration,
     /// An HTTP write that is not acknowledged by then is answered 503.
     pub write_timeout: Duration,
+    /// Collectors whose metrics one connection, or one request, may bring.
+    pub ids_per_connection_max: usize,
+    /// See [`ChannelLimits`].
+    pub channels: ChannelLimits,
+}
+
+/// How many channels a node takes in.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelLimits {
+    /// In all.
+    pub channels_max: usize,
+    /// Of one collector.
+    pub per_collector_max: usize,
+    /// New ones of one collector per second, and at once.
+    pub new_per_second_max: usize,
+    /// A channel that was not written for so long counts no more: the log has forgotten it.
+    pub age_max: Duration,
 }
 
 /// What happens to a client that cannot keep up.

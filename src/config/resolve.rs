@@ -11,9 +11,9 @@ use super::keys::{self, LOG_BYTES_EMBEDDED, LOG_BYTES_NATS};
 use super::layers::{Assignment, Layer, Parsed, Values, parse_listen, read_file};
 use super::origins;
 use super::{
-    AdminSettings, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat, LogSettings,
-    NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings, SlowClientPolicy,
-    SnapshotSettings, Storage, TelemetrySettings,
+    AdminSettings, ChannelLimits, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat,
+    LogSettings, NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings,
+    SlowClientPolicy, SnapshotSettings, Storage, TelemetrySettings,
 };
 
 /// Everything a configuration is made of.
@@ -316,6 +316,13 @@ fn collector(values: &Values) -> Result<CollectorSettings, ConfigError> {
         ping_interval: millis(values, "collector.ping_interval_ms")?,
         idle_timeout: millis(values, "collector.idle_timeout_ms")?,
         write_timeout: millis(values, "collector.write_timeout_ms")?,
+        ids_per_connection_max: size(values, "collector.ids_per_connection_max")?,
+        channels: ChannelLimits {
+            channels_max: size(values, "collector.channels_max")?,
+            per_collector_max: size(values, "collector.channels_per_collector_max")?,
+            new_per_second_max: size(values, "collector.new_channels_per_second_max")?,
+            age_max: seconds(values, "log.max_age_s")?,
+        },
     })
 }
 

@@ -347,9 +347,15 @@ fn every_bound_has_its_unit_in_its_name() {
     for key in KEYS.iter().filter(|key| matches!(key.kind, Kind::Integer(..))) {
         let counts =
             ["worker_threads", "shards", "max_connections", "replay_concurrency_max", "series_max", "level"];
+        let channels = [
+            "ids_per_connection_max",
+            "channels_max",
+            "channels_per_collector_max",
+            "new_channels_per_second_max",
+        ];
         let name = key.name.rsplit('.').next().unwrap();
         let has_unit =
             ["_ms", "_s", "_bytes", "bytes_max", "_bytes_min"].iter().any(|unit| name.ends_with(unit));
-        assert!(has_unit || counts.contains(&name), "{name}");
+        assert!(has_unit || counts.contains(&name) || channels.contains(&name), "{name}");
     }
 }

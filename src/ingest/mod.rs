@@ -1,7 +1,7 @@
 //! Taking metrics in: collector sockets and HTTP writes → batches → one writer per collector → the log.
 //!
 //! [`batch`] turns bytes into envelopes and is pure; `socket` and `write` are the two ways in; [`registry`]
-//! knows who is connected; [`budget`] bounds what waits for the log; [`writer`] is the only way out. What lives here knows the
+//! knows who is connected; `channels` bounds what is new; [`budget`] bounds what waits for the log; [`writer`] is the only way out. What lives here knows the
 //! broker's port and nothing of clients.
 //!
 //! Accepted means: the batch has its part of the budget and a place in its collector's queue. Nothing accepted is dropped
@@ -24,12 +24,14 @@ use crate::broker::Broker;
 use crate::config::CollectorSettings;
 use crate::ingest::batch::CollectorBatch;
 use crate::ingest::budget::Budget;
+use crate::ingest::channels::Channels;
 use crate::ingest::registry::{COLLECTORS_MAX, Registry};
 use crate::ingest::writer::{Identity, Job, Left, Writers};
 use crate::ops::node::Node;
 
 pub mod batch;
 pub mod budget;
+mod channels;
 mod params;
 pub mod registry;
 mod report;
@@ -50,6 +52,7 @@ pub struct Ingest {
     node: Arc<Node>,
     settings: CollectorSettings,
     registry: Arc<Registry>,
+    channels: Arc<Channels>,
     writers: Writers,
     /// Accepted bytes that the log has not acknowledged.
     budget: Budget,
@@ -64,11 +67,20 @@ pub struct Ingest {
 impl Ingest {
     /// Takes metrics into `broker`'s log, and adds the collectors to the node's status.
     pub fn new(node: Arc<Node>, broker: Arc<dyn Broker>, settings: CollectorSettings) -> Arc<Self> {
-        let registry = Registry::new(node.id.clone(), settings.on_conflict, COLLECTORS_MAX);
+        let registry = Registry::new(
+            node.id.clone(),
+            settings.on_conflict,
+            COLLECTORS_MAX,
+            settings.ids_per_connection_max,
+        );
         node.add_status(registry.clone());
+        let channels = Channels::new(settings.channels, node.meters.collector_channels.clone());
+        node.add_status(channels.clone());
+        node.meters.collector_channels_max.set(settings.channels.channels_max as f64);
         node.meters.collector_buffer_bytes_max.set(settings.buffer_bytes_max as f64);
         Arc::new(Self {
             registry,
+            channels,
             writers: Writers::new(node.clone(), broker),
             budget: Budget::new(settings.buffer_bytes_max, node.meters.collector_buffered_bytes.clone()),
             bodies: Budget::new(settings.buffer_bytes_max, Gauge::noop()),

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use crate::ingest::Ingest;
 use crate::ingest::batch::{BadLine, Decoded, Rejected, UNKNOWN_COLLECTOR};
 use crate::ingest::registry::{Origin, Traffic};
+use crate::ingest::write::WriteError;
 use crate::ops::meters::{Label, LineRejection};
 use crate::proto::channel::CollectorId;
 
@@ -45,6 +46,18 @@ impl Report {
             rejected: decoded.rejected,
             first_errors: std::mem::take(&mut decoded.first_errors),
             blamed,
+        }
+    }
+
+    /// What a request hears of whose lines none was accepted.
+    pub(super) fn nothing_taken(&self) -> Result<(), WriteError> {
+        let limited = [LineRejection::TooManyChannels, LineRejection::TooManyCollectors];
+        match self.rejected.total() {
+            0 => Ok(()),
+            _ if limited.into_iter().any(|kind| self.rejected.of(kind) > 0) => {
+                Err(WriteError::TooMany(self.errors()))
+            }
+            _ => Err(WriteError::BadBody(self.errors())),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::broker::{
     Bounds, Broker, BrokerError, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits, StateStore,
     Stored,
 };
-use crate::config::{CollectorSettings, LogSettings, OnConflict, Role, Storage};
+use crate::config::{ChannelLimits, CollectorSettings, LogSettings, OnConflict, Role, Storage};
 use crate::ingest::Ingest;
 use crate::ops::meters::Meters;
 use crate::ops::node::Node;
@@ -190,6 +190,13 @@ pub(super) fn settings() -> CollectorSettings {
         ping_interval: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         write_timeout: Duration::from_secs(10),
+        ids_per_connection_max: 1_000,
+        channels: ChannelLimits {
+            channels_max: 100_000,
+            per_collector_max: 100_000,
+            new_per_second_max: 100_000,
+            age_max: Duration::from_secs(3_600),
+        },
     }
 }
 

@@ -96,6 +96,10 @@ label! {
         Range = "range",
         /// Larger than an envelope may be.
         TooLarge = "too_large",
+        /// Of more collectors than one connection or request may bring.
+        TooManyCollectors = "too_many_collectors",
+        /// Of a new channel, where there are too many.
+        TooManyChannels = "too_many_channels",
     }
 }
 
@@ -136,6 +140,8 @@ label! {
         Draining = "draining",
         /// Not a POST.
         Method = "method",
+        /// Of more collectors, or of more new channels, than there may be.
+        TooMany = "too_many",
     }
 }
 
@@ -420,6 +426,8 @@ meters! {
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";
     memory_limit_bytes: gauge "ws_memory_limit_bytes", Bytes, "Memory this process may use: its cgroup's limit, or the machine's memory.";
     tasks_active: gauge "ws_tasks_active", Count, "Live tasks of the runtime.";
+    collector_channels: gauge "ws_collector_channels", Count, "Channels that this node has taken in lately.";
+    collector_channels_max: gauge "ws_collector_channels_max", Count, "Channels that this node takes in at most.";
     collectors_connected: gauge "ws_collectors_connected", Count, "Collector sockets open now.";
     collector_buffered_bytes: gauge "ws_collector_buffered_bytes", Bytes, "Accepted bytes that the log has not acknowledged yet.";
     collector_buffer_bytes_max: gauge "ws_collector_buffer_bytes_max", Bytes, "Accepted bytes this node holds at most while the log does not acknowledge them.";

@@ -89,6 +89,11 @@ pub trait StatusSection: Send + Sync {
     /// Adds members to the status object.
     fn describe(&self, status: &mut serde_json::Map<String, serde_json::Value>);
 
+    /// What it is concerned about now, for the warnings of `/health`.
+    fn concern(&self) -> Option<String> {
+        None
+    }
+
     /// Up to `most` collectors with the most metrics per second, if it knows any.
     fn busiest(&self, most: usize) -> Vec<(CollectorId, f64)> {
         let _ = most;
@@ -168,7 +173,10 @@ impl Node {
 
     /// What parts of the process are concerned about.
     pub fn concerns(&self) -> Vec<String> {
-        self.concerns.with(|concerns| concerns.values().cloned().collect())
+        let mut all: Vec<String> = self.concerns.with(|concerns| concerns.values().cloned().collect());
+        let sections = self.sections.with(|sections| sections.clone());
+        all.extend(sections.iter().filter_map(|section| section.concern()));
+        all
     }
 
     /// Adds a section to the status.

@@ -66,7 +66,7 @@ pub(crate) fn decode_json() -> Prepared {
 }
 
 fn options() -> Options<'static> {
-    Options { precision: None, collector: None, received_ns: NOW_NS, envelope_bytes_max: 512 << 10 }
+    Options { precision: None, collector: None, received_ns: NOW_NS, envelope_bytes_max: 512 << 10, collectors_max: 1_000 }
 }
 
 pub(crate) fn encode_json() -> Prepared {

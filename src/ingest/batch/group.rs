@@ -17,6 +17,7 @@ const OPEN_BYTES: usize = 512;
 pub(super) struct Grouping<'a> {
     explicit: Option<&'a CollectorId>,
     envelope_bytes_max: usize,
+    collectors_max: usize,
     collectors: Vec<Collector<'a>>,
     by_host: HashMap<Cow<'a, str>, usize>,
     last: Option<(usize, usize)>,
@@ -47,11 +48,20 @@ pub(super) struct Misfit {
     pub(super) message: String,
 }
 
+/// What is said of a host that one connection, or request, has no place for.
+pub(crate) fn too_many_collectors(collectors_max: usize) -> String {
+    format!(
+        "a connection, or a request, brings metrics of at most {collectors_max} collectors (collector.ids_per_connection_max), and \
+         this host is one more: spread hosts over connections, send X-Collector-Id, or raise the limit"
+    )
+}
+
 impl<'a> Grouping<'a> {
     pub(super) fn new(options: &Options<'a>) -> Self {
         Self {
             explicit: options.collector,
             envelope_bytes_max: options.envelope_bytes_max,
+            collectors_max: options.collectors_max,
             collectors: Vec::new(),
             by_host: HashMap::new(),
             last: None,
@@ -109,6 +119,9 @@ impl<'a> Grouping<'a> {
             ),
         })?;
         let at = self.collectors.len();
+        if at >= self.collectors_max {
+            return Err(Misfit { kind: LineRejection::TooManyCollectors, message: too_many_collectors(at) });
+        }
         self.by_host.insert(host.clone().unwrap_or_default(), at);
         self.collectors.push(Collector { host, id, by_measurement: HashMap::new(), groups: Vec::new() });
         Ok(at)

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+pub(crate) use crate::ingest::batch::group::too_many_collectors;
 use crate::ingest::batch::group::{Grouping, Misfit};
 use crate::ops::meters::{Label, LineRejection};
 use crate::proto::channel::{Channel, CollectorId};
@@ -34,6 +35,8 @@ pub struct Options<'a> {
     pub received_ns: i64,
     /// Largest envelope, in bytes of lines.
     pub envelope_bytes_max: usize,
+    /// Collectors that one message may name.
+    pub collectors_max: usize,
 }
 
 /// What a message held.
@@ -102,7 +105,7 @@ impl Rejected {
 /// A line that was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
-    /// Counted from 1; the position of the object in a JSON batch.
+    /// Counted from 1; the position of the object in a JSON batch. 0 where a line was read well, and refused with others like it.
     pub line: usize,
     /// Counted from 1, in characters; 0 where it has no meaning.
     pub column: usize,
@@ -114,9 +117,10 @@ pub struct BadLine {
 
 impl std::fmt::Display for BadLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.column {
-            0 => write!(f, "entry {}: {}", self.line, self.message),
-            column => write!(f, "line {}, column {column}: {}", self.line, self.message),
+        match (self.line, self.column) {
+            (0, _) => f.write_str(&self.message),
+            (_, 0) => write!(f, "entry {}: {}", self.line, self.message),
+            (_, column) => write!(f, "line {}, column {column}: {}", self.line, self.message),
         }
     }
 }
@@ -127,6 +131,22 @@ impl Decoded {
         self.batches.iter().map(CollectorBatch::metrics).sum()
     }
 
+    /// Takes out the drafts for which there is a reason, and counts their lines as not accepted.
+    pub fn refuse(&mut self, mut reason: impl FnMut(&Draft) -> Option<Refusal>) {
+        let Self { batches, rejected, first_errors } = self;
+        for batch in &mut *batches {
+            batch.drafts.retain(|draft| {
+                let Some(Refusal { kind, message }) = reason(draft) else { return true };
+                rejected.counts[kind.index()] += draft.metrics;
+                if first_errors.len() < ERRORS_DESCRIBED_MAX {
+                    first_errors.push(BadLine { line: 0, column: 0, kind, message });
+                }
+                false
+            });
+        }
+        batches.retain(|batch| !batch.drafts.is_empty());
+    }
+
     fn reject(&mut self, kind: LineRejection, place: impl FnOnce() -> Place) {
         self.rejected.counts[kind.index()] += 1;
         if self.first_errors.len() < ERRORS_DESCRIBED_MAX {
@@ -134,6 +154,15 @@ impl Decoded {
             self.first_errors.push(BadLine { line, column, kind, message });
         }
     }
+}
+
+/// Why well-formed lines are not taken.
+#[derive(Debug)]
+pub struct Refusal {
+    /// As they are counted.
+    pub kind: LineRejection,
+    /// What is wrong, and what to do.
+    pub message: String,
 }
 
 /// See [`BadLine`].

@@ -3,7 +3,13 @@ use super::*;
 const RECEIVED_NS: i64 = 1_700_000_000_000_000_000;
 
 fn options() -> Options<'static> {
-    Options { precision: None, collector: None, received_ns: RECEIVED_NS, envelope_bytes_max: 1024 }
+    Options {
+        precision: None,
+        collector: None,
+        received_ns: RECEIVED_NS,
+        envelope_bytes_max: 1024,
+        collectors_max: 1_000,
+    }
 }
 
 /// `collector/measurement: lines` of every draft, in order.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::OnConflict;
-use crate::ingest::batch::BadLine;
+use crate::ingest::batch::{BadLine, too_many_collectors};
 use crate::ingest::registry::pulse::{Life, Pulse};
 use crate::ingest::registry::rate::Rate;
 use crate::proto::channel::CollectorId;
@@ -36,6 +36,7 @@ pub struct Registry {
     node_id: String,
     on_conflict: OnConflict,
     collectors_max: usize,
+    ids_per_connection_max: usize,
     state: Locked<State>,
 }
 
@@ -137,18 +138,31 @@ pub enum ClaimError {
         /// From where.
         remote: Option<SocketAddr>,
     },
+    /// The connection has as many ids as one may have.
+    #[error("{}", too_many_collectors(*ids_max))]
+    TooMany {
+        /// So many.
+        ids_max: usize,
+    },
     /// The node remembers as many collectors as it can, all of them connected.
     #[error("this node has as many collectors as it can follow: use another node")]
     Full,
 }
 
 impl Registry {
-    /// A registry of `node_id` that remembers at most `collectors_max`.
-    pub fn new(node_id: String, on_conflict: OnConflict, collectors_max: usize) -> Arc<Self> {
+    /// A registry of `node_id` that remembers at most `collectors_max`, of which one connection may have
+    /// `ids_per_connection_max`.
+    pub fn new(
+        node_id: String,
+        on_conflict: OnConflict,
+        collectors_max: usize,
+        ids_per_connection_max: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             node_id,
             on_conflict,
             collectors_max,
+            ids_per_connection_max,
             state: Locked::empty("the registry of collectors"),
         })
     }
@@ -242,14 +256,24 @@ impl State {
         now: Instant,
         silent: Option<u64>,
     ) -> Result<(), Denied> {
-        let Registry { node_id, on_conflict, collectors_max, .. } = &*claimant.registry;
+        let Registry { node_id, on_conflict, collectors_max, ids_per_connection_max, .. } =
+            &*claimant.registry;
+        let has_it = |holder: &Holder| holder.connection == claimant.number;
+        let holder = self.collectors.get(id).and_then(|collector| collector.holder.as_ref());
+        if holder.is_some_and(has_it) {
+            return Ok(());
+        }
+        // Before it is remembered: what a connection may not have must not cost others their place.
+        if self.claims.get(&claimant.number).is_some_and(|claims| claims.len() >= *ids_per_connection_max) {
+            let error = ClaimError::TooMany { ids_max: *ids_per_connection_max };
+            return Err(Denied { error, holder: None });
+        }
         let collector = self
             .remember(id, claimant.origin, now, *collectors_max)
             .ok_or(Denied { error: ClaimError::Full, holder: None })?;
         let yields =
             |holder: &Holder| *on_conflict == OnConflict::TakeOver || silent == Some(holder.connection);
         match &collector.holder {
-            Some(holder) if holder.connection == claimant.number => return Ok(()),
             // A connection that lost an id is on its way out. It must not take the id back, or two agents with one
             // name would throw each other out for ever.
             Some(holder) if !yields(holder) || claimant.lost.is_cancelled() => {

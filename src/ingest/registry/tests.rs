@@ -23,7 +23,7 @@ fn status(registry: &Registry) -> serde_json::Value {
 
 #[test]
 fn a_second_connection_is_told_who_has_the_id_until_that_one_ends() {
-    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10, 1_000);
     let now = Instant::now();
     let first = registry.connect(SOCKET);
     first.claim(&id("web-01"), now).unwrap();
@@ -41,7 +41,7 @@ fn a_second_connection_is_told_who_has_the_id_until_that_one_ends() {
 
 #[test]
 fn a_take_over_ends_the_older_connection_which_never_takes_the_id_back() {
-    let registry = Registry::new("ingest-1".into(), OnConflict::TakeOver, 10);
+    let registry = Registry::new("ingest-1".into(), OnConflict::TakeOver, 10, 1_000);
     let now = Instant::now();
     let first = registry.connect(SOCKET);
     first.claim(&id("web-01"), now).unwrap();
@@ -55,7 +55,7 @@ fn a_take_over_ends_the_older_connection_which_never_takes_the_id_back() {
 
 #[test]
 fn the_oldest_disconnected_collectors_are_forgotten_first() {
-    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 32);
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 32, 1_000);
     let start = Instant::now();
     let connected = registry.connect(SOCKET);
     connected.claim(&id("connected"), start).unwrap();
@@ -72,7 +72,7 @@ fn the_oldest_disconnected_collectors_are_forgotten_first() {
 
 #[test]
 fn a_node_full_of_connected_collectors_refuses_another() {
-    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 1);
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 1, 1_000);
     let now = Instant::now();
     let first = registry.connect(SOCKET);
     first.claim(&id("a"), now).unwrap();
@@ -82,7 +82,7 @@ fn a_node_full_of_connected_collectors_refuses_another() {
 
 #[test]
 fn the_status_lists_what_a_collector_did_and_its_last_five_errors() {
-    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10, 1_000);
     let now = Instant::now();
     let errors: Vec<BadLine> = (1..=4)
         .map(|line| BadLine { line, column: 2, kind: LineRejection::Syntax, message: format!("bad {line}") })
@@ -104,7 +104,7 @@ fn the_status_lists_what_a_collector_did_and_its_last_five_errors() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_whose_old_connection_died_in_silence_gets_its_id_back() {
-    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10, 1_000);
     let dead = registry.connect(SOCKET);
     dead.claim(&id("web-01"), Instant::now()).unwrap();
     tokio::time::advance(Duration::from_secs(6)).await;
@@ -115,7 +115,7 @@ async fn an_agent_whose_old_connection_died_in_silence_gets_its_id_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_answers_a_ping_keeps_its_id() {
-    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10, 1_000);
     let alive = registry.connect(SOCKET);
     alive.claim(&id("web-01"), Instant::now()).unwrap();
     tokio::time::advance(Duration::from_secs(60)).await;
@@ -132,7 +132,7 @@ async fn a_connection_that_answers_a_ping_keeps_its_id() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_comes_back_before_its_old_connection_has_ended_waits_for_that() {
-    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10, 1_000);
     let ending = registry.connect(SOCKET);
     ending.claim(&id("web-01"), Instant::now()).unwrap();
     let back = registry.connect(SOCKET);
@@ -147,7 +147,7 @@ async fn an_agent_that_comes_back_before_its_old_connection_has_ended_waits_for_
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_waits_for_room_is_not_taken_for_dead() {
-    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10, 1_000);
     let waiting = registry.connect(SOCKET);
     waiting.claim(&id("web-01"), Instant::now()).unwrap();
     waiting.pulse().set_busy(true);
@@ -159,7 +159,7 @@ async fn a_connection_that_waits_for_room_is_not_taken_for_dead() {
 /// Both asked the same dead connection; that it did not answer is no reason to throw the other newcomer out.
 #[tokio::test(start_paused = true)]
 async fn of_two_that_ask_a_dead_connection_one_gets_the_id_and_keeps_it() {
-    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10, 1_000);
     let dead = registry.connect(SOCKET);
     dead.claim(&id("web-01"), Instant::now()).unwrap();
     tokio::time::advance(Duration::from_secs(6)).await;
@@ -173,7 +173,7 @@ async fn of_two_that_ask_a_dead_connection_one_gets_the_id_and_keeps_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_patient_newcomer_waits_for_a_connection_that_waits_for_room_and_asks_it_then() {
-    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10);
+    let registry = Registry::new("ingest-1".to_owned(), OnConflict::Refuse, 10, 1_000);
     let waiting = registry.connect(SOCKET);
     waiting.claim(&id("web-01"), Instant::now()).unwrap();
     waiting.pulse().set_busy(true);
@@ -208,7 +208,7 @@ fn within_a_minute(body: impl FnOnce() + Send + 'static) {
 #[test]
 fn a_full_registry_refuses_with_a_reason_and_goes_on() {
     within_a_minute(|| {
-        let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 2);
+        let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 2, 1_000);
         let holder = registry.connect(SOCKET);
         ["a", "b"].iter().for_each(|name| holder.claim(&id(name), Instant::now()).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -238,7 +238,7 @@ static CONFLICT: AtomicUsize = AtomicUsize::new(0);
 fn reconnect() {
     let on_conflict = [OnConflict::Refuse, OnConflict::TakeOver][CONFLICT.load(Ordering::Relaxed)];
     // Two ids and room for one: it is full whenever somebody has the other.
-    let registry = Registry::new("ingest-1".into(), on_conflict, 1);
+    let registry = Registry::new("ingest-1".into(), on_conflict, 1, 1_000);
     let agents = [("a", Life::Silent), ("a", Life::Alive), ("b", Life::Gone)].map(|(name, life)| {
         let registry = registry.clone();
         model::spawn(move || {

@@ -129,7 +129,7 @@ async fn admit(ingest: &Ingest, asked: Result<Params, Refusal>, origin: Origin) 
                     ApiError::new(StatusCode::CONFLICT, "collector_in_use", message),
                 )
             }
-            ClaimError::Full => {
+            ClaimError::Full | ClaimError::TooMany { .. } => {
                 let error = ApiError::unavailable("full", error.to_string(), RETRY_AFTER_S);
                 refuse(ConnectFailure::Capacity, error)
             }

@@ -4,6 +4,7 @@
 //! A collector that waits for room must still be pinged: Telegraf gives a connection up after 30 s without one.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ingest::Ingest;
-use crate::ingest::batch::{self, CollectorBatch, Options, UNKNOWN_COLLECTOR};
+use crate::ingest::batch::{self, CollectorBatch, Options, Refusal, UNKNOWN_COLLECTOR, too_many_collectors};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
 use crate::ingest::socket::senders::Senders;
 use crate::ops::clock::unix_ns;
-use crate::ops::meters::{ConnectFailure, DropReason};
+use crate::ops::meters::{ConnectFailure, DropReason, LineRejection};
 use crate::proto::frame::{self, Decoder, Event, FrameError, Opcode, Peer};
 use crate::proto::message::CloseCode;
 
@@ -262,11 +263,13 @@ impl Session {
             collector: self.params.collector.as_ref(),
             received_ns,
             envelope_bytes_max: ingest.settings.envelope_bytes_max,
+            collectors_max: ingest.settings.ids_per_connection_max,
         };
         let mut decoded = batch::decode(&message, &options);
-        let report = Report::new(&mut decoded, message.len(), self.params.collector.as_ref());
+        let bytes = message.len();
         drop(message);
         if claim {
+            let mut excess = HashSet::new();
             // Agents that name nobody share one name, and none of them has it to itself.
             for batch in decoded.batches.iter().filter(|batch| batch.collector.as_str() != UNKNOWN_COLLECTOR)
             {
@@ -278,13 +281,26 @@ impl Session {
                     () = ingest.stopping.cancelled() => break,
                 };
                 if let Err(error) = claimed {
+                    if let ClaimError::TooMany { .. } = error {
+                        excess.insert(batch.collector.clone());
+                        continue;
+                    }
                     if self.connection.lost().is_cancelled() {
                         break;
                     }
                     return Err(self.refuse(&error, &decoded.batches));
                 }
             }
+            // Their lines are refused, and their neighbours' taken.
+            decoded.refuse(|draft| {
+                excess.contains(&draft.channel.collector).then(|| Refusal {
+                    kind: LineRejection::TooManyCollectors,
+                    message: too_many_collectors(ingest.settings.ids_per_connection_max),
+                })
+            });
         }
+        ingest.channels.admit(&mut decoded, Instant::now());
+        let report = Report::new(&mut decoded, bytes, self.params.collector.as_ref());
         ingest.tell(&report, self.connection.origin(), true);
         self.connection.pulse().set_waiting(true);
         let batches = decoded.batches.into_iter().map(|batch| {
@@ -302,7 +318,9 @@ impl Session {
             ClaimError::Held { .. } => {
                 (ConnectFailure::Conflict, DropReason::Conflict, CloseCode::CollectorConflict)
             }
-            ClaimError::Full => (ConnectFailure::Capacity, DropReason::Capacity, CloseCode::TryLater),
+            ClaimError::Full | ClaimError::TooMany { .. } => {
+                (ConnectFailure::Capacity, DropReason::Capacity, CloseCode::TryLater)
+            }
         };
         self.ingest.node.meters.connections_failed.of(reason).increment(1);
         for batch in batches {

@@ -13,11 +13,13 @@ const RETRY_AFTER_S: u32 = 2;
 
 /// Why a write was not stored.
 #[derive(Debug)]
-pub(super) enum WriteError {
+pub(in crate::ingest) enum WriteError {
     /// A parameter or header cannot be read.
     BadRequest(ApiError),
     /// Not one metric could be read; the first errors.
     BadBody(String),
+    /// All lines are well-formed or not, and none is taken: there are too many collectors or channels. The first errors.
+    TooMany(String),
     /// More than so many bytes.
     TooLarge(usize),
     /// An unknown content encoding.
@@ -46,6 +48,7 @@ impl WriteError {
         match self {
             Self::BadRequest(_) => WriteFailure::BadRequest,
             Self::BadBody(_) => WriteFailure::BadBody,
+            Self::TooMany(_) => WriteFailure::TooMany,
             Self::TooLarge(_) => WriteFailure::TooLarge,
             Self::Encoding(_) => WriteFailure::Encoding,
             Self::Incomplete(_) => WriteFailure::Incomplete,
@@ -63,6 +66,11 @@ impl WriteError {
             Self::BadRequest(error) => ("invalid", error),
             Self::BadBody(errors) => {
                 ("invalid", ApiError::bad_request("bad_lines", format!("no line could be read: {errors}")))
+            }
+            Self::TooMany(errors) => {
+                let message = format!("no line is taken: {errors}");
+                let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_channels", message);
+                ("unprocessable entity", error)
             }
             Self::TooLarge(bytes_max) => {
                 let message = format!(

@@ -12,7 +12,7 @@ use crate::ingest::batch::{self, CollectorBatch, Options};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{Origin, Transport};
 use crate::ingest::report::Report;
-use crate::ingest::write::error::WriteError;
+pub(super) use crate::ingest::write::error::WriteError;
 use crate::ingest::writer::{Identity, Job, Outcome, Ticket};
 use crate::ingest::{Ingest, budget, remote};
 use crate::ops::clock::unix_ns;
@@ -82,12 +82,14 @@ async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
         collector: params.collector.as_ref(),
         received_ns,
         envelope_bytes_max: ingest.settings.envelope_bytes_max,
+        collectors_max: ingest.settings.ids_per_connection_max,
     };
     let mut decoded = batch::decode(&body, &options);
+    ingest.channels.admit(&mut decoded, Instant::now());
     let report = Report::new(&mut decoded, body.len(), params.collector.as_ref());
     drop(body);
     let stored = if decoded.batches.is_empty() {
-        if decoded.rejected.total() == 0 { Ok(()) } else { Err(WriteError::BadBody(report.errors())) }
+        report.nothing_taken()
     } else {
         submit(ingest, decoded.batches, received_ns, key, deadline).await
     };

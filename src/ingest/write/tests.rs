@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::config::CollectorSettings;
+use crate::config::{ChannelLimits, CollectorSettings};
 use crate::ingest::budget::BLOCK_BYTES;
 use crate::ingest::testing::{Bench, Mood, bench, settings};
 
@@ -295,4 +295,45 @@ async fn influxdb_clients_find_a_ping() {
         assert_eq!(reply.status, 204);
         assert!(reply.headers["x-influxdb-version"].to_str().unwrap().starts_with("telecast-"));
     }
+}
+
+#[tokio::test]
+async fn new_channels_beyond_a_limit_are_refused_and_known_ones_go_on() {
+    let channels = ChannelLimits { channels_max: 2, ..settings().channels };
+    let bench = bench(CollectorSettings { channels, ..settings() });
+    assert_eq!(
+        post(&bench, "/write", &[], "cpu,host=a v=1\nmem,host=a v=1").await.status,
+        StatusCode::NO_CONTENT
+    );
+    let refused = post(&bench, "/write", &[], "disk,host=a v=1\ncpu,host=b v=1").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.json["error"]["code"], "too_many_channels");
+    let message = refused.json["message"].as_str().unwrap();
+    assert!(message.contains("\"a.disk\"") && message.contains("collector.channels_max"), "{message}");
+    assert_eq!(
+        post(&bench, "/write", &[], "cpu,host=a v=2\ndisk,host=a v=2").await.status,
+        StatusCode::NO_CONTENT,
+        "a known channel is stored, whatever stands beside it"
+    );
+    assert_eq!(bench.broker.stored().await.len(), 3);
+    assert_eq!(bench.metric("ws_lines_rejected_total{kind=\"too_many_channels\"}"), 3.0);
+    assert_eq!(bench.metric("ws_writes_failed_total{reason=\"too_many\"}"), 1.0);
+    assert!(bench.node.concerns()[0].contains("collector.channels_max = 2"), "{:?}", bench.node.concerns());
+}
+
+#[tokio::test]
+async fn a_request_brings_metrics_of_so_many_hosts_and_those_of_more_are_refused() {
+    let bench = bench(CollectorSettings { ids_per_connection_max: 3, ..settings() });
+    let lines = |range: std::ops::Range<u32>| range.map(|n| format!("m,host=h{n} v=1\n")).collect::<String>();
+    let reply = post(&bench, "/write", &[], lines(0..5) + "m,host=h0 v=2").await;
+    assert_eq!(reply.status, StatusCode::NO_CONTENT);
+    assert_eq!(bench.broker.lines().await.len(), 3);
+    assert_eq!(bench.metric("ws_lines_rejected_total{kind=\"too_many_collectors\"}"), 2.0);
+    let error = &bench.status()["collectors"][0]["recent_errors"][0];
+    assert!(error["message"].as_str().unwrap().contains("collector.ids_per_connection_max"), "{error}");
+    assert_eq!(
+        post(&bench, "/write", &[], lines(3..6)).await.status,
+        StatusCode::NO_CONTENT,
+        "another request"
+    );
 }

@@ -354,3 +354,23 @@ async fn a_value_that_returns_on_one_socket_is_stored_and_a_flush_repeated_on_th
         while client.next().await.is_some() {}
     }
 }
+
+#[tokio::test]
+async fn a_socket_claims_so_many_ids_and_what_is_more_hurts_neither_its_own_lines_nor_others() {
+    let mut bench = bench(CollectorSettings { ids_per_connection_max: 2, ..settings() });
+    let address = bench.listen().await;
+    let mut squatter = connect(address, "").await;
+    send(&mut squatter, "m,host=a v=1\nm,host=b v=1").await;
+    stored(&bench, 2).await;
+    send(&mut squatter, "m,host=c v=1\nm,host=a v=2\nm,host=d v=1").await;
+    let lines = stored(&bench, 3).await;
+    assert!(lines[2].starts_with("m,host=a v=2"), "{lines:?}");
+    assert_eq!(bench.metric("ws_lines_rejected_total{kind=\"too_many_collectors\"}"), 2.0);
+    // Neither of the ids that it did not get is taken.
+    for id in ["c", "d"] {
+        let mut honest = connect(address, &format!("?collector={id}")).await;
+        send(&mut honest, "m v=1").await;
+        honest.close(None).await.unwrap();
+    }
+    stored(&bench, 5).await;
+}
