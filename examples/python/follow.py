@@ -2,7 +2,7 @@
 """Prints live metrics of a Telecast cluster as JSON lines, and never loses its place.
 
     pip install 'websockets>=14'
-    python3 follow.py ws://localhost:3002/ws ws://localhost:3003/ws --filter '*.cpu{cpu=cpu-total}' --place place.txt
+    python3 follow.py ws://localhost:3002 ws://localhost:3003 --filter '*.cpu{cpu=cpu-total}' --place place.txt
 
 Whatever breaks, it connects to the next edge and goes on behind the last message. With --place it does so over its own restarts, too.
 Needs Python 3.10 and websockets 14, or newer.
@@ -10,9 +10,12 @@ Needs Python 3.10 and websockets 14, or newer.
 
 import argparse
 import asyncio
+import datetime
+import email.utils
 import json
 import pathlib
 import random
+import re
 import sys
 import time
 import urllib.parse
@@ -20,8 +23,9 @@ import urllib.parse
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-# Close codes behind which every attempt would end the same way, and those behind which to come back at once.
-FINAL = {1000, 1001, 1002, 1003, 1007, 1008, 1009}
+# The close code behind which every attempt would end the same way, and those behind which to come back at once. Any other may be
+# that of a proxy or balancer which restarts: 1000 and 1001 are usual.
+FINAL = {1008}
 AT_ONCE = {1012, 4008, 4010}
 
 OPEN_TIMEOUT_S = 10
@@ -33,6 +37,8 @@ PAUSE_BASE_S = 1
 PAUSE_MAX_S = 30
 # A connection that held for so long ends the count of failures.
 STABLE_S = 10
+# A longer order to wait is taken for a mistake.
+RETRY_AFTER_MAX_S = 3600
 
 
 class Refused(Exception):
@@ -47,32 +53,38 @@ class Follower:
         self.place = begin
         self.failures = 0
         self.come_back_at = None
+        # What the server refused last: it may close the connection for it.
+        self.refusal = None
 
     async def run(self, show):
         """Calls `show` with each message that says something about metrics, in order, each once."""
         attempt = 0
         while True:
             opened = time.monotonic()
-            self.come_back_at, code = None, None
+            self.come_back_at, self.refusal, code, ordered = None, None, None, 0
             try:
                 await self.read(self.urls[attempt % len(self.urls)], show)
             except ConnectionClosed as closed:
                 code = closed.rcvd.code if closed.rcvd else None
                 if code in FINAL:
-                    raise Refused(f"closed with {code}: {closed.rcvd.reason}") from None
+                    raise Refused(self.refusal or f"closed with {code}: {closed.rcvd.reason}") from None
                 note(f"the connection broke: {closed}")
             except InvalidStatus as refused:
                 status, body = refused.response.status_code, bytes(refused.response.body or b"")
+                words = body.decode(errors="replace")
                 # The server's own words: they say what to do.
                 if status in (400, 401, 403, 404, 426):
-                    raise Refused(f"{status} {body.decode(errors='replace')}") from None
-                note(f"not now: {status}")
+                    raise Refused(f"{status} {words}") from None
+                if 200 <= status < 300:
+                    raise Refused(f"{status}: what answers there is no WebSocket of Telecast: {words[:200]}") from None
+                ordered = retry_after(refused.response.headers)
+                note(f"not now: {status} {words}".rstrip())
             except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
                 note(f"not reached: {error or type(error).__name__}")
             if time.monotonic() - opened >= STABLE_S:
                 self.failures = 0
             attempt += 1
-            await asyncio.sleep(self.pause(code))
+            await asyncio.sleep(ordered + self.pause(code))
 
     def pause(self, code):
         """Seconds until the next attempt."""
@@ -100,6 +112,9 @@ class Follower:
                         self.come_back_at = time.monotonic() + message["reconnect_after_ms"] / 1000
                     case "metrics" | "gap" | "stale" | "live":
                         show(message)
+                    case "error":
+                        self.refusal = f"{message['code']}: {message['message']}"
+                        note(self.refusal)
                 # Behind what was shown, not before: what breaks in between comes again and is not lost.
                 place = message.get("to") if message["type"] == "gap" else message.get("offset")
                 if place is not None:
@@ -118,16 +133,39 @@ def note(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def retry_after(headers):
+    """Seconds that the server orders to wait: `Retry-After` has a number of them, or a date."""
+    value = headers.get("Retry-After", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (email.utils.parsedate_to_datetime(value) - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+        except (TypeError, ValueError):
+            return 0
+    return min(max(0, seconds), RETRY_AFTER_MAX_S)
+
+
 def address(text):
-    if urllib.parse.urlsplit(text).scheme not in ("ws", "wss"):
-        raise argparse.ArgumentTypeError(f"`{text}` is no address of an edge: it looks like ws://HOST:PORT/ws")
+    """`ws://HOST:PORT/ws`, also from what lacks the path, or is the address of the same node over HTTP."""
+    parts = urllib.parse.urlsplit(text)
+    scheme = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}.get(parts.scheme)
+    if scheme is None or not parts.netloc:
+        raise argparse.ArgumentTypeError(f"`{text}` is no address of an edge: it looks like ws://HOST:PORT")
+    path = re.sub(r"/(ws(/clients)?|sse)?/?$", "", parts.path) + "/ws"
+    return urllib.parse.urlunsplit((scheme, parts.netloc, path, "", ""))
+
+
+def filter_text(text):
+    if not text:
+        raise argparse.ArgumentTypeError("an empty filter is none: leave it out for everything")
     return text
 
 
 def main():
     parser = argparse.ArgumentParser(description="Prints live metrics of a Telecast cluster as JSON lines.")
-    parser.add_argument("urls", nargs="+", type=address, metavar="ws://HOST:PORT/ws", help="edges, tried in turn")
-    parser.add_argument("--filter", action="append", default=[], help="such as *.cpu; may be repeated")
+    parser.add_argument("urls", nargs="+", type=address, metavar="ws://HOST:PORT", help="edges, tried in turn")
+    parser.add_argument("--filter", action="append", default=[], type=filter_text, help="such as *.cpu; may be repeated")
     parser.add_argument("--from", dest="begin", default="latest", help="latest, earliest, -30s, or an offset")
     parser.add_argument("--place", type=pathlib.Path, help="a file that keeps the place; it wins over --from")
     arguments = parser.parse_args()

@@ -4,6 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::SinkExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::stage::Stage;
 use crate::support::collector::MEASUREMENTS;
@@ -91,6 +99,87 @@ async fn the_python_example_goes_on_at_another_edge_and_after_its_own_end() {
         assert_eq!(second.numbers("web-01", name), &collector.flushed()[20 - repeated..]);
     }
     assert!(ledger.gaps.is_empty() && second.gaps.is_empty());
+}
+
+/// What a server that is none answers to one connection.
+#[derive(Clone)]
+enum Answer {
+    /// This, instead of a handshake.
+    Http(String),
+    /// A WebSocket, these messages, and this end of it.
+    Socket(Vec<&'static str>, u16),
+}
+
+/// Answers one connection after the other, and the last answer again and again, as long as the task lives that comes last. Returns its
+/// address, and when they came.
+async fn answers(answers: Vec<Answer>) -> (std::net::SocketAddr, Arc<Mutex<Vec<Instant>>>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let noted = came.clone();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        for index in 0.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            noted.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+            match answers[index.min(answers.len() - 1)].clone() {
+                Answer::Http(text) => {
+                    let mut head = [0; 4096];
+                    let _ = stream.read(&mut head).await;
+                    let _ = stream.write_all(text.as_bytes()).await;
+                }
+                Answer::Socket(messages, code) => {
+                    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { continue };
+                    for message in messages {
+                        let _ = socket.send(Message::text(message)).await;
+                    }
+                    let _ = socket.close(Some(CloseFrame { code: code.into(), reason: "".into() })).await;
+                }
+            }
+        }
+    });
+    (address, came, task)
+}
+
+const WELCOME: &str =
+    r#"{"type":"welcome","protocol":1,"node":"n","session":"s","offset":"O","heartbeat_ms":15000}"#;
+
+/// Proxies that restart close with these codes; what is final Telecast says with 1008. The address has no path.
+#[tokio::test]
+async fn the_python_example_comes_back_behind_every_code_but_1008_and_ends_with_the_words_before_that() {
+    let refusal = r#"{"type":"error","code":"bad_filter","message":"write `*.cpu`"}"#;
+    let codes = [1000, 1001, 1011, 1012];
+    let mut script: Vec<Answer> = codes.map(|code| Answer::Socket(vec![WELCOME], code)).to_vec();
+    script.push(Answer::Socket(vec![refusal], 1008));
+    let (address, came, _server) = answers(script).await;
+    let mut follower = Follower::start(&[&format!("ws://{address}")]);
+    let ended = async || follower.process.try_wait().expect("its state");
+    let status = crate::support::eventually("its end", ended).await.0;
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(came.lock().unwrap_or_else(PoisonError::into_inner).len(), codes.len() + 1);
+}
+
+#[tokio::test]
+async fn the_python_example_waits_as_long_as_it_is_told_and_takes_a_page_for_no_websocket() {
+    // A date has whole seconds: two of them ahead are more than one.
+    let date = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(4)).expect("a time");
+    let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let busy = |after: &str| {
+        Answer::Http(format!(
+            "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {after}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        ))
+    };
+    let page =
+        Answer::Http("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello".to_owned());
+    let (address, came, _server) = answers(vec![busy("1"), busy(&date.to_string()), page]).await;
+    let mut follower = Follower::start(&[&format!("http://{address}/")]);
+    let ended = async || follower.process.try_wait().expect("its state");
+    let status = crate::support::eventually("its end", ended).await.0;
+    assert_eq!(status.code(), Some(1));
+    let came = came.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(came.len(), 3);
+    assert!(came[1] - came[0] >= Duration::from_secs(1), "{came:?}");
+    assert!(came[2] - came[0] >= Duration::from_secs(3), "{came:?}");
 }
 
 #[tokio::test]
