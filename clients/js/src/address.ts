@@ -1,25 +1,49 @@
 import type { Subscription, TransportName } from "./options.js";
 
-/** An edge as the user names it; in a page also relative to that. */
-export const edge = (text: string | URL, base: string | undefined): URL => {
-  try {
-    const url = new URL(text, base);
-    if (/^(http|ws)s?:$/.test(url.protocol)) return url;
-  } catch {}
-  throw new TypeError(`connect: \`${text}\` is no address: it looks like http://HOST:PORT`);
+/** What a relative address counts from: the page, or the origin of one whose own address is none (`blob:`, `about:srcdoc`). */
+export const baseAddress = (): string | undefined => {
+  const { document: page, location } = globalThis as { document?: Document; location?: Location };
+  const base = page?.baseURI ?? location?.href;
+  return base && /^https?:/.test(base) ? base : location?.origin;
 };
 
-/** Where a transport finds this subscription from this place on. The parameters that `base` has stay. */
+/** An edge as the user names it; in a page also relative to that. */
+export const edge = (text: string | URL, base: string | undefined): URL => {
+  let url;
+  try {
+    url = new URL(text, base);
+  } catch {}
+  if (!url || !/^(http|ws)s?:$/.test(url.protocol))
+    throw new TypeError(`connect: \`${text}\` is no address: it looks like http://HOST:PORT`);
+  if (url.username || url.password) {
+    url.username = url.password = "";
+    throw new TypeError(
+      `connect: a user and a password in an address go nowhere, browsers refuse them: write \`${url}\`, and use \`token\``,
+    );
+  }
+  url.hash = "";
+  return url;
+};
+
+const PATHS = { websocket: "/ws", sse: "/sse", poll: "/api/metrics/poll", livez: "/livez" } as const;
+
+/** Where a path of this edge is. The parameters that `base` has stay. */
+export const at = (base: URL | string, path: keyof typeof PATHS): URL => {
+  const url = new URL(base);
+  const scheme = path === "websocket" ? "ws" : "http";
+  url.protocol = /^(https|wss):$/.test(url.protocol) ? `${scheme}s` : scheme;
+  url.pathname = url.pathname.replace(/\/(ws(\/clients)?|sse)?\/?$/, "") + PATHS[path];
+  return url;
+};
+
+/** Where a transport finds this subscription from this place on. */
 export const address = (
   base: URL,
   transport: TransportName,
   { filter, ...rest }: Subscription,
   from: string | undefined,
 ): string => {
-  const url = new URL(base);
-  const [scheme, path] = transport === "sse" ? ["http", "/sse"] : ["ws", "/ws"];
-  url.protocol = /^(https|wss):$/.test(url.protocol) ? `${scheme}s` : scheme;
-  url.pathname = url.pathname.replace(/\/(ws(\/clients)?|sse)?\/?$/, "") + path;
+  const url = at(base, transport);
   for (const one of [filter ?? []].flat()) url.searchParams.append("filter", one);
   for (const [name, value] of Object.entries({ ...rest, from }))
     if (value) url.searchParams.append(name, String(value));

@@ -1,7 +1,16 @@
-import { edge } from "./address.js";
-import { TelecastError } from "./error.js";
-import { Machine, type Action, type End } from "./machine.js";
-import type { Change, Options, State, TransportName, WebSocketConstructor } from "./options.js";
+import type { Action, End } from "./actions.js";
+import { baseAddress, edge } from "./address.js";
+import { TelecastError, report } from "./error.js";
+import { askOverHttp } from "./http.js";
+import { Machine } from "./machine.js";
+import {
+  given,
+  type Change,
+  type Options,
+  type State,
+  type TransportName,
+  type WebSocketConstructor,
+} from "./options.js";
 import {
   decode,
   type GapMessage,
@@ -13,7 +22,7 @@ import {
   type StaleMessage,
 } from "./protocol.js";
 import { Queue } from "./queue.js";
-import { openSse, openWebSocket, tryWebSocket, type Connection } from "./transport.js";
+import { openEvents, openWebSocket, tryWebSocket, type Connection } from "./transport.js";
 
 /** What {@link Client.on} tells. */
 export interface Events {
@@ -28,15 +37,37 @@ export interface Events {
   error: TelecastError;
 }
 
-type Listener = (event: never) => void;
+/** Added twice, a function is two listeners. */
+interface Listener {
+  call: (event: never) => void;
+}
 
 /** The end of something the user asked for. */
 interface Settle {
   resolve: () => void;
   reject: (error: TelecastError) => void;
+  promise: Promise<void>;
 }
 
 const BUFFER_MAX = 4096;
+/** Of text. What is made of it takes several times as much. */
+const BUFFER_BYTES_MAX = 16 * 1024 * 1024;
+/** A question to HTTP that is not answered by then has no answer. */
+const ASK_MS = 5_000;
+
+const MESSAGES = ["metrics", "snapshot", "lines", "gap", "stale", "live"] as const satisfies Message["type"][];
+
+/** What is wanted, without what is left out. Fails on what the server would take for something else than was meant. */
+const checked = (wanted: Change): Change => {
+  const change: Change = given(wanted);
+  const { filter, interval } = change;
+  // Without a filter everything comes: a list that is still empty does not mean that.
+  if (filter !== undefined && (filter.length === 0 || [filter].flat().includes("")))
+    throw new TelecastError("bad_filter", "`filter` is empty: leave it out for everything, or name what is to come");
+  if (interval !== undefined && !(interval >= 0 && interval < Infinity))
+    throw new TelecastError("bad_interval", `\`interval\` is a number of milliseconds, not ${interval}`);
+  return change;
+};
 
 /** A stream of live metrics that keeps its place: see {@link connect}. */
 export class Client implements AsyncIterable<Message> {
@@ -48,36 +79,38 @@ export class Client implements AsyncIterable<Message> {
   readonly #unlisten = new AbortController();
   #connection: Connection | undefined;
   #trial: Connection | undefined;
+  #asking: AbortController | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** What waits for a loop, since there was one. */
   #queue: Queue<Message> | undefined;
-  #reading = false;
+  /** The iterator that is read from. */
+  #reader: object | undefined;
+  /** Behind what the last loop was done with, if what followed was given to listeners only. */
+  #left: string | undefined;
+  /** Characters of the message that is being handled. */
+  #bytes = 0;
 
   /** @internal */
   constructor(options: Options) {
     this.#options = options;
     const { url, urls = url === undefined ? [] : [url], from, filter, snapshot, interval, format } = options;
+    const subscription = checked({ filter, snapshot, interval, format });
     if (urls.length === 0) throw new TypeError("connect: `url` or `urls` is missing");
     this.#WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
     const wanted: readonly TransportName[] = options.transports ?? ["websocket", "sse"];
     const transports = wanted.filter((name) => name === "sse" || this.#WebSocket);
     if (transports.length === 0)
       throw new TypeError("connect: there is no WebSocket here: pass one, `connect({ WebSocket, … })`, or allow `sse`");
-    const base = (globalThis as { location?: { href: string } }).location?.href;
+    const base = baseAddress();
     this.#machine = new Machine(
       {
         urls: urls.map((one) => edge(one, base)),
-        subscription: Object.assign(
-          {},
-          filter && { filter },
-          snapshot && { snapshot },
-          interval && { interval },
-          format && { format },
-        ),
-        from,
+        subscription,
+        from: from ?? undefined,
         transports,
-        timing: options.timing,
+        timing: given(options.timing ?? {}),
         renewsToken: typeof options.token === "function",
+        origin: (globalThis as { location?: { origin: string } }).location?.origin,
       },
       Math.random,
       (action) => this.#perform(action),
@@ -102,16 +135,27 @@ export class Client implements AsyncIterable<Message> {
   /** Calls `listener` at each event of that type. Returns what ends that. */
   on<Type extends keyof Events>(type: Type, listener: (event: Events[Type]) => void): () => void {
     const listeners = this.#listeners.get(type) ?? new Set();
-    this.#listeners.set(type, listeners.add(listener));
-    return () => void listeners.delete(listener);
+    const one: Listener = { call: listener };
+    this.#listeners.set(type, listeners.add(one));
+    // It was paused because nobody listened.
+    if (!this.#reader && this.state.state === "paused" && this.#isHeard) this.#machine.start(Date.now());
+    return () => void listeners.delete(one);
   }
 
-  /** Changes what comes; what is left out stays as it is. Fails, with nothing changed, if the server refuses it. */
+  /**
+   * Changes what comes; what is left out stays as it is. Fails, with nothing changed, if the server refuses it. Changes that are asked for
+   * while one is under way are one change together.
+   */
   subscribe(change: Change): Promise<void> {
-    if (this.#machine.isClosed) return Promise.reject(new TelecastError("closed", "the client is closed"));
-    return new Promise((resolve, reject) => {
-      this.#asked.set(this.#machine.change(change, Date.now()), { resolve, reject });
-    });
+    const settle = {} as Settle;
+    const asked = (settle.promise = new Promise<void>((resolve, reject) => Object.assign(settle, { resolve, reject })));
+    try {
+      if (this.#machine.isClosed) throw new TelecastError("closed", "the client is closed");
+      this.#asked.set(this.#machine.change(checked(change), Date.now()), settle);
+    } catch (error) {
+      this.#reject(settle, error as TelecastError);
+    }
+    return asked;
   }
 
   /** Goes to another place: an offset, `latest`, `earliest`, or a time span like `-30s`. */
@@ -125,32 +169,52 @@ export class Client implements AsyncIterable<Message> {
   }
 
   /**
-   * Messages in order. At most `bufferMax` wait: at that many the connection is closed, and resumed when they are read, so that a
-   * slow reader costs no memory and misses nothing that the log still holds. There can be one loop at a time. Leaving it says that
-   * its last message is done with, and leaves the client open: the next loop goes on behind it. A fatal error is thrown.
+   * Messages in order. At most `bufferMax` wait, and `bufferBytesMax`: then the connection is closed, and resumed when they are read, so
+   * that a slow reader costs no memory and misses nothing that the log still holds. There can be one loop at a time. Leaving it says
+   * that its last message is done with, and leaves the client open: what comes goes to listeners, and waits for the next loop. If there
+   * is none before so many messages wait, the next one begins with a `gap` for what only listeners got. A fatal error is thrown.
    */
-  [Symbol.asyncIterator](): AsyncIterator<Message, undefined> {
-    if (this.#reading) throw new TypeError("this client has an iterator already");
-    this.#reading = true;
-    const queue = (this.#queue ??= new Queue<Message>(this.#machine.offset));
+  [Symbol.asyncIterator](): AsyncIterableIterator<Message, undefined> {
+    if (this.#reader) throw new TypeError("this client has an iterator already");
+    const queue = (this.#queue ??= this.#newQueue());
     const { state } = this;
     if (state.state === "closed") queue.end(state.error);
-    return {
-      next: () => {
+    const reader: AsyncIterableIterator<Message, undefined> = {
+      next: async () => {
+        if (this.#reader !== reader) return { done: true, value: undefined };
         const next = queue.next();
         if (queue.size === 0 && this.state.state === "paused") this.#machine.start(Date.now());
         return next;
       },
       return: async () => {
-        this.#reading = false;
-        queue.done();
+        if (this.#reader === reader) {
+          this.#reader = undefined;
+          queue.leave();
+        }
         return { done: true, value: undefined };
       },
+      [Symbol.asyncIterator]: () => reader,
     };
+    this.#reader = reader;
+    return reader;
+  }
+
+  #newQueue(): Queue<Message> {
+    const from = this.#left;
+    this.#left = undefined;
+    const place = this.#machine.offset;
+    const queue = new Queue<Message>(from ?? place);
+    if (from !== undefined) queue.push({ type: "gap", from, to: place ?? from, reason: "slow" }, place);
+    return queue;
+  }
+
+  /** Whether anybody but a loop gets messages. */
+  get #isHeard(): boolean {
+    return MESSAGES.some((type) => this.#listeners.get(type)?.size);
   }
 
   #listenForWaking(): void {
-    // Neither is there in Node.
+    // Neither is there in Node; workers have no page.
     const { document: page, addEventListener: listen } = globalThis as {
       document?: Document;
       addEventListener?: Window["addEventListener"];
@@ -158,7 +222,7 @@ export class Client implements AsyncIterable<Message> {
     const wake = ({ type }: Event) => (type === "visibilitychange" && page?.hidden) || this.#machine.wake(Date.now());
     const options = { signal: this.#unlisten.signal };
     for (const event of ["visibilitychange", "resume"]) page?.addEventListener(event, wake, options);
-    for (const event of ["online", "pageshow"]) page && listen?.(event, wake, options);
+    for (const event of ["online", "pageshow"]) listen?.(event, wake, options);
   }
 
   #perform(action: Action): void {
@@ -172,6 +236,8 @@ export class Client implements AsyncIterable<Message> {
         this.#connection?.close();
         this.#trial = this.#connection = undefined;
         return;
+      case "ask":
+        return void this.#ask(action.question, action.url);
       case "probe":
         return void this.#probe(action.url);
       case "timer": {
@@ -186,42 +252,52 @@ export class Client implements AsyncIterable<Message> {
       case "state":
         if (action.state.state === "closed") {
           this.#unlisten.abort();
+          this.#asking?.abort();
           this.#queue?.end(action.state.error);
         }
         return void this.#emit("state", action.state);
       case "error":
-        if (!this.#emit("error", action.error) && action.error.fatal && !this.#queue) {
-          queueMicrotask(() => {
-            throw action.error;
-          });
-        }
+        if (!this.#emit("error", action.error) && action.error.fatal && !this.#queue) report(action.error);
         return;
       case "settle": {
         const asked = this.#asked.get(action.id);
         this.#asked.delete(action.id);
-        return action.error ? asked?.reject(action.error) : asked?.resolve();
+        return asked && action.error ? this.#reject(asked, action.error) : asked?.resolve();
       }
     }
+  }
+
+  #reject({ reject, promise }: Settle, error: TelecastError): void {
+    // Whoever closed the client need not have waited for what comes to nothing by that: it is no unhandled rejection.
+    if (this.#machine.isClosed) promise.catch(() => {});
+    reject(error);
   }
 
   #deliver(message: Message): void {
     this.#emit(message.type, message as never);
     const queue = this.#queue;
-    queue?.push(message, this.#machine.offset);
-    if (queue && queue.size >= (this.#options.bufferMax ?? BUFFER_MAX)) this.#machine.pause();
+    if (!queue) return;
+    queue.push(message, this.#machine.offset, this.#bytes);
+    const { bufferMax = BUFFER_MAX, bufferBytesMax = BUFFER_BYTES_MAX } = this.#options;
+    if (queue.size < bufferMax && queue.bytes < bufferBytesMax) return;
+    if (this.#reader || !this.#isHeard) {
+      this.#machine.pause();
+    } else {
+      // The loop was left, and listeners got it all: nothing has to wait for another loop, which hears about it.
+      this.#left = queue.offset;
+      this.#queue = undefined;
+    }
   }
 
   /** Whether anybody was told. */
   #emit<Type extends keyof Events>(type: Type, event: Events[Type]): boolean {
     const listeners = [...(this.#listeners.get(type) ?? [])];
-    for (const listener of listeners) {
+    for (const { call } of listeners) {
       try {
-        listener(event as never);
+        call(event as never);
       } catch (error) {
         // A listener's fault ends neither the connection nor the turn of the other listeners.
-        queueMicrotask(() => {
-          throw error;
-        });
+        report(error);
       }
     }
     return listeners.length > 0;
@@ -233,7 +309,8 @@ export class Client implements AsyncIterable<Message> {
     try {
       return typeof token === "function" ? await token() : token;
     } catch (error) {
-      throw { error: { code: "token", message: `there is no token: ${(error as Error)?.message ?? error}` } };
+      const message = `there is no token: ${(error as Error)?.message ?? error}`;
+      throw { isOurs: true, error: { code: "token", message } } satisfies End;
     }
   }
 
@@ -244,18 +321,33 @@ export class Client implements AsyncIterable<Message> {
         text === undefined ? machine.heard(link, Date.now()) : this.#read(link, text),
       onEnd: (end: End) => machine.lost(link, end, Date.now()),
     };
+    let token;
     try {
-      const token = await this.#token();
-      // Meanwhile it may have been given up.
-      if (!machine.isCurrent(link)) return;
-      this.#connection =
-        transport === "sse"
-          ? openSse(this.#options.fetch ?? globalThis.fetch, url, token, listener)
-          : openWebSocket(this.#WebSocket as WebSocketConstructor, url, token, listener);
-    } catch (error) {
-      // Browsers throw where a page may not open such a WebSocket at all.
-      listener.onEnd({ reason: String((error as Error).message), ...(error as End) });
+      token = await this.#token();
+    } catch (end) {
+      return listener.onEnd(end as End);
     }
+    // Meanwhile it may have been given up.
+    if (!machine.isCurrent(link)) return;
+    machine.dialled(link, Date.now());
+    this.#connection =
+      transport === "sse"
+        ? openEvents(this.#fetch, url, token, listener)
+        : openWebSocket(this.#WebSocket as WebSocketConstructor, url, token, listener);
+  }
+
+  get #fetch(): typeof globalThis.fetch {
+    return this.#options.fetch ?? globalThis.fetch;
+  }
+
+  async #ask(question: number, url: string): Promise<void> {
+    this.#asking?.abort();
+    const abort = (this.#asking = new AbortController());
+    const timer = setTimeout(() => abort.abort(), ASK_MS);
+    const token = await this.#token().catch(() => undefined);
+    const answer = await askOverHttp({ fetch: this.#fetch, token, signal: abort.signal }, url);
+    clearTimeout(timer);
+    this.#machine.answered(question, answer, Date.now());
   }
 
   async #probe(url: string): Promise<void> {
@@ -277,6 +369,7 @@ export class Client implements AsyncIterable<Message> {
         new TelecastError("unreadable", `this is no message of Telecast: ${text.slice(0, 100)}`),
       );
     }
+    this.#bytes = text.length;
     this.#machine.message(link, message, Date.now());
     this.#queue?.reached(this.#machine.offset);
   }

@@ -26,4 +26,4 @@ export type {
   SnapshotMessage,
   StaleMessage,
 } from "./protocol.js";
-export { SeriesStore, type Series } from "./store.js";
+export { SeriesStore, type Series, type StoreListener, type StoreOptions } from "./store.js";

@@ -1,64 +1,18 @@
 // The pure core: what happened, the time and chance go in, actions come out. It touches no socket, no timer and no clock.
 
+import type { Action, End, HttpAnswer, Link, Setup } from "./actions.js";
 import { address } from "./address.js";
+import { Choice } from "./choice.js";
 import { TelecastError } from "./error.js";
-import { reconnect, type Message, type ServerMessage } from "./protocol.js";
-import {
-  DEFAULT_TIMING,
-  type Change,
-  type State,
-  type Subscription,
-  type Timing,
-  type TransportName,
-} from "./options.js";
-
-/** One connection, so that what comes late from one that was given up is not taken for the next one's. */
-export type Link = number;
-
-/** What the shell is to do. */
-export type Action =
-  | { type: "open"; link: Link; transport: TransportName; url: string }
-  | { type: "send"; text: string }
-  | { type: "drop" }
-  | { type: "probe"; url: string }
-  | { type: "timer"; at: number }
-  | { type: "deliver"; message: Message }
-  | { type: "state"; state: State }
-  | { type: "error"; error: TelecastError }
-  | { type: "settle"; id: number; error?: TelecastError };
-
-/** How a connection ended, as far as its transport tells. */
-export interface End {
-  /** A WebSocket's close code. */
-  code?: number;
-  /** For people. */
-  reason?: string;
-  /** The status of an HTTP answer that was no stream. */
-  status?: number;
-  /** The error in its body, if it had one, or the client's own. */
-  error?: { code: string; message: string };
-  /** `Retry-After`, or the stream's `retry`. */
-  retryAfterMs?: number;
-  /** Nothing was heard for too long. */
-  timeout?: boolean;
-}
-
-/** What a machine starts with. */
-export interface Setup {
-  urls: readonly URL[];
-  subscription: Subscription;
-  from?: string | undefined;
-  transports: readonly TransportName[];
-  timing?: Partial<Timing> | undefined;
-  /** The token comes from a function, so that a refused one is no reason to give up. */
-  renewsToken: boolean;
-}
+import { DEFAULT_TIMING, type Change, type State, type Subscription, type Timing } from "./options.js";
+import { reconnect, type ServerMessage } from "./protocol.js";
 
 /** Something the user asked for that the server has not agreed to yet. */
 interface Wish {
   id: number;
   change: Change;
-  sent: boolean;
+  /** Several were refused together: now each is asked for alone. */
+  isAlone?: boolean;
   /** It is part of the address of a stream of events, where nothing can be said: what to go back to if that does not open. */
   before?: { subscription: Subscription; from: string | undefined; offset: string | undefined };
 }
@@ -67,8 +21,10 @@ interface Wish {
 const JUMP_MS = 2_000;
 /** So often at least the clock is looked at, or a sleep would be noticed late: timers do not count while a machine sleeps. */
 const TICK_MS = 5_000;
-/** Attempts that fail before they open, until the other transport is tried. */
-const BLOCKED_AFTER = 2;
+/** Answers in a row that the page may not read, until that is told. */
+const UNREADABLE_AFTER = 2;
+/** A server that reads no more messages for now says so; those of this client wait for so long. */
+const RATE_LIMITED_MS = 1_000;
 /** Before `welcome` says it. */
 const HEARTBEAT_MS = 15_000;
 
@@ -88,11 +44,14 @@ export class Machine {
   #from: string | undefined;
   #link: Link = 0;
   #url = 0;
-  #transport: TransportName;
+  readonly #choice: Choice;
   /** Failures since a connection was stable. */
   #attempt = 0;
-  /** WebSockets in a row that did not open. */
-  #blocked = 0;
+  /** The last question to HTTP. */
+  #question = 0;
+  #unreadable = 0;
+  /** What the server refused last, in case that it closes the connection for it. */
+  #refusal: { code: string; message: string } | undefined;
   #heartbeatMs = HEARTBEAT_MS;
   #heardAt = 0;
   #openedAt = 0;
@@ -101,10 +60,18 @@ export class Machine {
   #deadline = Infinity;
   #probeAt = Infinity;
   #goodbyeUntil: number | undefined;
+  /** How long a server ordered to wait, whatever happens here. */
+  #orderedUntil = 0;
+  /** The token is there, and the connection on its way. */
+  #isDialled = false;
   /** Between the news of a snapshot and its last part there is no place to resume at. */
   #inSnapshot = false;
   #wishes: Wish[] = [];
   #wishId = 0;
+  /** What was said last and is not answered yet: one change at a time, those that come meanwhile are one change together. */
+  #said: { id: number; wishes: Wish[]; change: Change } | undefined;
+  /** When the next change may be said; on a stream of events, when it is opened anew for it. */
+  #sayAt = Infinity;
 
   constructor(setup: Setup, random: () => number, act: (action: Action) => void) {
     this.#setup = setup;
@@ -112,7 +79,7 @@ export class Machine {
     this.#act = act;
     this.#subscription = setup.subscription;
     this.#timing = { ...DEFAULT_TIMING, ...setup.timing };
-    this.#transport = setup.transports[0] ?? "sse";
+    this.#choice = new Choice(setup);
     this.#begin(setup.from);
   }
 
@@ -154,14 +121,25 @@ export class Machine {
 
   /** Asks for another subscription or place. Its end is told by `settle` with the number that is returned. */
   change(change: Change, now: number): number {
-    const wish: Wish = { id: ++this.#wishId, change, sent: false };
-    this.#wishes.push(wish);
+    this.#wishes.push({ id: ++this.#wishId, change });
     if (this.state.state === "open") {
-      if (this.#transport === "websocket") this.#send(wish);
-      // Nothing can be said on a stream of events: what it should be is in its address.
-      else this.#connect(now);
+      if (this.#choice.transport === "websocket") {
+        this.#say(now);
+      } else {
+        // Nothing can be said on a stream of events: what it should be is in its address. Several changes at once are one.
+        this.#sayAt = now;
+        this.#arm(now);
+      }
     }
-    return wish.id;
+    return this.#wishId;
+  }
+
+  /** The token is there: from now on it is the server's turn. */
+  dialled(link: Link, now: number): void {
+    if (link !== this.#link || this.state.state !== "connecting") return;
+    this.#isDialled = true;
+    this.#deadline = now + this.#timing.connectTimeoutMs;
+    this.#arm(now);
   }
 
   /** Bytes came that are no message. */
@@ -175,12 +153,13 @@ export class Machine {
   message(link: Link, message: ServerMessage, now: number): void {
     if (link !== this.#link) return;
     this.heard(link, now);
+    if (message.type !== "error") this.#refusal = undefined;
     switch (message.type) {
       case "welcome":
         return this.#welcome(message.offset, message.heartbeat_ms, now);
       case "ack":
       case "error":
-        return this.#answered(message);
+        return this.#answered(message, now);
       case "goodbye":
         this.#goodbyeUntil = now + message.reconnect_after_ms;
         if (message.offset) this.#reach(message.offset);
@@ -211,29 +190,52 @@ export class Machine {
   lost(link: Link, end: End, now: number): void {
     if (link !== this.#link || !this.#isConnected) return;
     const wasOpen = this.state.state === "open";
-    const { status } = end;
+    const { status, isForbidden, isOurs } = end;
     if (status === 400 && this.#refused(end)) return this.#connect(now);
-    // On a WebSocket that did not open, the code is the browser's and says nothing, unless only a server gives it.
-    const final = end.code === 1008 || (wasOpen && end.code !== undefined && reconnect(end.code) === "no");
-    const code =
-      end.error?.code ?? (status === undefined ? (end.code ? `close_${end.code}` : "lost") : `http_${status}`);
-    const text = end.error?.message || end.reason || (wasOpen ? `the connection broke (${code})` : "it does not open");
-    if (final || status === 400 || ((status === 401 || status === 403) && !this.#setup.renewsToken)) {
+    const error = end.error ?? this.#refusal;
+    const code = error?.code ?? (status === undefined ? (end.code ? `close_${end.code}` : "lost") : `http_${status}`);
+    const text = error?.message || end.reason || (wasOpen ? `the connection broke (${code})` : "it does not open");
+    // On a WebSocket that did not open, most codes are the browser's and say nothing.
+    const isFinal = (end.code !== undefined && reconnect(end.code) === "no") || this.#isFinal(status);
+    if (isFinal || (isForbidden && this.#choice.forbid(this.#base())))
       return this.close(new TelecastError(code, text, true));
-    }
     if (wasOpen && now - this.#openedAt >= this.#timing.stableMs) this.#attempt = 0;
-    if (!wasOpen) this.#turn(end.timeout === true);
-    this.#url = (this.#url + 1) % this.#setup.urls.length;
+    const mayBeBlocked = this.#choice.transport === "websocket" && !wasOpen && !isOurs && !error;
+    const url = address(this.#base(), "sse", this.#subscription, this.#from ?? this.offset);
+    if (!wasOpen && !isOurs) this.#choice.failed(end);
+    if (!isOurs) this.#url = (this.#url + 1) % this.#setup.urls.length;
     this.#wait(this.#pauseAfter(end, wasOpen, now), text, now);
-    if (end.error) this.#act({ type: "error", error: new TelecastError(code, text) });
+    if (error) this.#act({ type: "error", error: new TelecastError(code, text) });
+    if (mayBeBlocked && this.state.state === "waiting") {
+      this.#act({ type: "ask", question: ++this.#question, url });
+    }
+  }
+
+  /** What HTTP said where a WebSocket did not open. */
+  answered(question: number, { status, error, retryAfterMs, isUnreadable }: HttpAnswer, now: number): void {
+    const { state } = this.state;
+    if (question !== this.#question || !(state === "waiting" || state === "connecting")) return;
+    if (error && this.#isFinal(status)) return this.close(new TelecastError(error.code, error.message, true));
+    if (error && status !== 503) this.#act({ type: "error", error: new TelecastError(error.code, error.message) });
+    this.#choice.answered(status !== undefined && status >= 200 && status < 300);
+    if (state === "waiting" && retryAfterMs !== undefined) {
+      this.#orderedUntil = now + retryAfterMs;
+      this.#deadline = Math.max(this.#deadline, this.#orderedUntil + this.#random() * this.#timing.backoffBaseMs);
+      this.#arm(now);
+    }
+    this.#unreadable = isUnreadable ? this.#unreadable + 1 : 0;
+    if (this.#unreadable === UNREADABLE_AFTER && !this.#choice.hasWorked) {
+      const page = this.#setup.origin ?? "this page's origin";
+      const text = `the node answers, but opens no WebSocket for this page and hides why: for pages of ${page} to read from it, list that origin in \`server.cors_origins\` or \`server.allowed_origins\` of the node (one that is full looks the same)`;
+      this.#act({ type: "error", error: new TelecastError("refused_page", text) });
+    }
   }
 
   /** Whether a WebSocket got through, while this client reads a stream of events. */
   probed(opened: boolean, now: number): void {
-    if (this.state.state !== "open" || this.#transport !== "sse") return;
+    if (this.state.state !== "open" || this.#choice.transport !== "sse") return;
     if (opened) {
-      this.#transport = "websocket";
-      this.#blocked = 0;
+      this.#choice.transport = "websocket";
       this.#connect(now);
     } else {
       this.#planProbe(now);
@@ -250,7 +252,15 @@ export class Machine {
     if (state === "waiting" && now >= this.#deadline) return this.#connect(now);
     const silentSince = state === "open" && now >= this.#heardAt + this.#silenceMs();
     if (this.#isConnected && (silentSince || now >= this.#deadline)) {
-      return this.lost(this.#link, { reason: "nothing was heard for too long", timeout: true }, now);
+      const noToken = { code: "token", message: "there is no token: the function for it does not come to an end" };
+      const isOurs = state === "connecting" && !this.#isDialled;
+      const end = isOurs ? { isOurs, error: noToken } : { reason: "nothing was heard for too long", timeout: true };
+      return this.lost(this.#link, end, now);
+    }
+    if (state === "open" && now >= this.#sayAt) {
+      this.#sayAt = Infinity;
+      if (this.#choice.transport === "sse") return this.#connect(now);
+      this.#say(now);
     }
     if (state === "open" && now >= this.#probeAt) {
       this.#probeAt = Infinity;
@@ -267,17 +277,19 @@ export class Machine {
   wake(now: number): void {
     const { state } = this.state;
     const silent = now >= this.#heardAt + this.#heartbeatMs;
-    if (state === "open" && this.#transport === "websocket") {
+    if (state === "open" && this.#choice.transport === "websocket") {
       if (this.#deadline === Infinity) {
         this.#deadline = now + this.#timing.pongTimeoutMs;
         this.#act({ type: "send", text: '{"type":"ping"}' });
       }
       this.#heardAt = now;
-    } else if (
-      state === "waiting" ||
-      (state === "connecting" && now >= this.#deadline) ||
-      (state === "open" && silent)
-    ) {
+    } else if (this.state.state === "waiting") {
+      // A clock that was set back would make it wait for as long.
+      this.#orderedUntil = Math.min(this.#orderedUntil, now + this.state.delayMs);
+      this.#deadline = Math.min(this.#deadline, now + this.state.delayMs);
+      // What a server ordered holds, whatever happens here: not all that were sent away may come at once.
+      if (now >= this.#orderedUntil) return this.#connect(now);
+    } else if ((state === "connecting" && now >= this.#deadline) || (state === "open" && silent)) {
       // Nobody can be asked on a stream of events, and resuming costs little.
       return this.#connect(now);
     }
@@ -290,26 +302,48 @@ export class Machine {
     this.#heartbeatMs = heartbeatMs;
     this.#openedAt = now;
     this.#goodbyeUntil = undefined;
-    if (this.#transport === "websocket") this.#blocked = 0;
-    else this.#planProbe(now);
+    this.#choice.opened();
+    this.#unreadable = 0;
+    this.#planProbe(now);
     this.#reach(offset);
     this.#deadline = Infinity;
-    this.#become({ state: "open", transport: this.#transport, url: this.#base().href });
-    for (const wish of this.#wishes.filter(({ before }) => before)) this.#settle(wish);
-    if (this.#transport === "websocket") this.#wishes.forEach((wish) => this.#send(wish));
+    this.#become({ state: "open", transport: this.#choice.transport, url: this.#base().href });
+    this.#settle(this.#wishes.filter(({ before }) => before));
+    if (this.#choice.transport === "websocket") this.#say(now);
     else if (this.#wishes.length > 0) return this.#connect(now);
     this.#arm(now);
   }
 
-  #answered(message: Extract<ServerMessage, { type: "ack" | "pong" | "error" }>): void {
-    const wish = this.#wishes.find(({ id }) => id === message.id);
-    const error = message.type === "error" ? new TelecastError(message.code, message.message) : undefined;
-    if (!wish) {
-      if (error) this.#act({ type: "error", error });
-    } else {
-      if (!error) this.#apply(wish);
-      this.#settle(wish, error);
+  #answered(message: Extract<ServerMessage, { type: "ack" | "pong" | "error" }>, now: number): void {
+    const said = this.#said;
+    const isOurs = said !== undefined && message.id === said.id;
+    if (isOurs) this.#said = undefined;
+    if (message.type !== "error") {
+      if (!isOurs) return;
+      this.#apply(said.change);
+      this.#settle(said.wishes);
+      return this.#say(now);
     }
+    const { code, message: text } = message;
+    const error = new TelecastError(code, text);
+    if (!isOurs) {
+      this.#refusal = { code, message: text };
+      // Before `welcome` it says why the connection is about to be closed.
+      if (this.state.state === "open") this.#act({ type: "error", error });
+      return;
+    }
+    if (code === "rate_limited") {
+      this.#sayAt = now + RATE_LIMITED_MS;
+      return this.#arm(now);
+    }
+    this.#refuse(said.wishes, error);
+    this.#say(now);
+  }
+
+  /** What of several wishes is at fault shows when each is asked for alone. */
+  #refuse(wishes: Wish[], error: TelecastError): void {
+    if (wishes.length > 1) for (const wish of wishes) wish.isAlone = true;
+    else this.#settle(wishes, error);
   }
 
   /** What was asked for in an address that did not open is not agreed on. Returns the wishes in it. */
@@ -325,22 +359,32 @@ export class Machine {
   #refused(end: End): boolean {
     const carried = this.#takeBack();
     const { code = "http_400", message = "the server refused it" } = end.error ?? {};
-    for (const wish of carried) this.#settle(wish, new TelecastError(code, message));
+    this.#refuse(carried, new TelecastError(code, message));
     return carried.length > 0;
   }
 
-  #settle(wish: Wish, error?: TelecastError): void {
-    this.#wishes = this.#wishes.filter((other) => other !== wish);
-    this.#act({ type: "settle", id: wish.id, ...(error && { error }) });
+  #settle(wishes: Wish[], error?: TelecastError): void {
+    this.#wishes = this.#wishes.filter((other) => !wishes.includes(other));
+    for (const { id } of wishes) this.#act({ type: "settle", id, ...(error && { error }) });
   }
 
-  #send(wish: Wish): void {
-    if (wish.sent) return;
-    wish.sent = true;
-    this.#act({ type: "send", text: JSON.stringify({ type: "subscribe", id: wish.id, ...wish.change }) });
+  /** What is asked for next, as one change: of what is said several times, the last counts. */
+  #next(): { wishes: Wish[]; change: Change } {
+    const alone = this.#wishes.findIndex(({ isAlone }) => isAlone);
+    const wishes = this.#wishes.slice(0, alone === 0 ? 1 : alone < 0 ? undefined : alone);
+    return { wishes, change: Object.assign({}, ...wishes.map(({ change }) => change)) };
   }
 
-  #apply({ change: { from, ...rest } }: Wish): void {
+  #say(now: number): void {
+    if (this.#said || this.#wishes.length === 0 || this.#sayAt < Infinity || this.state.state !== "open") return;
+    const { wishes, change } = this.#next();
+    const id = wishes.at(-1)?.id as number;
+    this.#said = { id, wishes, change };
+    this.#act({ type: "send", text: JSON.stringify({ type: "subscribe", id, ...change }) });
+    this.#arm(now);
+  }
+
+  #apply({ from, ...rest }: Change): void {
     this.#subscription = { ...this.#subscription, ...rest };
     // Last values are those of now, unless another place was asked for.
     from ??= this.#subscription.snapshot ? "latest" : undefined;
@@ -356,19 +400,19 @@ export class Machine {
   /** A new connection to the current address, whatever there was. */
   #connect(now: number): void {
     this.#takeBack();
-    for (const wish of this.#wishes) {
-      wish.sent = false;
-      if (this.#transport === "websocket") continue;
-      wish.before = { subscription: this.#subscription, from: this.#from, offset: this.offset };
-      this.#apply(wish);
+    if (this.#choice.transport === "sse" && this.#wishes.length > 0) {
+      const before = { subscription: this.#subscription, from: this.#from, offset: this.offset };
+      const { wishes, change } = this.#next();
+      for (const wish of wishes) wish.before = before;
+      this.#apply(change);
     }
-    const transport = this.#transport;
+    const { transport } = this.#choice;
     const url = address(this.#base(), transport, this.#subscription, this.#from ?? this.offset);
     this.#leave();
-    this.#inSnapshot = false;
-    this.#goodbyeUntil = undefined;
+    this.#inSnapshot = this.#isDialled = false;
+    this.#goodbyeUntil = this.#refusal = undefined;
     this.#heardAt = now;
-    this.#deadline = now + this.#timing.connectTimeoutMs;
+    this.#deadline = now + this.#timing.tokenTimeoutMs;
     this.#act({ type: "open", link: this.#link, transport, url });
     this.#become({ state: "connecting", transport, url: this.#base().href, attempt: this.#attempt });
     this.#arm(now);
@@ -377,49 +421,48 @@ export class Machine {
   /** Every way to a state other than `open` begins here. {@link #become} ends it: who is told may close the client. */
   #leave(): void {
     this.#link += 1;
-    this.#deadline = this.#probeAt = Infinity;
+    this.#deadline = this.#probeAt = this.#sayAt = Infinity;
+    this.#said = undefined;
     if (this.#isConnected) this.#act({ type: "drop" });
     this.#act({ type: "timer", at: (this.#timerAt = Infinity) });
   }
 
-  #wait(delayMs: number, reason: string, now: number): void {
+  #wait({ delayMs, orderedMs }: { delayMs: number; orderedMs: number }, reason: string, now: number): void {
     this.#leave();
     this.#deadline = now + delayMs;
+    this.#orderedUntil = now + orderedMs;
     this.#become({ state: "waiting", attempt: this.#attempt, delayMs, reason });
     this.#arm(now);
   }
 
-  /** Full jitter: clients that were cut off together do not come back together. */
-  #pauseAfter(end: End, wasOpen: boolean, now: number): number {
-    if (this.#goodbyeUntil !== undefined) return Math.max(0, this.#goodbyeUntil - now);
+  /** How long to wait for the next attempt, and what of it a server ordered. */
+  #pauseAfter(end: End, wasOpen: boolean, now: number): { delayMs: number; orderedMs: number } {
+    if (this.#goodbyeUntil !== undefined) {
+      const orderedMs = Math.max(0, this.#goodbyeUntil - now);
+      return { delayMs: orderedMs, orderedMs };
+    }
+    const orderedMs = end.retryAfterMs ?? 0;
+    // The other transport can be tried at once: nobody was asked yet.
+    if (end.isForbidden) return { delayMs: 0, orderedMs };
     const atOnce = end.timeout || (end.code !== undefined && reconnect(end.code) === "at once");
     if (wasOpen && atOnce && this.#attempt === 0) {
       this.#attempt = 1;
-      return 0;
+      return { delayMs: orderedMs, orderedMs };
     }
+    // Full jitter: clients that were cut off together do not come back together.
     const { backoffBaseMs, backoffMaxMs } = this.#timing;
     const pause = this.#random() * Math.min(backoffMaxMs, backoffBaseMs * 2 ** this.#attempt++);
-    return pause + (end.retryAfterMs ?? 0);
+    return { delayMs: pause + orderedMs, orderedMs };
   }
 
-  /** Which transport the next attempt takes, behind one that did not open. */
-  #turn(timeout: boolean): void {
-    if (this.#setup.transports.length < 2) return;
-    if (this.#transport === "websocket") {
-      // One that hangs is what a proxy does that knows no WebSockets; it costs more time than a refusal, so once is enough.
-      this.#blocked += timeout ? BLOCKED_AFTER : 1;
-      if (this.#blocked >= BLOCKED_AFTER) this.#transport = "sse";
-    } else {
-      this.#blocked = 0;
-      this.#transport = "websocket";
-    }
+  /** Whether a server answered with what every further attempt would get, too. */
+  #isFinal(status: number | undefined): boolean {
+    return status === 400 || ((status === 401 || status === 403) && !this.#setup.renewsToken);
   }
 
   #planProbe(now: number): void {
     const { websocketRetryMs } = this.#timing;
-    this.#probeAt = this.#setup.transports.includes("websocket")
-      ? now + websocketRetryMs * (0.5 + this.#random())
-      : Infinity;
+    this.#probeAt = this.#choice.wantsBack ? now + websocketRetryMs * (0.5 + this.#random()) : Infinity;
   }
 
   /** Everything up to there has come; nowhere, inside a snapshot: one that breaks off is met again from where it began. */
@@ -448,7 +491,7 @@ export class Machine {
     if (state === "paused" || state === "closed") return;
     const silent = state === "open" ? this.#heardAt + this.#silenceMs() : Infinity;
     // What is overdue is due now: a time in the past would look like another jump.
-    const at = Math.max(now, Math.min(this.#deadline, this.#probeAt, silent, now + TICK_MS));
+    const at = Math.max(now, Math.min(this.#deadline, this.#probeAt, this.#sayAt, silent, now + TICK_MS));
     // Set again with each message, a timer would cost more than the message: an earlier one that rings in vain does no harm.
     if (this.#timerAt <= at && this.#timerAt >= now) return;
     this.#timerAt = at;

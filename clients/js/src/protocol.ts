@@ -89,11 +89,8 @@ export type ServerMessage =
 
 /** Whether to come back behind a close code: never (it would end the same way), at once, or after a pause that grows. */
 export const reconnect = (code: number): "no" | "at once" | "pause" =>
-  [1000, 1001, 1002, 1003, 1007, 1008, 1009].includes(code)
-    ? "no"
-    : [1012, 4008, 4010].includes(code)
-      ? "at once"
-      : "pause";
+  // Every other code may be a proxy's, a balancer's or a browser's: they close connections of servers that are well.
+  code === 1008 ? "no" : [1012, 4008, 4010].includes(code) ? "at once" : "pause";
 
 /** One frame of a WebSocket, or the data of one event. Fails with a `SyntaxError` on what is neither. */
 export const decode = (text: string): ServerMessage => {

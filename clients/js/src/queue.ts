@@ -1,9 +1,22 @@
-/** Messages that wait for their reader, each with the place behind it. */
+interface Held<Item> {
+  item: Item;
+  offset: string | undefined;
+  bytes: number;
+}
+
+interface Waiting<Item> {
+  resolve: (result: IteratorResult<Item, undefined>) => void;
+  reject: (error: unknown) => void;
+}
+
+const DONE = { done: true, value: undefined } as const;
+
+/** Messages that wait for their reader, each with its size and the place behind it. An item that nobody was given stays. */
 export class Queue<Item> {
-  #items: { item: Item; offset: string | undefined }[] = [];
+  #items: Held<Item>[] = [];
   #first = 0;
-  #waiting: ((result: IteratorResult<Item, undefined>) => void) | undefined;
-  #fail: ((error: unknown) => void) | undefined;
+  /** Calls of {@link next} that nothing was there for, in order. */
+  #waiting: Waiting<Item>[] = [];
   #ended = false;
   #error: unknown;
   /** Behind what the reader works on. */
@@ -11,6 +24,8 @@ export class Queue<Item> {
 
   /** Behind everything that the reader is done with. */
   offset: string | undefined;
+  /** Of all items that wait. */
+  bytes = 0;
 
   constructor(offset: string | undefined) {
     this.offset = this.#next = offset;
@@ -20,8 +35,9 @@ export class Queue<Item> {
     return this.#items.length - this.#first;
   }
 
-  push(item: Item, offset: string | undefined): void {
-    this.#items.push({ item, offset });
+  push(item: Item, offset: string | undefined, bytes = 0): void {
+    this.#items.push({ item, offset, bytes });
+    this.bytes += bytes;
     this.#turn();
   }
 
@@ -30,7 +46,7 @@ export class Queue<Item> {
     const last = this.#items.at(-1);
     if (this.size > 0 && last) last.offset = offset;
     else this.#next = offset;
-    if (this.#waiting) this.offset = this.#next;
+    if (this.#waiting.length > 0) this.offset = this.#next;
   }
 
   /** Nothing more comes. */
@@ -40,38 +56,45 @@ export class Queue<Item> {
     this.#turn();
   }
 
-  /** The item that was given last is done with. */
-  done(): void {
+  /** The reader leaves: the item that was given last is done with, and calls that wait are given nothing. */
+  leave(): void {
     this.offset = this.#next;
+    for (const { resolve } of this.#waiting.splice(0)) resolve(DONE);
   }
 
-  /** Asking for the next item says that the one before is done with. */
+  /** Asking for the next item says that the ones before are done with. */
   next(): Promise<IteratorResult<Item, undefined>> {
-    this.done();
+    this.offset = this.#next;
     return new Promise((resolve, reject) => {
-      this.#waiting = resolve;
-      this.#fail = reject;
+      this.#waiting.push({ resolve, reject });
       this.#turn();
     });
   }
 
   #turn(): void {
-    const waiting = this.#waiting;
-    if (!waiting) return;
-    if (this.size > 0) {
-      const { item, offset } = this.#items[this.#first++] as { item: Item; offset: string | undefined };
-      // Items are not moved one by one: a long queue would be moved whole for each.
-      if (this.#first * 2 >= this.#items.length) {
-        this.#items.splice(0, this.#first);
-        this.#first = 0;
+    while (this.#waiting.length > 0 && (this.size > 0 || this.#ended)) {
+      const { resolve, reject } = this.#waiting.shift() as Waiting<Item>;
+      if (this.size > 0) {
+        resolve({ done: false, value: this.#take() });
+      } else {
+        const error = this.#error;
+        // Told once: whoever asks again hears that it is over.
+        this.#error = undefined;
+        if (error) reject(error);
+        else resolve(DONE);
       }
-      this.#next = offset;
-      waiting({ done: false, value: item });
-    } else if (this.#ended) {
-      if (this.#error) this.#fail?.(this.#error);
-      else waiting({ done: true, value: undefined });
-      this.#error = undefined;
-    } else return;
-    this.#waiting = this.#fail = undefined;
+    }
+  }
+
+  #take(): Item {
+    const { item, offset, bytes } = this.#items[this.#first++] as Held<Item>;
+    // Items are not moved one by one: a long queue would be moved whole for each.
+    if (this.#first * 2 >= this.#items.length) {
+      this.#items.splice(0, this.#first);
+      this.#first = 0;
+    }
+    this.#next = offset;
+    this.bytes -= bytes;
+    return item;
   }
 }

@@ -1,8 +1,16 @@
 // Server-sent events, from text as it arrives (WHATWG HTML, section 9.2.6), without `EventSource`: that one can neither send a
 // token nor say why it was refused, and Node has none.
 
-/** Returns what to call with each piece of text. `onEvent` gets each event's data, `onComment` is called at each comment. */
-export const sseParser = (onEvent: (data: string, id: string | undefined) => void, onComment: () => void) => {
+/** What a stream says. */
+export interface Events {
+  onEvent(data: string, id: string | undefined): void;
+  onComment(): void;
+  /** So many milliseconds behind its end a client may come back. */
+  onRetry(ms: number): void;
+}
+
+/** Returns what to call with each piece of text. */
+export const sseParser = ({ onEvent, onComment, onRetry }: Events) => {
   let rest = "";
   let data: string[] = [];
   let id: string | undefined;
@@ -20,6 +28,7 @@ export const sseParser = (onEvent: (data: string, id: string | undefined) => voi
         const [, name, value = ""] = /^([^:]*)(?:: ?(.*))?$/s.exec(line) ?? [];
         if (name === "data") data.push(value);
         if (name === "id") id = value;
+        if (name === "retry" && /^\d+$/.test(value)) onRetry(Number(value));
       }
     }
   };

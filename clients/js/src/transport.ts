@@ -1,8 +1,12 @@
-// The thin shells around the two transports. Both tell what came and how it ended; neither knows what it means.
+// The thin shells around WebSockets and streams of events. They tell what came and how it ended, and do not know what it means.
 
-import type { End } from "./machine.js";
+import { failure, get, pageMayNot, type Request } from "./http.js";
+import type { End } from "./actions.js";
 import type { WebSocketConstructor } from "./options.js";
+import { watchPolicy } from "./policy.js";
+import { poll } from "./poll.js";
 import { sseParser } from "./sse.js";
+import { takeStream } from "./streams.js";
 
 /** What a connection tells. After `close` it tells nothing more. */
 export interface Listener {
@@ -30,6 +34,11 @@ const subprotocols = (token: string | undefined): string[] => {
 
 const silence = () => {};
 
+/** `close` follows an error at once, unless a browser's policy forbids the connection or the peer does not answer any more. */
+const CLOSE_FOLLOWS_MS = 100;
+/** A peer that hangs does not answer to a farewell either, and the `ws` package would wait for half a minute. */
+const FAREWELL_MS = 1_000;
+
 /** Opens a WebSocket. */
 export const openWebSocket = (
   Constructor: WebSocketConstructor,
@@ -37,18 +46,46 @@ export const openWebSocket = (
   token: string | undefined,
   { onText, onEnd }: Listener,
 ): Connection => {
-  const socket = new Constructor(url, subprotocols(token));
+  const leavePolicy = watchPolicy(url);
+  let socket: InstanceType<WebSocketConstructor>;
+  try {
+    socket = new Constructor(url, subprotocols(token));
+  } catch (error) {
+    // Browsers throw where a page may not open such a WebSocket at all.
+    void leavePolicy(true).then((policy) => onEnd(pageMayNot(policy ?? String((error as Error).message))));
+    return { send: silence, close: () => (onEnd = silence) };
+  }
+  let isOpen = false;
+  let later: ReturnType<typeof setTimeout> | undefined;
+  const end = async (end: End) => {
+    socket.onmessage = socket.onclose = null;
+    clearTimeout(later);
+    const policy = isOpen ? undefined : await leavePolicy(true);
+    onEnd(policy ? pageMayNot(policy) : end);
+  };
+  socket.onopen = () => {
+    isOpen = true;
+    void leavePolicy(false);
+  };
   socket.onmessage = (({ data }: { data: unknown }) => onText(String(data))) as (event: never) => void;
-  socket.onclose = (({ code, reason }: { code: number; reason: string }) => onEnd({ code, reason })) as (
+  socket.onclose = (({ code, reason }: { code: number; reason: string }) => void end({ code, reason })) as (
     event: never,
   ) => void;
-  // `close` follows, and says more. Without a listener, the `ws` package throws.
-  socket.onerror = silence;
+  // `close` says more. Without a listener, the `ws` package throws.
+  socket.onerror = () => {
+    later ??= setTimeout(() => void end({ reason: "it failed" }), CLOSE_FOLLOWS_MS);
+  };
   return {
     send: (text) => socket.send(text),
     close() {
+      onEnd = silence;
+      void leavePolicy(false);
+      clearTimeout(later);
       socket.onmessage = socket.onclose = null;
       socket.close(1000);
+      const farewell: unknown = setTimeout(() => socket.terminate?.(), FAREWELL_MS);
+      // In Node a timer would keep the process alive; the socket does so itself until it is closed.
+      (farewell as { unref?: () => void }).unref?.();
     },
   };
 };
@@ -78,41 +115,66 @@ export const tryWebSocket = (
   return { send: silence, close };
 };
 
-/** Opens a stream of server-sent events. */
-export const openSse = (
+/** Opens a stream of server-sent events; where too many to that host are open, it polls until one is free. */
+export const openEvents = (
   fetch: typeof globalThis.fetch,
   url: string,
   token: string | undefined,
   { onText, onEnd }: Listener,
 ): Connection => {
   const abort = new AbortController();
-  let end: End = {};
-  const run = async () => {
-    const headers: Record<string, string> = { accept: "text/event-stream" };
-    if (token) headers["authorization"] = `Bearer ${token}`;
-    const response = await fetch(url, { headers, signal: abort.signal, cache: "no-store" });
-    if (!response.ok || !response.body || !/^text\/event-stream\b/.test(response.headers.get("content-type") ?? "")) {
-      // Whatever is no stream is as if nothing were there: a proxy's page may well be a 200.
-      end = { status: response.ok ? 404 : response.status };
-      const seconds = Number(response.headers.get("retry-after"));
-      if (seconds > 0) end.retryAfterMs = seconds * 1000;
-      const body = await response.json().catch(() => undefined);
-      if (body?.error?.code) end.error = body.error;
-      return;
-    }
-    const parse = sseParser(
-      (data) => onText(data),
-      () => onText(undefined),
-    );
-    const decoder = new TextDecoder();
-    const reader = response.body.getReader();
-    for (let read; !(read = await reader.read()).done;) {
-      parse(decoder.decode(read.value, { stream: true }));
-      if (abort.signal.aborted) return;
+  const request = { fetch, token, signal: abort.signal };
+  const { origin } = new URL(url);
+  const leavePolicy = watchPolicy(url);
+  const run = async (): Promise<End> => {
+    let release = await takeStream(origin);
+    const polled = release === undefined;
+    let from: string | undefined;
+    try {
+      if (!release) {
+        const end = await poll(request, url, onText, async () => (release = await takeStream(origin)) !== undefined);
+        if ("next" in end) from = end.next;
+        else return end;
+      }
+      if (abort.signal.aborted) return {};
+      const address = new URL(url);
+      if (from !== undefined) address.searchParams.set("from", from);
+      // A client that polled was welcomed already.
+      return await stream(request, address.href, (text) =>
+        onText(polled && text?.startsWith('{"type":"welcome"') ? undefined : text),
+      );
+    } finally {
+      release?.();
     }
   };
   run()
-    .catch((error) => (end.reason = String(error?.cause?.message ?? error?.message ?? error)))
-    .finally(() => abort.signal.aborted || onEnd(end));
+    .catch((error): End => ({ reason: String(error?.cause?.message ?? error?.message ?? error) }))
+    .then(async (end) => {
+      const policy = await leavePolicy(end.status === undefined && !abort.signal.aborted);
+      if (!abort.signal.aborted) onEnd(policy ? pageMayNot(policy) : end);
+    });
   return { send: silence, close: () => abort.abort() };
+};
+
+const stream = async (request: Request, url: string, onText: Listener["onText"]): Promise<End> => {
+  const end: End = {};
+  const response = await get(request, url, "text/event-stream");
+  if (!response.ok || !response.body || !/^text\/event-stream\b/.test(response.headers.get("content-type") ?? ""))
+    return failure(response);
+  const parse = sseParser({
+    onEvent: (data) => onText(data),
+    onComment: () => onText(undefined),
+    onRetry: (ms) => (end.retryAfterMs = ms),
+  });
+  const decoder = new TextDecoder();
+  const reader = response.body.getReader();
+  try {
+    for (let read; !(read = await reader.read()).done;) {
+      parse(decoder.decode(read.value, { stream: true }));
+      if (request.signal.aborted) break;
+    }
+  } catch (error) {
+    end.reason = String((error as Error)?.message ?? error);
+  }
+  return end;
 };

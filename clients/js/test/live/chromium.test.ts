@@ -6,7 +6,7 @@ import type { Options } from "@telecast/client";
 import { Chromium } from "./chromium.js";
 import { Cluster, fallsBack, faults, openings, underFault } from "./faults.js";
 import { inPage } from "./readers.js";
-import { until, type Network } from "./stage.js";
+import { Network, Telecast, until } from "./stage.js";
 
 let chromium: Chromium;
 let cluster: Cluster;
@@ -51,3 +51,95 @@ test("Chromium: a token goes by subprotocol, and the edge selects the protocol b
   underFault(cluster, open, { token: "secret ✓", transports: ["websocket"] }, async ({ networks }) => {
     assert.equal(networks[0].offers[0], "telecast.v1, telecast.token.c2VjcmV0IOKckw");
   }));
+
+/** A page of an origin of its own, with what a node serves at `/telecast.js`, and that node. */
+const inForeignPage = async (
+  header: (edge: Telecast) => string,
+  script: (edge: Telecast) => string,
+  check: (ask: <T>(expression: string) => Promise<T>, edge: Telecast) => Promise<void>,
+): Promise<void> => {
+  const edge = await cluster.edge();
+  const network = await Network.to(edge);
+  const map = `<script type="importmap">{"imports":{"@telecast/client":"${edge.url}/telecast.js"}}</script>`;
+  const body = `<!doctype html><title>test</title><link rel="icon" href="data:,">${map}<script type="module" src="app.js"></script>`;
+  network.files.set("/test/", { type: "text/html", body, header: header(edge) });
+  const app = `import { connect } from "@telecast/client"; window.states = []; window.errors = [];
+    const open = (options) => { const client = connect({ url: "${edge.url}", filter: "*.ledger", ...options });
+      client.on("state", (state) => states.push(state)); client.on("error", ({ code, fatal, message }) => errors.push({ code, fatal, message }));
+      return client; };
+    ${script(edge)}`;
+  network.files.set("/test/app.js", { type: "text/javascript", body: app });
+  const page = await chromium.page(`${network.url}/test/`);
+  try {
+    await check((expression) => page.evaluate(expression), edge);
+  } finally {
+    await page.close();
+    network.close();
+    await edge.kill();
+  }
+};
+
+test("Chromium: a page needs nothing but a node, whose library an import map names", () =>
+  inForeignPage(
+    () => "",
+    () => "open({});",
+    async (ask) => {
+      await until("it is open", () => ask('window.states?.at(-1)?.state === "open"'));
+      assert.equal(await ask("states.at(-1).transport"), "websocket");
+    },
+  ));
+
+test("Chromium: a policy that forgets `ws:` is told, and costs no time", () =>
+  inForeignPage(
+    // Scripts of the page are inline: the import map is one.
+    (edge) =>
+      `Content-Security-Policy: script-src 'self' 'unsafe-inline' ${edge.url}; connect-src 'self' ${edge.url}\r\n`,
+    () =>
+      "window.began = performance.now(); open({}).on('state', ({ state }) => state === 'open' && (window.took = performance.now() - began));",
+    async (ask) => {
+      await until("it is open", () => ask('window.states?.at(-1)?.state === "open"'));
+      assert.equal(await ask("states.at(-1).transport"), "sse");
+      const errors = await ask<{ code: string; fatal: boolean; message: string }[]>("errors");
+      assert.deepEqual(
+        errors.map(({ code, fatal }) => [code, fatal]),
+        [["policy", false]],
+      );
+      assert.match(errors[0]?.message ?? "", /Content-Security-Policy forbids ws:/);
+      assert.ok((await ask<number>("took")) < 8_000, "less than an attempt may take");
+    },
+  ));
+
+test("Chromium: a policy that forbids the node is told, and ends it", () =>
+  inForeignPage(
+    (edge) => `Content-Security-Policy: script-src 'self' 'unsafe-inline' ${edge.url}; connect-src 'self'\r\n`,
+    () => "open({});",
+    async (ask) => {
+      await until("it has ended", () => ask('window.states?.at(-1)?.state === "closed"'));
+      assert.deepEqual(await ask("errors.map(({ code, fatal }) => [code, fatal])"), [
+        ["policy", false],
+        ["policy", true],
+      ]);
+    },
+  ));
+
+test("Chromium: what the server refuses is told with its words, and ends it", () =>
+  inForeignPage(
+    () => "",
+    () => 'open({ filter: "cpu" });',
+    async (ask) => {
+      await until("it has ended", () => ask('window.states?.at(-1)?.state === "closed"'));
+      const [error] = await ask<{ code: string; message: string }[]>("errors");
+      assert.equal(error?.code, "bad_filter");
+      assert.match(error?.message ?? "", /write `\*\.cpu`/);
+    },
+  ));
+
+test("Chromium: eight clients on events of one host are all open, and leave the host to others", () =>
+  inForeignPage(
+    () => "",
+    () => 'window.clients = Array.from({ length: 8 }, () => open({ transports: ["sse"] }));',
+    async (ask, edge) => {
+      await until("all are open", () => ask('window.clients?.every(({ state }) => state.state === "open")'));
+      assert.equal(await ask(`fetch("${edge.url}/api/health").then(({ status }) => status)`), 200);
+    },
+  ));

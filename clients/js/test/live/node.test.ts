@@ -6,7 +6,7 @@ import { connect, SeriesStore, type Options } from "@telecast/client";
 import WebSocket from "ws";
 import { Cluster, fallsBack, faults, openings, underFault } from "./faults.js";
 import { inNode, TIMING, type Reader } from "./readers.js";
-import { KEYS, Publisher, until } from "./stage.js";
+import { KEYS, Publisher, Telecast, until } from "./stage.js";
 
 let cluster: Cluster;
 before(async () => {
@@ -214,6 +214,56 @@ test("Node: what the server refuses ends it with the server's words", async () =
       message: /write `\*\.cpu`/,
     });
     assert.equal(client.state.state, "closed");
+  } finally {
+    await edge.kill();
+  }
+});
+
+test("Node: an outage sends no client to events whose WebSockets work", async () => {
+  const first = await Telecast.start("standalone", undefined);
+  const clients = Array.from({ length: 20 }, () =>
+    connect({ url: first.url, WebSocket, timing: TIMING, filter: "*.it" }),
+  );
+  const transports = new Set<string>();
+  for (const client of clients)
+    client.on("state", (state) => state.state === "open" && transports.add(state.transport));
+  const all = (state: string) => clients.every((client) => client.state.state === state);
+  let second: Telecast | undefined;
+  try {
+    await until("all are open", () => all("open"));
+    await first.kill();
+    const failed = clients.map(
+      (client) =>
+        new Promise<void>((done) => {
+          client.on("state", (state) => state.state === "waiting" && state.attempt >= 4 && done());
+        }),
+    );
+    await Promise.all(failed);
+    second = await Telecast.start("standalone", undefined, {}, [], first.port);
+    await until("all are open again", () => all("open"));
+    assert.deepEqual([...transports], ["websocket"]);
+  } finally {
+    clients.forEach((client) => client.close());
+    await second?.kill();
+  }
+});
+
+test("Node: a burst of changes, awaited or not, ends with the last of them", async () => {
+  const edge = await cluster.edge();
+  try {
+    for (const transport of ["websocket", "sse"] as const) {
+      const client = connect({ url: edge.url, WebSocket, filter: "*.nothing", transports: [transport] });
+      await until("it is open", () => client.state.state === "open");
+      for (let i = 0; i < 100; i++) void client.subscribe({ filter: `*.n${i}` });
+      // More than the server takes in a second, each behind the answer to the one before.
+      if (transport === "websocket") for (let i = 0; i < 70; i++) await client.subscribe({ filter: `*.m${i}` });
+      await client.subscribe({ filter: "*.ledger", from: "earliest" });
+      for await (const message of client) {
+        assert.equal(message.type === "metrics" && message.metrics[0]?.name, "ledger");
+        break;
+      }
+      client.close();
+    }
   } finally {
     await edge.kill();
   }

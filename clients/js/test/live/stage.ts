@@ -142,9 +142,18 @@ export class Telecast extends Process {
     nats: Nats | undefined,
     keys: Record<string, string | number> = {},
     more: string[] = [],
+    port = 0,
   ): Promise<Telecast> {
     const node = `js-${role}-${Math.random().toString(36).slice(2, 8)}`;
-    const args = [role, "--listen", "127.0.0.1:0", "--node", node, ...(nats ? ["--nats", nats.url] : []), ...more];
+    const args = [
+      role,
+      "--listen",
+      `127.0.0.1:${port}`,
+      "--node",
+      node,
+      ...(nats ? ["--nats", nats.url] : []),
+      ...more,
+    ];
     const named = Object.entries(keys).map(([key, value]) => [
       `TELECAST__${key.toUpperCase().replaceAll(".", "__")}`,
       String(value),
@@ -232,7 +241,7 @@ export class Network {
   refusesUpgrades = false;
   /** The subprotocols that each WebSocket offered which got through. */
   readonly offers: string[] = [];
-  readonly files = new Map<string, { type: string; body: string }>();
+  readonly files = new Map<string, { type: string; body: string; header?: string }>();
   #cut = false;
   readonly #sockets = new Set<Socket>();
   readonly #server: Server;
@@ -284,7 +293,7 @@ export class Network {
         client.end(
           Buffer.concat([
             Buffer.from(
-              `HTTP/1.1 200 OK\r\nContent-Type: ${file.type}\r\nContent-Length: ${bytes.length}\r\nConnection: close\r\n\r\n`,
+              `HTTP/1.1 200 OK\r\nContent-Type: ${file.type}\r\nContent-Length: ${bytes.length}\r\n${file.header ?? ""}Connection: close\r\n\r\n`,
             ),
             bytes,
           ]),

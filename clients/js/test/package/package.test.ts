@@ -7,21 +7,48 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
 import { Telecast } from "../live/stage.js";
 
-/** With all its parts, as a browser gets it. */
-const GZIPPED_BYTES_MAX = 6_000;
+/** What a page gets that shows what comes, as its bundler makes it; and with all its parts, as a node serves it. */
+const CONNECT_GZIPPED_BYTES_MAX = 9_000;
+const GZIPPED_BYTES_MAX = 10_200;
 
 const TSC = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin/tsc");
 
 /** The README's examples, in order. */
 const EXAMPLES = [...readFileSync("README.md", "utf8").matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code as string);
 
-test("it is smaller than 6 kB", () => {
-  const bytes = gzipSync(readFileSync("dist/index.js"), { level: 9 }).length;
-  assert.ok(bytes < GZIPPED_BYTES_MAX, `${bytes} bytes`);
+test("it is smaller than 9 kB, or 10 with the store", async () => {
+  const stdin = { contents: 'export { connect } from "./dist/index.js";', resolveDir: "." };
+  const bundle = { stdin, bundle: true, minify: true, write: false, format: "esm", target: "es2022" } as const;
+  const [file] = (await build(bundle)).outputFiles;
+  const bytes = gzipSync(file?.contents ?? "", { level: 9 }).length;
+  assert.ok(bytes > 1_000 && bytes < CONNECT_GZIPPED_BYTES_MAX, `${bytes} bytes`);
+  const whole = gzipSync(readFileSync("dist/telecast.js"), { level: 9 }).length;
+  assert.ok(whole < GZIPPED_BYTES_MAX, `${whole} bytes`);
+});
+
+test("the file that nodes serve is what this source makes", () => {
+  const fresh = readFileSync("dist/telecast.js", "utf8");
+  assert.ok(fresh === readFileSync("browser/telecast.js", "utf8"), "`npm run browser` makes it anew");
+});
+
+test("it is for CommonJS, too, with readable names and source maps", () => {
+  const script =
+    'const { connect, SeriesStore } = require("@telecast/client"); console.log(typeof connect, SeriesStore.name)';
+  const output = execFileSync(process.execPath, ["--input-type=commonjs", "-e", script], { encoding: "utf8" });
+  assert.equal(output, "function SeriesStore\n");
+  for (const file of ["dist/index.js", "dist/cjs/index.js"]) {
+    const text = readFileSync(file, "utf8");
+    for (const name of ["Client", "SeriesStore", "TelecastError"])
+      assert.match(text, new RegExp(`\\b(class ${name}|${name} = class)\\b`));
+    const { sources, sourcesContent } = JSON.parse(readFileSync(`${file}.map`, "utf8"));
+    assert.ok(sources.length > 10 && sourcesContent.length === sources.length);
+    assert.match(text, /\n\/\/# sourceMappingURL=index\.js\.map\n$/);
+  }
 });
 
 test("it is packed as it should be, and depends on nothing", async () => {
@@ -35,7 +62,10 @@ test("it is packed as it should be, and depends on nothing", async () => {
   assert.equal(manifest.dependencies, undefined);
   const listed = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { encoding: "utf8" });
   const files: string[] = JSON.parse(listed)[0].files.map(({ path }: { path: string }) => path);
-  const unexpected = files.filter((path) => !/^(dist\/\w+\.(js|d\.ts)|package\.json|README\.md|LICENSE)$/.test(path));
+  const unexpected = files.filter(
+    (path) =>
+      !/^(dist\/(cjs\/)?\w+\.(js|js\.map|d\.ts)|dist\/cjs\/package\.json|package\.json|README\.md|LICENSE)$/.test(path),
+  );
   assert.deepEqual(unexpected, []);
   assert.ok(files.includes("dist/index.js") && files.includes("dist/index.d.ts"));
   assert.equal(manifest.license, /^license = "(.*)"$/m.exec(readFileSync("../../Cargo.toml", "utf8"))?.[1]);
@@ -58,7 +88,8 @@ test("its types are right: those that the tests use, and those of the README's e
     rootDir: "../..",
   };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions: options, include: ["."] }));
-  for (const project of ["test", folder]) execFileSync(process.execPath, [TSC, "-p", project], { stdio: "inherit" });
+  for (const project of ["test", "test/commonjs", folder])
+    execFileSync(process.execPath, [TSC, "-p", project], { stdio: "inherit" });
   assert.ok(EXAMPLES.length >= 4);
 });
 

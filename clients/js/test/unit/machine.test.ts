@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import type { Action } from "../../src/machine.js";
+import type { Action } from "../../src/actions.js";
 import { reconnect } from "../../src/protocol.js";
 import { HEARTBEAT_MS, Rig } from "./rig.js";
 
@@ -12,7 +12,9 @@ test("the address says what is wanted, on both transports", () => {
     urls: ["https://host/telecast/ws?tenant=7"],
     subscription: { filter: ["*.cpu{cpu=*}", "a.>"], interval: 500, format: "influx" },
     from: "-30s",
-  }).start();
+  });
+  rig.http = { status: 200 };
+  rig.start();
   const expected = "?tenant=7&filter=*.cpu%7Bcpu%3D*%7D&filter=a.%3E&interval=500&format=influx&from=-30s";
   assert.equal(rig.url, `wss://host/telecast/ws${expected}`);
   rig.lose().retry().lose().retry();
@@ -82,7 +84,11 @@ test("the table of close codes is that of the protocol", () => {
 });
 
 test("a final close code ends it with an error, others do not", () => {
-  for (const code of [1000, 1008, 1012, 1013, 4008, 4010, 1006, 4999]) {
+  assert.equal(reconnect(1008), "no");
+  // Proxies that restart send 1000 and 1001, and what is wrong with one connection need not be wrong with the next.
+  for (const code of [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1009, 1011, 1013, 1014, 1015, 3000, 4000, 4999])
+    assert.equal(reconnect(code), "pause", String(code));
+  for (const code of [1000, 1001, 1005, 1008, 1012, 1013, 4008, 4010, 1006, 4999]) {
     const rig = new Rig().start().welcome();
     rig.lose({ code, reason: "because" });
     const errors = rig.took().flatMap((action) => (action.type === "error" ? [action.error] : []));
@@ -218,6 +224,58 @@ test("an address that is refused ends it with the server's own words", () => {
 test("a full node is asked again no sooner than it says", () => {
   const rig = new Rig({ transports: ["sse"] }).start().lose({ status: 503, retryAfterMs: 5_000 });
   assert.equal(rig.delayMs, 5_500);
+});
+
+test("an order to wait holds when the machine wakes, the network comes back, or a timer is late", () => {
+  const orders: [string, (rig: Rig) => Rig][] = [
+    [
+      "goodbye",
+      (rig) =>
+        rig.say({ type: "goodbye", reason: "draining", offset: "G", reconnect_after_ms: 60_000 }).lose({ code: 1012 }),
+    ],
+    ["Retry-After", (rig) => rig.lose({ status: 503, retryAfterMs: 60_000 })],
+    ["retry of a stream", (rig) => rig.lose({ retryAfterMs: 60_000 })],
+  ];
+  for (const [what, order] of orders) {
+    const rig = order(new Rig({ transports: ["sse"] }).start().welcome());
+    rig.machine.wake(rig.now);
+    assert.equal(rig.state, "waiting", what);
+    // Late by more than any scheduler: taken for a sleep.
+    rig.sleep(20_000).machine.wake(rig.now);
+    assert.equal(rig.state, "waiting", what);
+    rig.sleep(39_999);
+    assert.equal(rig.state, "waiting", what);
+    rig.pass(1_001);
+    assert.equal(rig.state, "connecting", what);
+  }
+});
+
+test("a clock that is set back makes no order to wait longer", () => {
+  const rig = new Rig({ transports: ["sse"] }).start().lose({ status: 503, retryAfterMs: 5_000 });
+  rig.now -= 3_600_000;
+  rig.timerAt = Infinity;
+  rig.machine.tick(rig.now);
+  assert.equal(rig.pass(5_500).state, "connecting");
+});
+
+test("what a server refuses behind the handshake ends it with the server's words, once", () => {
+  const rig = new Rig().start();
+  rig.took();
+  rig.say({ type: "error", code: "bad_filter", message: "write `*.cpu`" });
+  assert.deepEqual(rig.took(), [], "the close that follows says that it is final");
+  rig.lose({ code: 1008, reason: "bad_filter" });
+  const errors = rig.took().flatMap((action) => (action.type === "error" ? [action.error] : []));
+  assert.deepEqual(
+    errors.map(({ code, message, fatal }) => [code, message, fatal]),
+    [["bad_filter", "write `*.cpu`", true]],
+  );
+  assert.equal(rig.state, "closed");
+});
+
+test("a refusal behind the handshake that is not final is told, and tried again", () => {
+  const rig = new Rig().start().say({ type: "error", code: "unavailable", message: "no log" }).lose({ code: 1013 });
+  const errors = rig.took().flatMap((action) => (action.type === "error" ? [action.error] : []));
+  assert.deepEqual([rig.state, errors.map(({ code, fatal }) => [code, fatal])], ["waiting", [["unavailable", false]]]);
 });
 
 test("a refused token ends it, unless there may be a better one next time", () => {

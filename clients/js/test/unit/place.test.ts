@@ -150,26 +150,109 @@ test("a change before the first connection, or while it connects, is asked for o
   rig.welcome();
   assert.deepEqual(
     rig.took().flatMap((action) => (action.type === "send" ? JSON.parse(action.text).id : [])),
+    [ids[1]],
+    "as one",
+  );
+  rig.say({ type: "ack", id: ids[1] as number });
+  assert.deepEqual(
+    rig.took().flatMap((action) => (action.type === "settle" ? [action.id] : [])),
     ids,
+  );
+});
+
+test("changes in a burst are two messages, and the last of each kind counts", () => {
+  const rig = new Rig({ subscription: { filter: "a.b" }, transports: ["websocket"] }).start().welcome();
+  rig.took();
+  const ids = Array.from({ length: 200 }, (_, i) =>
+    rig.machine.change(i === 7 ? { interval: 500 } : { filter: `c.${i}` }, rig.now),
+  );
+  const sent = () => rig.took().flatMap((action) => (action.type === "send" ? [JSON.parse(action.text)] : []));
+  assert.deepEqual(sent(), [{ type: "subscribe", id: ids[0], filter: "c.0" }]);
+  rig.say({ type: "ack", id: ids[0] as number });
+  assert.deepEqual(sent(), [{ type: "subscribe", id: ids[199], filter: "c.199", interval: 500 }]);
+  rig.say({ type: "ack", id: ids[199] as number });
+  assert.equal(rig.took().filter((action) => action.type === "settle" && !action.error).length, 199);
+  reconnected(rig);
+  assert.deepEqual([rig.asked("filter"), rig.asked("interval")], ["c.199", "500"]);
+});
+
+test("of changes that were asked for together, only those fail that are refused alone", () => {
+  for (const transport of ["websocket", "sse"] as const) {
+    const rig = new Rig({ subscription: { filter: "a.b" }, transports: [transport] });
+    const ids = [{ interval: 500 }, { filter: "nonsense" }, { snapshot: true }].map((change) =>
+      rig.machine.change(change, rig.now),
+    );
+    rig.start();
+    const settled: Record<number, string> = {};
+    const refuse = (text: string) => text.includes("nonsense");
+    rig.onAction = (action) => action.type === "settle" && (settled[action.id] = action.error?.code ?? "agreed");
+    if (transport === "websocket") rig.welcome();
+    for (let i = 0; i < 10 && Object.keys(settled).length < 3; i++) {
+      if (transport === "sse") {
+        if (refuse(rig.url)) rig.lose({ status: 400, error: { code: "bad_filter", message: "no" } });
+        else rig.welcome();
+        continue;
+      }
+      const [said] = rig.took().flatMap((action) => (action.type === "send" ? [action.text] : []));
+      const { id } = JSON.parse(said ?? "{}");
+      rig.say(refuse(said ?? "") ? { type: "error", id, code: "bad_filter", message: "no" } : { type: "ack", id });
+    }
+    assert.deepEqual(
+      ids.map((id) => settled[id]),
+      ["agreed", "bad_filter", "agreed"],
+      transport,
+    );
+    reconnected(rig);
+    assert.deepEqual(
+      [rig.asked("filter"), rig.asked("interval"), rig.asked("snapshot")],
+      ["a.b", "500", "true"],
+      transport,
+    );
+  }
+});
+
+test("a change that came too soon for the server is said again", () => {
+  const rig = new Rig({ transports: ["websocket"] }).start().welcome();
+  const id = rig.machine.change({ filter: "c.d" }, rig.now);
+  rig.say({ type: "error", id, code: "rate_limited", message: "too fast" });
+  assert.deepEqual(
+    rig.took().filter(({ type }) => type === "settle" || type === "error"),
+    [],
+  );
+  rig.pass(1_000);
+  assert.equal(rig.took().filter(({ type }) => type === "send").length, 1);
+  rig.say({ type: "ack", id });
+  assert.deepEqual(
+    rig.took().filter(({ type }) => type === "settle"),
+    [{ type: "settle", id }],
   );
 });
 
 test("on a stream of events a change is another stream, and a refused one goes back", () => {
   const rig = new Rig({ subscription: { filter: "a.b" }, transports: ["sse"] }).start().welcome().metrics("M");
   rig.took();
+  rig.machine.change({ from: "Y" }, rig.now);
   const id = rig.machine.change({ filter: "c", from: "X" }, rig.now);
-  assert.deepEqual(rig.did(), ["drop", "open"]);
+  rig.pass(0);
+  assert.deepEqual(rig.did(), ["drop", "open"], "one for both");
   assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["c", "X"]);
-  rig.lose({ status: 400, error: { code: "bad_filter", message: "no" } });
-  const settled = rig.took().find(({ type }) => type === "settle");
-  assert.equal(settled?.type === "settle" && settled.id === id && settled.error?.code, "bad_filter");
-  assert.deepEqual([rig.state, rig.asked("filter"), rig.asked("from")], ["connecting", "a.b", "M"]);
+  const refuse = () => rig.lose({ status: 400, error: { code: "bad_filter", message: "no" } });
+  refuse();
+  assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["a.b", "Y"], "each alone");
+  rig.welcome("Y");
+  refuse();
+  const settled = rig.took().flatMap((action) => (action.type === "settle" ? [[action.id, action.error?.code]] : []));
+  assert.deepEqual(settled, [
+    [id - 1, undefined],
+    [id, "bad_filter"],
+  ]);
+  assert.deepEqual([rig.state, rig.asked("filter"), rig.asked("from")], ["connecting", "a.b", "Y"]);
 });
 
 test("a stream that does not open with a change in its address is no refusal of it", () => {
   const rig = new Rig({ subscription: { filter: "a.b" }, transports: ["sse"] }).start().welcome().metrics("M");
   const id = rig.machine.change({ filter: "c.d" }, rig.now);
-  rig.lose({ status: 503 }).retry();
+  rig.pass(0).lose({ status: 503 }).retry();
   assert.deepEqual([rig.asked("filter"), rig.asked("from")], ["c.d", "M"]);
   rig.took();
   rig.welcome("M");

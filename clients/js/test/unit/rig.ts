@@ -1,6 +1,7 @@
 // A machine with a clock that stands still, chance that is known, and a record of what it does.
 
-import { Machine, type Action, type End, type Setup } from "../../src/machine.js";
+import type { Action, End, HttpAnswer, Setup } from "../../src/actions.js";
+import { Machine } from "../../src/machine.js";
 import type { ServerMessage } from "../../src/protocol.js";
 
 export const HEARTBEAT_MS = 15_000;
@@ -15,7 +16,13 @@ export class Rig {
   timerAt = Infinity;
   actions: Action[] = [];
   isOpen = false;
+  /** What HTTP answers where a WebSocket did not open. `undefined`: it is not answered. */
+  http: HttpAnswer | undefined = {};
+  /** Tokens are there at once. */
+  hasToken = true;
   onAction: (action: Action) => void = () => {};
+  dial: number | undefined;
+  answers: [number, HttpAnswer] | undefined;
   readonly machine: Machine;
 
   constructor(setup: Partial<Omit<Setup, "urls">> & { urls?: string[] } = {}) {
@@ -36,9 +43,22 @@ export class Rig {
         if (action.type === "drop") this.isOpen = false;
         if (action.type === "open") this.isOpen = true;
         this.onAction(action);
-        if (action.type === "open") ({ link: this.link, url: this.url, transport: this.transport } = action);
+        if (action.type === "open") {
+          ({ link: this.link, url: this.url, transport: this.transport } = action);
+          if (this.hasToken) this.dial = this.link;
+        }
+        if (action.type === "ask" && this.http) this.answers = [action.question, this.http];
       },
     );
+  }
+
+  /** What the shell does once the machine has had its say. */
+  settle(): this {
+    const { dial, answers } = this;
+    this.dial = this.answers = undefined;
+    if (dial !== undefined) this.machine.dialled(dial, this.now);
+    if (answers) this.machine.answered(...answers, this.now);
+    return this;
   }
 
   /** What was done since the last call, timers aside. */
@@ -55,12 +75,12 @@ export class Rig {
 
   start(): this {
     this.machine.start(this.now);
-    return this;
+    return this.settle();
   }
 
   say(message: ServerMessage): this {
     this.machine.message(this.link, message, this.now);
-    return this;
+    return this.settle();
   }
 
   /** `null`: a snapshot comes first. */
@@ -83,7 +103,7 @@ export class Rig {
 
   lose(end: End = { code: 1006 }): this {
     this.machine.lost(this.link, end, this.now);
-    return this;
+    return this.settle();
   }
 
   /** Time goes by, and every timer rings when it should. */
@@ -93,6 +113,7 @@ export class Rig {
       this.now = Math.max(this.now, this.timerAt);
       this.timerAt = Infinity;
       this.machine.tick(this.now);
+      this.settle();
     }
     this.now = until;
     return this;
@@ -109,6 +130,7 @@ export class Rig {
     if (this.timerAt <= this.now) {
       this.timerAt = Infinity;
       this.machine.tick(this.now);
+      this.settle();
     }
     return this;
   }
