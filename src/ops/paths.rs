@@ -56,6 +56,11 @@ pub const PATHS: &[ServedPath] = &[
         "the same by asking: ?from=OFFSET&timeout=25 answers when there is something",
     ),
     client("/api/metrics/latest", "GET", "the last value of every series; ?filter=*.cpu&format=influx"),
+    client(
+        "/telecast.js",
+        "GET",
+        "the client library for pages, as a module: import { connect } from \"/telecast.js\"",
+    ),
     collector("/ws/collector", "WebSocket", "metrics in: line protocol or Telegraf JSON (outputs.websocket)"),
     collector("/api/v1/write", "POST", "metrics in: line protocol or Telegraf JSON (outputs.http)"),
     collector("/api/v2/write", "POST", "metrics in, as InfluxDB 2 takes them (outputs.influxdb_v2)"),

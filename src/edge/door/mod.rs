@@ -2,7 +2,7 @@
 //!
 //! What every client has to meet is here, for all transports: parameters that can be read, a node that takes clients, room,
 //! and a place in the log. `websocket` (with its `handshake`), `sse` and `poll` add what is their own, and hand the client
-//! to a writer; `latest` answers by itself. Who is turned away is counted by reason, and gets an error that says what to do.
+//! to a writer; `latest` and `script` answer by themselves. Who is turned away is counted by reason, and gets an error that says what to do.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crate::proto::message::{ErrorCode, Format, MessageError, Subscription};
 mod handshake;
 mod latest;
 mod poll;
+mod script;
 mod sse;
 mod websocket;
 
@@ -53,7 +54,8 @@ impl Edge {
             .route("/sse", get(sse::connect))
             .route("/api/metrics/poll", get(poll::answer))
             .route("/api/metrics/latest", get(latest::answer));
-        sockets.merge(cors.apply(reads)).with_state(self.clone())
+        let script = Router::new().route("/telecast.js", get(script::answer));
+        sockets.merge(script).merge(cors.apply(reads)).with_state(self.clone())
     }
 
     /// What clients are served from, if this node serves clients now.
