@@ -21,7 +21,7 @@ use crate::edge::conflate::{Conflation, GroupKey, Matcher, Round};
 use crate::edge::doorbell::Doorbell;
 use crate::edge::ring::{Entry, Index, Ring};
 use crate::edge::sequencer::Ordered;
-use crate::edge::series::SeriesStore;
+use crate::edge::series::{SeriesCounts, SeriesStore};
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
 use crate::edge::wire::Wire;
 use crate::ops::meters::{Label, Meters, SeriesDrop};
@@ -32,10 +32,12 @@ use crate::sync::{Level, Locked};
 
 mod dispatch;
 mod head;
+mod matching;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use head::{Back, Head};
+use matching::Looks;
 
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
@@ -65,6 +67,8 @@ pub(crate) enum Start {
 pub(crate) struct Hub {
     /// Never to be locked by whoever holds `state`.
     values: Locked<Values>,
+    counts: Arc<SeriesCounts>,
+    looks: Locked<Looks>,
     /// Groups of views with an interval that have come to be: for whoever gives them their beat.
     new_groups: Locked<Option<mpsc::UnboundedReceiver<GroupKey>>>,
     state: Locked<State>,
@@ -125,9 +129,12 @@ impl Hub {
         let unapplied = Vec::new();
         let state = State { compressor, ring, epochs, resets: 0, back: None, unapplied, views, index };
         let (announce, new_groups) = mpsc::unbounded_channel();
+        let counts = series.counts();
         let values = Values { series, conflation: Conflation::new(announce) };
         Arc::new(Self {
             values: Locked::new(Level::LastValues, "last values", values),
+            counts,
+            looks: Locked::leaf("looks at last values", Looks::default()),
             new_groups: Locked::leaf("new groups", Some(new_groups)),
             state: Locked::new(Level::Hub, "the hub", state),
             head: watch::Sender::new(head),

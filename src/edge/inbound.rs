@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::oneshot;
 
@@ -31,6 +32,8 @@ pub(crate) struct Inbound {
 pub(crate) struct Request {
     pub(crate) id: Option<Id>,
     pub(crate) view: ViewKey,
+    /// What it is told when the place is found.
+    pub(crate) ack: Bytes,
     pub(crate) place: oneshot::Receiver<Result<Place, String>>,
 }
 

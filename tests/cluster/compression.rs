@@ -123,7 +123,7 @@ async fn compressed_messages_of_clients_are_understood_and_compression_outlasts_
     let node = telecast::standalone().start().await;
     let mut client = connect(&node, "filter=*.none", BROWSER).await;
     client.send(r#"{"type":"subscribe","id":"a","filter":"*.cpu","from":"latest"}"#).await;
-    assert_eq!(client.next().await.json(), json!({"type": "ack", "id": "a"}));
+    assert_eq!(client.next().await.json(), json!({"type": "ack", "id": "a", "matching": 0}));
     // In three fragments with a ping between; then one that is not compressed; then an empty one.
     let ping = deflate(br#"{"type":"ping","id":"b"}"#);
     let (one, rest) = ping.split_at(3);

@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::Client;
 use crate::support::collector::{Collector, MEASUREMENTS};
+use crate::support::event_source::EventSource;
 use crate::support::telecast::{self, Telecast};
 use crate::support::wire;
 
@@ -26,7 +27,10 @@ async fn a_session_begins_with_a_welcome_and_brings_metrics_as_documented() {
     let node = telecast::standalone().node("node-7").start().await;
     let mut client = Client::attempt(node.address(), "/ws/clients", "").await.expect("a session");
     let welcome = client.ledger.last("welcome").clone();
-    assert_eq!(members(&welcome), ["heartbeat_ms", "node", "offset", "protocol", "session", "type"]);
+    assert_eq!(
+        members(&welcome),
+        ["heartbeat_ms", "matching", "node", "offset", "protocol", "session", "type"]
+    );
     assert_eq!((&welcome["protocol"], &welcome["node"]), (&json!(1), &json!("node-7")));
     assert_eq!(welcome["heartbeat_ms"], 15_000);
 
@@ -91,6 +95,33 @@ async fn filters_let_through_what_they_say_and_nothing_else() {
     }
 }
 
+/// So that braces which curl or a shell has eaten are seen, and names that are misspelled.
+#[tokio::test]
+async fn a_client_is_told_how_many_series_its_filters_have_on_every_transport() {
+    let node = telecast::standalone().start().await;
+    write(&node, "cpu,host=web-01,cpu=cpu-total n=1i\ncpu,host=web-01,cpu=cpu0 n=2i\nmem,host=web-01 n=3i")
+        .await;
+    for (filter, matching) in [
+        ("", 3),
+        ("filter=*.cpu", 2),
+        ("filter=*.cpu%7Bcpu=cpu-total%7D", 1),
+        ("filter=*.cpucpu=cpu-total", 0),
+        ("filter=web-1.*", 0),
+    ] {
+        let client = Client::connect(node.address(), filter).await;
+        assert_eq!(client.ledger.last("welcome")["matching"], matching, "{filter}");
+        let poll = node.get(&format!("/api/metrics/poll?timeout=0&{filter}")).await;
+        assert_eq!(poll.json["matching"], matching, "{filter}");
+        let source = EventSource::connect(node.address(), filter).await;
+        assert_eq!(source.ledger.last("welcome")["matching"], matching, "{filter}");
+    }
+    let mut client = Client::connect(node.address(), "").await;
+    for (filter, matching) in [("*.cpu", 2), ("*.cpu{cpu=cpu-total}", 1), ("*.cpo", 0)] {
+        let ack = client.ask(&json!({"type": "subscribe", "filter": filter}).to_string(), "ack").await;
+        assert_eq!(ack["matching"], matching, "{filter}");
+    }
+}
+
 #[tokio::test]
 async fn messages_are_answered_with_their_ids_and_bad_ones_with_errors() {
     let node = telecast::standalone().start().await;
@@ -98,7 +129,7 @@ async fn messages_are_answered_with_their_ids_and_bad_ones_with_errors() {
     assert_eq!(client.ask(r#"{"type":"ping"}"#, "pong").await, json!({"type": "pong"}));
     assert_eq!(client.ask(r#"{"type":"ping","id":17}"#, "pong").await, json!({"type": "pong", "id": 17}));
     let subscribe = r#"{"type":"subscribe","id":"s","filter":["*.mem","*.disk"],"from":"earliest"}"#;
-    assert_eq!(client.ask(subscribe, "ack").await, json!({"type": "ack", "id": "s"}));
+    assert_eq!(client.ask(subscribe, "ack").await, json!({"type": "ack", "id": "s", "matching": 0}));
 
     let bad = [
         ("nonsense", "bad_message", json!(null)),

@@ -17,6 +17,7 @@ const VARYING: &[&str] = &[
     "last_frame_age_ms",
     "limit_mb",
     "lines_per_second",
+    "matching",
     "max",
     "clients_max",
     "next",

@@ -81,9 +81,9 @@ type Id = string | number;
 /** Everything a server says. Without an offset, a place that there may be is none yet: a snapshot comes first. */
 export type ServerMessage =
   | Message
-  | { type: "welcome"; offset?: string; heartbeat_ms: number; node: string; session: string }
+  | { type: "welcome"; offset?: string; heartbeat_ms: number; node: string; session: string; matching?: number }
   | { type: "heartbeat"; offset: string }
-  | { type: "ack" | "pong"; id?: Id }
+  | { type: "ack" | "pong"; id?: Id; matching?: number }
   | { type: "error"; id?: Id; code: string; message: string }
   | { type: "goodbye"; reason: string; offset?: string; reconnect_after_ms: number };
 

@@ -140,6 +140,8 @@ struct Found {
     whole_bytes: usize,
     /// Where the next poll goes on.
     next: Option<String>,
+    /// As the session's welcome says it.
+    matching: Option<u64>,
     /// Since when there is something to answer with at once.
     news_since: Option<Instant>,
     /// The session has had everything there was, or has said how far it is on its way.
@@ -162,6 +164,7 @@ impl Found {
             body,
             whole_bytes,
             next: None,
+            matching: None,
             news_since: None,
             is_current: false,
             is_at_end: false,
@@ -173,7 +176,7 @@ impl Found {
         let kind = kind(&event.data);
         let was_whole = self.is_whole();
         match kind {
-            Some("welcome") => {}
+            Some("welcome") => self.matching = matching(&event.data),
             Some("heartbeat") => (self.is_current, self.is_at_end) = (true, true),
             _ => {
                 self.add(kind, &event.data);
@@ -233,13 +236,27 @@ impl Found {
     fn into_body(mut self) -> Bytes {
         self.body.truncate(self.whole_bytes);
         if self.format == Format::Json {
-            self.body.extend_from_slice(b"],\"next\":\"");
+            self.body.push(b']');
+            if let Some(matching) = self.matching {
+                self.body.extend_from_slice(b",\"matching\":");
+                self.body.extend_from_slice(itoa::Buffer::new().format(matching).as_bytes());
+            }
+            self.body.extend_from_slice(b",\"next\":\"");
             // An offset has no character that JSON would escape.
             self.body.extend_from_slice(self.next.unwrap_or_default().as_bytes());
             self.body.extend_from_slice(b"\"}");
         }
         Bytes::from(self.body)
     }
+}
+
+/// How many series the session's filters have, as its first message says.
+fn matching(welcome: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Welcome {
+        matching: Option<u64>,
+    }
+    serde_json::from_slice::<Welcome>(welcome).ok()?.matching
 }
 
 /// An answer on its way, in pieces: its client counts as one until the connection has taken nearly all of it.
@@ -303,6 +320,13 @@ mod tests {
         let goodbye = (Some("D"), r#"{"type":"goodbye"}"#);
         let both = r#"{"messages":[{"type":"metrics","offset":"B"},{"type":"goodbye"}],"next":"D"}"#;
         check(Format::Json, &[WELCOME, METRICS, goodbye], false, both);
+    }
+
+    #[test]
+    fn an_answer_says_how_many_series_match_where_the_session_does() {
+        let welcome = (Some("A"), r#"{"type":"welcome","protocol":1,"heartbeat_ms":15000,"matching":0}"#);
+        check(Format::Json, &[welcome, HEARTBEAT], false, r#"{"messages":[],"matching":0,"next":"C"}"#);
+        check(Format::InfluxEscaped, &[welcome, HEARTBEAT], false, "");
     }
 
     /// Or a client that comes back at once would ask without end while the log is away.

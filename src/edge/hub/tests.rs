@@ -419,3 +419,50 @@ fn entries_that_are_left_to_whoever_holds_the_last_values_are_applied_by_somebod
         hub.tidy(&Meters::register());
     });
 }
+
+#[test]
+fn a_client_is_told_how_many_series_its_filters_have_now() {
+    let (hub, _) = hub();
+    let set = |text: &str| FilterSet::parse(text.split(' ')).unwrap();
+    assert_eq!(hub.matching(&set("*.*")), Some(0));
+    append(&hub, stored(1, channel("web", "cpu"), "cpu,host=a,cpu=0 v=1 1\ncpu,host=a,cpu=1 v=2 2"));
+    append(&hub, stored(2, channel("db", "cpu"), "cpu,host=b,cpu=0 v=1 1"));
+    append(&hub, stored(3, channel("db", "mem"), "mem,host=b v=1 1"));
+    for (filters, matching) in [
+        ("*.*", 4),
+        ("*.cpu", 3),
+        ("web.*", 2),
+        ("db.*", 2),
+        ("web.* *.cpu", 3),
+        ("web.* db.* *.cpu *.mem", 4),
+        ("db.cpu web.*", 3),
+        ("*.cpu{cpu=0}", 2),
+        ("*.cpu{cpu=0} db.*", 3),
+        // What a shell makes of it that eats braces.
+        ("*.cpucpu=0", 0),
+        ("*.disk{path=/}", 0),
+        ("nobody.*", 0),
+        ("*.cpu{cpu=7}", 0),
+    ] {
+        assert_eq!(hub.matching(&set(filters)), Some(matching), "{filters}");
+    }
+}
+
+#[test]
+fn counting_by_tags_is_bounded_in_series_and_in_times() {
+    let (hub, _) = hub();
+    let lines = |numbers: std::ops::Range<usize>| {
+        numbers.map(|n| format!("cpu,n={n} v=1 1")).collect::<Vec<_>>().join("\n")
+    };
+    append(&hub, stored(1, channel("web", "cpu"), &lines(0..4_096)));
+    let set = |text: &str| FilterSet::parse([text]).unwrap();
+    let counted = (0..1_000).filter(|n| hub.matching(&set(&format!("*.cpu{{n={n}}}"))) == Some(1)).count();
+    // Some more, where this thread was away for so long that a second passed.
+    assert!((64..500).contains(&counted), "{counted}");
+    assert_eq!(hub.matching(&set("*.cpu")), Some(4_096), "what is counted by name always is");
+    append(&hub, stored(2, channel("web", "cpu"), &lines(4_096..4_097)));
+    std::thread::sleep(Duration::from_millis(1_001));
+    assert_eq!(hub.matching(&set("*.cpu{n=0}")), None);
+    assert_eq!(hub.matching(&set("*.cpu")), Some(4_097));
+    assert_eq!(hub.matching(&set("*.mem{n=0}")), Some(0));
+}

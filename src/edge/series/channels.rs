@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::edge::series::counts;
 use crate::proto::channel::Channel;
 
 /// What a channel costs besides its names, which are here twice: as shared text they count once.
@@ -80,5 +81,8 @@ impl Channels {
 }
 
 fn cost(channel: &Channel) -> usize {
-    CHANNEL_OVERHEAD_BYTES + channel.collector.as_str().len() + channel.measurement.len()
+    CHANNEL_OVERHEAD_BYTES
+        + counts::CHANNEL_BYTES
+        + channel.collector.as_str().len()
+        + channel.measurement.len()
 }

@@ -41,6 +41,13 @@ impl SeriesStore {
         self.extract(found.collect(), &ranks)
     }
 
+    /// How many series `filters` let through. Looks at all of them.
+    pub(crate) fn count(&self, filters: &FilterSet) -> u64 {
+        let ranks = self.ranks(filters);
+        let found = |(key, value): &(&Key, &Value)| self.found(&ranks, filters, key, value).is_some();
+        self.series.iter().filter(found).count() as u64
+    }
+
     /// For each channel's number where it comes in an answer, and how much of it; `None` if nothing.
     pub(super) fn ranks(&self, filters: &FilterSet) -> Ranks<'_> {
         let mut matching: Vec<(u32, &Channel, Match)> = Vec::new();

@@ -23,6 +23,7 @@ use crate::proto::offset::{Offset, Sequence, Shard};
 
 mod changes;
 mod channels;
+mod counts;
 mod extract;
 mod older;
 mod parts;
@@ -30,6 +31,7 @@ mod parts;
 mod tests;
 
 pub(crate) use changes::Changed;
+pub(crate) use counts::{Count, SeriesCounts};
 pub(crate) use extract::{Extract, Group};
 pub(crate) use older::Taken;
 pub(crate) use parts::{Part, Parts};
@@ -50,6 +52,7 @@ pub(crate) struct StoredPlace {
 pub(crate) struct SeriesStore {
     limits: SnapshotSettings,
     channels: Channels,
+    counts: Arc<SeriesCounts>,
     /// The one that was updated least lately first.
     series: LinkedHashMap<Key, Value>,
     bytes: usize,
@@ -95,6 +98,7 @@ impl SeriesStore {
         Self {
             limits,
             channels: Channels::default(),
+            counts: Arc::new(SeriesCounts::new()),
             series: LinkedHashMap::new(),
             bytes: 0,
             incomplete_to: start.sequences.clone(),
@@ -129,6 +133,11 @@ impl SeriesStore {
     /// Series here.
     pub(crate) fn len(&self) -> usize {
         self.series.len()
+    }
+
+    /// How many they are, by channel, for those who do not hold the store.
+    pub(crate) fn counts(&self) -> Arc<SeriesCounts> {
+        self.counts.clone()
     }
 
     /// What they take.
@@ -182,6 +191,7 @@ impl SeriesStore {
                 let (key, value) = (Key { channel, series: Box::from(&*series) }, value(shard, stored, line));
                 self.bytes += cost(&key, &value);
                 self.channels.stay(channel);
+                self.counts.add(&stored.envelope.channel);
                 entry.insert_hashed_nocheck(hash, key, value);
             }
         }
@@ -220,6 +230,7 @@ impl SeriesStore {
 
     fn forget(&mut self, key: &Key, value: &Value, reason: SeriesDrop) {
         self.bytes -= cost(key, value);
+        self.channels.get(key.channel).into_iter().for_each(|channel| self.counts.remove(channel));
         self.channels.leave(key.channel);
         self.dropped[reason.index()] += 1;
     }
@@ -247,6 +258,7 @@ impl SeriesStore {
         self.series = kept;
         // What is still being read is of the log that was.
         self.reading_older &= !bit(shard);
+        self.counts.set_partial(self.reading_older != 0);
         if let Some(slot) = self.incomplete_to.get_mut(usize::from(shard.0)) {
             // A new log is followed from its beginning. One that went backwards had older values that are not known here.
             *slot = entry.sequence();

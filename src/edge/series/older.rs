@@ -27,11 +27,13 @@ impl SeriesStore {
     /// From now on older values of these shards are read, until [`SeriesStore::end_older`].
     pub(crate) fn begin_older(&mut self, shards: impl Iterator<Item = Shard>) {
         self.reading_older = shards.fold(0, |all, shard| all | bit(shard));
+        self.counts.set_partial(self.reading_older != 0);
     }
 
     /// Nobody reads older values any more.
     pub(crate) fn end_older(&mut self) {
         self.reading_older = 0;
+        self.counts.set_partial(false);
     }
 
     /// Why last values may be missing that the log has, if they may.
@@ -79,6 +81,7 @@ impl SeriesStore {
                 let (key, value) = (Key { channel, series: Box::from(&*series) }, value(shard, stored, line));
                 self.bytes += cost(&key, &value);
                 self.channels.stay(channel);
+                self.counts.add(&stored.envelope.channel);
                 entry.insert_entry_hashed_nocheck(hash, key, value).to_front();
             }
         }

@@ -149,7 +149,7 @@ fn changes_come_in_parts_that_end_at_places_and_miss_nothing() {
 fn what_is_over_a_bound_goes_and_is_remembered_as_missing() {
     for (limits, reason) in [
         (SnapshotSettings { series_max: 2, ..UNBOUNDED }, SeriesDrop::Count),
-        (SnapshotSettings { bytes_max: 1_010, ..UNBOUNDED }, SeriesDrop::Bytes),
+        (SnapshotSettings { bytes_max: 1_226, ..UNBOUNDED }, SeriesDrop::Bytes),
         (SnapshotSettings { age_max: Duration::from_secs(15), ..UNBOUNDED }, SeriesDrop::Age),
     ] {
         let mut stage = Stage::new(1, limits);
@@ -303,6 +303,57 @@ fn sorted_texts(extract: &Extract) -> Vec<String> {
     let mut texts: Vec<String> = texts(extract).into_iter().map(with_sorted_fields).collect();
     texts.sort();
     texts
+}
+
+proptest! {
+    /// Also when bounds and a new log take series away, and when older ones come in behind newer ones.
+    #[test]
+    fn what_is_counted_by_name_is_what_is_there(
+        writes in prop::collection::vec(wrote(), 1..40),
+        older in prop::collection::vec(wrote(), 0..10),
+        series_max in prop::sample::select(vec![3usize, usize::MAX]),
+        ends_anew: bool,
+        texts in prop::collection::vec("(a|b|c|\\*)\\.(cpu|mem|x|\\*)(\\{k=(0|1|\\*)\\})?", 1..6),
+    ) {
+        let mut stage = Stage::new(2, SnapshotSettings { series_max, ..UNBOUNDED });
+        let counts = stage.store.counts();
+        let filters = FilterSet::parse(texts.iter().map(String::as_str)).unwrap();
+        let line = |Wrote { channel, tags, .. }: &Wrote, step: usize| {
+            let measurement = CHANNELS[*channel].split_once('.').unwrap().1;
+            let tags: String = tags.iter().map(|(key, value)| format!(",{key}={value}")).collect();
+            format!("{measurement}{tags} x=1 {step}")
+        };
+        let check = |store: &SeriesStore| match counts.of(&filters) {
+            Count::Exactly(count) => {
+                prop_assert_eq!(count, store.count(&filters));
+                Ok(())
+            }
+            Count::AtMost(count) => {
+                prop_assert!(filters.has_predicates() && count >= store.count(&filters) && count <= store.len() as u64);
+                Ok(())
+            }
+            Count::Unknown => Err(TestCaseError::fail("nobody reads older values")),
+        };
+        for (step, write) in writes.iter().enumerate() {
+            stage.write(write.shard, CHANNELS[write.channel], step as i64, &line(write, step));
+            check(&stage.store)?;
+        }
+        stage.store.begin_older([Shard(0), Shard(1)].into_iter());
+        for write in &older {
+            let _ = stage.store.take_older(Shard(write.shard), &stored(1, CHANNELS[write.channel], 0, &line(write, 0)));
+            prop_assert_eq!(counts.of(&filters), Count::Unknown);
+        }
+        stage.store.end_older();
+        check(&stage.store)?;
+        if ends_anew {
+            for shard in [Shard(0), Shard(1)] {
+                let entry = stage.ring.push_reset(Epoch(2), shard, 0);
+                stage.store.apply(&entry);
+                check(&stage.store)?;
+            }
+            prop_assert_eq!(counts.of(&filters), Count::Exactly(0));
+        }
+    }
 }
 
 proptest! {

@@ -206,7 +206,7 @@ impl Writer {
             _admission: admission,
         });
         let name = format!("{name:016x}");
-        let (stale, wire) = (self.shared.stale(), view.wire);
+        let (stale, wire, matching) = (self.shared.stale(), view.wire, self.hub.matching(&view.filters));
         self.begin(key, start, place, |shared, offset, outbox| {
             let offset = offset.map(Offset::token);
             let welcome = ServerMessage::Welcome {
@@ -214,6 +214,7 @@ impl Writer {
                 session: &name,
                 offset: offset.as_deref(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
+                matching,
             };
             let mut fits = true;
             if wire == Wire::Events {

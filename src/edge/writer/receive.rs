@@ -6,6 +6,7 @@
 
 use std::io::ErrorKind;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::Writer;
@@ -158,11 +159,12 @@ impl Writer {
                 let Some(session) = self.table.get(key) else { return };
                 let subscription = change.apply(&session.subscription());
                 let view = ViewKey::of(&subscription, session.wire());
+                let ack = ack(id.as_ref(), self.hub.matching(&view.filters));
                 match subscription.from {
-                    Some(from) => self.find_place(key, id, view, from, subscription.snapshot),
+                    Some(from) => self.find_place(key, id, view, ack, from, subscription.snapshot),
                     None => {
                         let place = subscription.snapshot.then(Place::snapshot);
-                        self.attach(key, &view, place, ack(id.as_ref()));
+                        self.attach(key, &view, place, ack);
                     }
                 }
             }
@@ -170,14 +172,23 @@ impl Writer {
                 let Some(session) = self.table.get(key) else { return };
                 let view = session.seat.view().key().clone();
                 let snapshots = snapshot.unwrap_or(session.snapshots);
-                self.find_place(key, id, view, from, snapshots);
+                let ack = ack(id.as_ref(), None);
+                self.find_place(key, id, view, ack, from, snapshots);
             }
             Err(MessageError { id, code, message }) => self.refuse(key, id, code, &message),
         }
     }
 
     /// Has the place looked up that a client asks for. Only the log may know it.
-    fn find_place(&mut self, key: SessionKey, id: Option<Id>, view: ViewKey, from: From, snapshots: bool) {
+    fn find_place(
+        &mut self,
+        key: SessionKey,
+        id: Option<Id>,
+        view: ViewKey,
+        ack: Bytes,
+        from: From,
+        snapshots: bool,
+    ) {
         let (shared, hub, doorbell) = (self.shared.clone(), self.hub.clone(), self.doorbell.clone());
         let (mut answer, place) = oneshot::channel();
         self.shared.tasks.spawn(async move {
@@ -192,7 +203,7 @@ impl Writer {
             }
         });
         if let Some(session) = self.table.get(key) {
-            session.inbound().request = Some(Request { id, view, place });
+            session.inbound().request = Some(Request { id, view, ack, place });
         }
     }
 
@@ -205,7 +216,7 @@ impl Writer {
             Err(oneshot::error::TryRecvError::Empty) => {
                 inbound.request = Some(request);
             }
-            Ok(Ok(place)) => self.attach(key, &request.view, Some(place), ack(request.id.as_ref())),
+            Ok(Ok(place)) => self.attach(key, &request.view, Some(place), request.ack),
             Ok(Err(why)) => self.refuse(key, request.id, ErrorCode::Unavailable, &why),
             // Only when the node stops, or when looking it up has failed in a way that nobody thought of.
             Err(oneshot::error::TryRecvError::Closed) => {
@@ -254,6 +265,6 @@ impl Session {
     }
 }
 
-fn ack(id: Option<&Id>) -> bytes::Bytes {
-    encode::server(Wire::WebSocket, &ServerMessage::Ack { id })
+fn ack(id: Option<&Id>, matching: Option<u64>) -> Bytes {
+    encode::server(Wire::WebSocket, &ServerMessage::Ack { id, matching })
 }

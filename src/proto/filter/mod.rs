@@ -74,6 +74,11 @@ impl Filter {
         self.collector.matches(channel.collector.as_str()) && self.measurement.matches(&channel.measurement)
     }
 
+    /// The collector and the measurement, where it names one.
+    pub fn names(&self) -> (Option<&str>, Option<&str>) {
+        (self.collector.name(), self.measurement.name())
+    }
+
     /// Whether lines have to be looked at.
     pub fn has_predicates(&self) -> bool {
         !self.predicates.is_empty()
@@ -105,6 +110,13 @@ impl Filter {
 }
 
 impl Part {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Any => None,
+            Self::Is(name) => Some(name),
+        }
+    }
+
     fn matches(&self, name: &str) -> bool {
         match self {
             Self::Any => true,

@@ -19,6 +19,8 @@ pub enum ServerMessage<'a> {
         offset: Option<&'a str>,
         /// A heartbeat comes at least this often.
         heartbeat_ms: u64,
+        /// Series that the filters let through now, where that is known.
+        matching: Option<u64>,
     },
     /// Everything up to `offset` has been sent or filtered out.
     Heartbeat {
@@ -56,6 +58,8 @@ pub enum ServerMessage<'a> {
     Ack {
         /// Its id.
         id: Option<&'a Id>,
+        /// Series that the filters let through now, where it has named some and that is known.
+        matching: Option<u64>,
     },
     /// The answer to `ping`.
     Pong {
@@ -124,12 +128,13 @@ impl ServerMessage<'_> {
     /// Appends the message as one JSON object.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Welcome { node, session, offset, heartbeat_ms } => Object::open(out, "welcome")
+            Self::Welcome { node, session, offset, heartbeat_ms, matching } => Object::open(out, "welcome")
                 .number("protocol", u64::from(PROTOCOL_VERSION))
                 .text("node", node)
                 .text("session", session)
                 .text_if("offset", *offset)
                 .number("heartbeat_ms", *heartbeat_ms)
+                .number_if("matching", *matching)
                 .close(),
             Self::Heartbeat { offset } => Object::open(out, "heartbeat").text("offset", offset).close(),
             Self::Gap { from, to, reason, snapshot } => {
@@ -146,7 +151,9 @@ impl ServerMessage<'_> {
                 .text("code", code.as_str())
                 .text("message", message)
                 .close(),
-            Self::Ack { id } => Object::open(out, "ack").id(*id).close(),
+            Self::Ack { id, matching } => {
+                Object::open(out, "ack").id(*id).number_if("matching", *matching).close();
+            }
             Self::Pong { id } => Object::open(out, "pong").id(*id).close(),
             Self::Goodbye { reason, offset, reconnect_after_ms } => Object::open(out, "goodbye")
                 .text("reason", reason.as_str())
@@ -330,6 +337,13 @@ impl<'a> Object<'a> {
         let object = self.name(name);
         object.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         object
+    }
+
+    fn number_if(self, name: &str, number: Option<u64>) -> Self {
+        match number {
+            Some(number) => self.number(name, number),
+            None => self,
+        }
     }
 
     fn id(self, id: Option<&Id>) -> Self {

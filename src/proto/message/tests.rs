@@ -38,8 +38,9 @@ fn server_messages_are_written_exactly() {
                 session: "s\n",
                 offset: Some("AQ"),
                 heartbeat_ms: 15_000,
+                matching: Some(0),
             },
-            r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s\n","offset":"AQ","heartbeat_ms":15000}"#,
+            r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s\n","offset":"AQ","heartbeat_ms":15000,"matching":0}"#,
         ),
         (ServerMessage::Heartbeat { offset: "AQ" }, r#"{"type":"heartbeat","offset":"AQ"}"#),
         (
@@ -56,8 +57,8 @@ fn server_messages_are_written_exactly() {
             ServerMessage::Error { id: None, code: ErrorCode::TooLarge, message: "m" },
             r#"{"type":"error","code":"too_large","message":"m"}"#,
         ),
-        (ServerMessage::Ack { id: Some(&id) }, r#"{"type":"ack","id":1}"#),
-        (ServerMessage::Ack { id: None }, r#"{"type":"ack"}"#),
+        (ServerMessage::Ack { id: Some(&id), matching: Some(7) }, r#"{"type":"ack","id":1,"matching":7}"#),
+        (ServerMessage::Ack { id: None, matching: None }, r#"{"type":"ack"}"#),
         (ServerMessage::Pong { id: Some(&text_id) }, r#"{"type":"pong","id":"a\"b"}"#),
         (
             ServerMessage::Goodbye {
@@ -69,7 +70,13 @@ fn server_messages_are_written_exactly() {
         ),
         // Before a session has its snapshot, its client has no place to resume from.
         (
-            ServerMessage::Welcome { node: "edge-1", session: "s", offset: None, heartbeat_ms: 1 },
+            ServerMessage::Welcome {
+                node: "edge-1",
+                session: "s",
+                offset: None,
+                heartbeat_ms: 1,
+                matching: None,
+            },
             r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s","heartbeat_ms":1}"#,
         ),
         (
