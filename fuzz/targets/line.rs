@@ -4,7 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use telecast_fuzz::proto::json::write_metrics;
-use telecast_fuzz::proto::line::{Line, Precision, lines, read_physical, write_metric, write_physical};
+use telecast_fuzz::proto::line::{
+    Line, Precision, Unwritable, lines, read_physical, write_metric, write_physical,
+};
 
 fuzz_target!(|input: &[u8]| {
     for line in lines(input).flatten() {
@@ -36,13 +38,18 @@ fn check_physical(line: &Line<'_>) {
 
 fn check_round_trip(line: &Line<'_>) {
     let metric = line.to_metric(Precision::Nanoseconds).expect("nanoseconds are always in range");
+    // Control characters are accepted in names and written as two characters, like Telegraf does.
+    let series_is_plain = !line.series().bytes().any(|byte| byte.is_ascii_control());
     let mut written = Vec::new();
-    write_metric(&mut written, &metric).expect("what was a line has a line");
+    match write_metric(&mut written, &metric) {
+        Ok(()) => {}
+        // Two keys that differ in such a character only.
+        Err(Unwritable::Tags) if !series_is_plain => return,
+        Err(e) => panic!("what was a line has a line: {e}"),
+    }
     let mut all = lines(&written);
     let again = all.next().expect("a line").expect("a valid line");
     assert!(all.next().is_none());
-    // Control characters are accepted in names and written as two characters, like Telegraf does.
-    let series_is_plain = !line.series().bytes().any(|byte| byte.is_ascii_control());
     if series_is_plain && line.fields().all(|(key, _)| !key.bytes().any(|byte| byte.is_ascii_control())) {
         assert_eq!(again.to_metric(Precision::Nanoseconds), Ok(metric));
     }

@@ -20,6 +20,9 @@ pub struct Metric<'a> {
 pub enum FieldValue<'a> {
     /// `64.2`
     Float(f64),
+    /// `64`: a float all the same, written with all its digits, which beyond 2^53 no `f64` holds. Written only: where text is
+    /// read, it is a `Float`.
+    Whole(i128),
     /// `64i`
     Integer(i64),
     /// `64u`

@@ -172,13 +172,28 @@ struct Place {
     message: String,
 }
 
-/// Reads one message: Telegraf JSON if its first non-blank byte is `{` or `[`, line protocol otherwise. (No line
-/// begins so: a measurement that does would need a very unusual agent, and content types lie: Telegraf's HTTP output
-/// sends `text/plain` for every format.)
+/// Reads one message: Telegraf JSON if it begins with `{` or `[`, line protocol otherwise. (Content types lie: Telegraf's HTTP
+/// output sends `text/plain` for every format.) A measurement may begin so as well: what does not read as JSON at all, and reads as
+/// lines, is lines.
 pub fn decode(bytes: &[u8], options: &Options<'_>) -> Decoded {
-    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{' | b'[') => decode_json(bytes, options),
-        _ => decode_lines(bytes, options),
+    if !begins_like_json(bytes) {
+        return decode_lines(bytes, options);
+    }
+    let json = decode_json(bytes, options);
+    if json.accepted() > 0 || json.rejected.total() == 0 {
+        return json;
+    }
+    let lines = decode_lines(bytes, options);
+    if lines.accepted() > 0 { lines } else { json }
+}
+
+fn begins_like_json(mut bytes: &[u8]) -> bool {
+    loop {
+        bytes = bytes.trim_ascii_start();
+        match bytes.strip_prefix(line::BYTE_ORDER_MARK) {
+            Some(rest) => bytes = rest,
+            None => return matches!(bytes.first(), Some(b'{' | b'[')),
+        }
     }
 }
 

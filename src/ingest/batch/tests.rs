@@ -142,6 +142,52 @@ fn telegraf_json_is_told_by_its_first_byte_in_all_its_forms() {
 }
 
 #[test]
+fn what_begins_like_json_and_reads_as_lines_is_lines() {
+    for (text, expected) in [
+        ("{a},host=h v=1 1", &["h/{a}: {a},host=h v=1 1"][..]),
+        ("[a] v=1 1\nb v=2 2\nnonsense", &["unknown/[a]: [a] v=1 1", "unknown/b: b v=2 2"]),
+        ("\u{feff}\n [ v=1 1", &["unknown/[: [ v=1 1"]),
+    ] {
+        check(text.as_bytes(), options(), expected);
+    }
+    // What is broken JSON is told so, and a batch with one good metric is JSON.
+    let broken = check(br#"{"name":"m","fields":{"v":[1]}}"#, options(), &[]);
+    assert!(broken.first_errors[0].message.contains("the field `v`"), "{}", broken.first_errors[0]);
+    let partly = check(
+        b"{\"name\":\"m\",\"fields\":{\"v\":1},\"timestamp\":1}\n{a} v=1 1",
+        options(),
+        &["unknown/m: m v=1 1000000000"],
+    );
+    assert!(partly.rejected.total() > 0);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_data() {
+    let json = r#"{"name":"m","fields":{"v":1},"timestamp":1}"#;
+    for (text, expected) in [
+        (format!("\u{feff}{json}"), "unknown/m: m v=1 1000000000"),
+        (format!("\n\u{feff} [{json}]"), "unknown/m: m v=1 1000000000"),
+        ("\u{feff}m v=1 1\n\u{feff}m v=2 2".to_owned(), "unknown/m: m v=1 1\nm v=2 2"),
+    ] {
+        assert_eq!(check(text.as_bytes(), options(), &[expected]).rejected.total(), 0);
+    }
+    assert_eq!(check("\u{feff}".as_bytes(), options(), &[]).rejected.total(), 0);
+}
+
+#[test]
+fn a_line_with_a_tag_twice_costs_only_itself_in_both_formats() {
+    let lines = check(b"cpu,rack=r1,rack=r2 v=1 1\nmem v=2 2", options(), &["unknown/mem: mem v=2 2"]);
+    assert_eq!((lines.rejected.of(LineRejection::Syntax), lines.first_errors[0].line), (1, 1));
+    let host = check(b"cpu,host=a,host=b v=1 1", options(), &[]);
+    assert!(host.first_errors[0].message.contains("twice"));
+    let json = br#"[{"name":"m","tags":{"a":"1","a":"2"},"fields":{"v":1},"timestamp":1},
+        {"name":"m","tags":{"a":"1","a\\":"2"},"fields":{"v":1},"timestamp":1},
+        {"name":"n","fields":{"v":1,"v":2},"timestamp":1}]"#;
+    let json = check(json, options(), &["unknown/n: n v=2 1000000000"]);
+    assert_eq!(json.rejected.total(), 2);
+}
+
+#[test]
 fn json_takes_its_precision_and_a_bad_entry_costs_only_itself() {
     let text = br#"[{"name":"m","fields":{"f":1.5},"timestamp":5},{"name":"m","fields":{}},{"name":"m","fields":{"f":2.5}}]"#;
     let options = Options { precision: Some(Precision::Milliseconds), ..options() };

@@ -5,7 +5,7 @@ use std::io::Read;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::{Instant, timeout_at};
 
@@ -59,15 +59,20 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, WriteError> {
     }
 }
 
-fn inflate(body: &[u8], bytes_max: usize) -> Result<Vec<u8>, WriteError> {
+/// Every member, as gzip does: nothing is an empty body, and zeros behind the last member are padding.
+fn inflate(mut body: &[u8], bytes_max: usize) -> Result<Vec<u8>, WriteError> {
     let mut inflated = Vec::new();
-    // One byte more than allowed tells "exactly full" from "too large".
-    let mut decoder = MultiGzDecoder::new(body).take(bytes_max as u64 + 1);
-    decoder
-        .read_to_end(&mut inflated)
-        .map_err(|error| WriteError::bad_request("bad_gzip", format!("the body is no gzip: {error}")))?;
-    if inflated.len() > bytes_max {
-        return Err(WriteError::TooLarge(bytes_max));
+    while body.iter().any(|byte| *byte != 0) {
+        // One byte more than allowed tells "exactly full" from "too large".
+        let left = (bytes_max - inflated.len()) as u64 + 1;
+        let mut member = GzDecoder::new(body).take(left);
+        member
+            .read_to_end(&mut inflated)
+            .map_err(|error| WriteError::bad_request("bad_gzip", format!("the body is no gzip: {error}")))?;
+        if inflated.len() > bytes_max {
+            return Err(WriteError::TooLarge(bytes_max));
+        }
+        body = member.into_inner().into_inner();
     }
     Ok(inflated)
 }
@@ -98,6 +103,28 @@ mod tests {
         body.extend(gzip(b"cd"));
         assert_eq!(inflate(&body, 4).unwrap(), b"abcd");
         assert!(matches!(inflate(&body, 3), Err(WriteError::TooLarge(3))));
+    }
+
+    #[test]
+    fn nothing_is_empty_and_zeros_behind_the_last_member_are_padding() {
+        assert_eq!(inflate(b"", 10).unwrap(), b"");
+        assert_eq!(inflate(&[0; 7], 10).unwrap(), b"");
+        let mut body = gzip(b"ab");
+        body.extend(gzip(b""));
+        body.extend(gzip(b"cd"));
+        body.extend([0; 1000]);
+        assert_eq!(inflate(&body, 4).unwrap(), b"abcd");
+        body.push(b'x');
+        assert!(
+            matches!(inflate(&body, 4), Err(WriteError::BadRequest(_))),
+            "what is no padding is an error"
+        );
+    }
+
+    #[test]
+    fn many_small_members_are_one_look_at_each_byte() {
+        let body = gzip(b"a").repeat(50_000);
+        assert_eq!(inflate(&body, 1 << 20).unwrap().len(), 50_000);
     }
 
     #[test]

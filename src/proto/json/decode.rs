@@ -1,12 +1,14 @@
 //! Telegraf JSON to metrics.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::split::{self, Piece};
-use crate::proto::line::{LineFault, Precision};
+use crate::proto::line::{LineFault, Precision, repeated};
 use crate::proto::metric::{FieldValue, Metric};
 
 /// A metric that was not accepted.
@@ -48,6 +50,9 @@ pub enum JsonErrorKind {
     /// `tags` is no object.
     #[error("`tags` must be an object of texts")]
     Tags,
+    /// A tag that comes twice.
+    #[error("the tag `{0}` comes twice: leave out one of them")]
+    RepeatedTag(String),
     /// A tag's value is no text.
     #[error("the tag `{0}` must be a text")]
     TagValue(String),
@@ -81,6 +86,7 @@ impl JsonErrorKind {
             | Self::Syntax(_)
             | Self::Name
             | Self::Tags
+            | Self::RepeatedTag(_)
             | Self::TagValue(_)
             | Self::Fields
             | Self::FieldValue(_)
@@ -92,8 +98,9 @@ impl JsonErrorKind {
 /// Reads what Telegraf's JSON serializer writes: `{"metrics":[…]}`, one metric, an array of metrics, and any of these one
 /// after the other. A bad metric never costs its neighbours. The outer error: the input begins like no JSON at all.
 ///
-/// Telegraf's timestamps are seconds unless it is configured otherwise. Integers stay integers, null fields are skipped,
-/// keys that are not Telegraf's are ignored.
+/// Telegraf's timestamps are seconds unless it is configured otherwise. Null fields are skipped, keys that are not Telegraf's are
+/// ignored. All numbers of fields are floats, as in Telegraf's own parser: Telegraf writes the float 2.0 as `2`, so an integer in
+/// JSON says nothing about the type of its field. One that is written as an integer keeps all its digits.
 pub fn decode(input: &[u8], precision: Precision) -> Result<Vec<Result<Metric<'_>, JsonError>>, JsonError> {
     let mut metrics = Vec::new();
     let readable = split::pieces(input, |piece| {
@@ -142,26 +149,30 @@ type Fields<'a> = Vec<(Cow<'a, str>, FieldValue<'a>)>;
 fn tags_of(tags: Value<'_>) -> Result<Tags<'_>, JsonErrorKind> {
     match tags {
         Value::Null => Ok(Vec::new()),
-        Value::Object(entries) => entries
-            .into_iter()
-            .map(|(key, value)| match value {
+        Value::Object(entries) => {
+            if let Some((_, key)) = repeated(entries.iter().map(|(key, _)| &**key)) {
+                return Err(JsonErrorKind::RepeatedTag(shortened(key)));
+            }
+            let tags = entries.into_iter().map(|(key, value)| match value {
                 Value::Text(text) => Ok((key, text)),
                 _ => Err(JsonErrorKind::TagValue(shortened(&key))),
-            })
-            .collect(),
+            });
+            tags.collect()
+        }
         _ => Err(JsonErrorKind::Tags),
     }
 }
 
 fn fields_of(fields: Value<'_>) -> Result<Fields<'_>, JsonErrorKind> {
     let Value::Object(entries) = fields else { return Err(JsonErrorKind::Fields) };
+    let entries = last_of_each(entries);
     let mut fields = Vec::with_capacity(entries.len());
     for (key, value) in entries {
         let value = match value {
             Value::Null => continue,
             Value::Boolean(value) => FieldValue::Boolean(value),
-            Value::Integer(value) => FieldValue::Integer(value),
-            Value::Unsigned(value) => FieldValue::Unsigned(value),
+            Value::Integer(value) => FieldValue::Whole(value.into()),
+            Value::Unsigned(value) => FieldValue::Whole(value.into()),
             Value::Float(value) => FieldValue::Float(value),
             Value::Text(text) => FieldValue::String(text),
             Value::Object(_) | Value::Array => return Err(JsonErrorKind::FieldValue(shortened(&key))),
@@ -169,6 +180,25 @@ fn fields_of(fields: Value<'_>) -> Result<Fields<'_>, JsonErrorKind> {
         fields.push((key, value));
     }
     if fields.is_empty() { Err(JsonErrorKind::Fields) } else { Ok(fields) }
+}
+
+/// Of a member that comes twice the last counts, as in line protocol.
+fn last_of_each<'a>(entries: Vec<(Cow<'a, str>, Value<'a>)>) -> Vec<(Cow<'a, str>, Value<'a>)> {
+    if repeated(entries.iter().map(|(key, _)| &**key)).is_none() {
+        return entries;
+    }
+    let mut places: HashMap<Cow<'a, str>, usize> = HashMap::new();
+    let mut last = Vec::with_capacity(entries.len());
+    for (key, value) in entries {
+        match places.entry(key.clone()) {
+            Entry::Occupied(place) => last[*place.get()] = (key, value),
+            Entry::Vacant(place) => {
+                place.insert(last.len());
+                last.push((key, value));
+            }
+        }
+    }
+    last
 }
 
 fn time_of(timestamp: &Value<'_>, precision: Precision) -> Result<Option<i64>, JsonErrorKind> {

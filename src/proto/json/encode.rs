@@ -1,8 +1,12 @@
 //! Lines to the JSON that clients get.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
-use crate::proto::line::{Line, RawValue, unescape_key, unescape_name, unescape_string};
+use crate::proto::line::{Line, RawFields, RawValue, repeated, unescape_key, unescape_name, unescape_string};
+
+/// Up to so many fields of a line are told apart while they are written; of longer lines the keys are compared afterwards.
+const COMPARED_MAX: usize = 16;
 
 /// Appends a JSON array of the metrics of `lines`:
 /// `[{"name":"cpu","tags":{…},"fields":{…},"timestamp":1700000000123},…]`.
@@ -29,13 +33,51 @@ pub fn write_members(out: &mut Vec<u8>, line: &Line<'_>, fallback_ns: i64) {
         write_unescaped(out, value, unescape_key);
     }
     out.extend_from_slice(b"},\"fields\":{");
-    for (index, (key, value)) in line.raw_fields().enumerate() {
-        write_key(out, index, key);
-        write_value(out, value);
-    }
+    write_fields(out, line.raw_fields());
     out.extend_from_slice(b"},\"timestamp\":");
     let timestamp_ms = line.timestamp().unwrap_or(fallback_ns).div_euclid(1_000_000);
     out.extend_from_slice(itoa::Buffer::new().format(timestamp_ms).as_bytes());
+}
+
+/// Of a field that the line repeats the last value counts, and no object has a member twice.
+#[inline]
+fn write_fields<'a>(out: &mut Vec<u8>, fields: RawFields<'a>) {
+    let start = out.len();
+    let mut seen = [0u32; COMPARED_MAX];
+    let mut doubtful = false;
+    for (index, (key, value)) in fields.clone().enumerate() {
+        let sample = sample(key);
+        doubtful |= index >= COMPARED_MAX || seen[..index].contains(&sample);
+        if let Some(slot) = seen.get_mut(index) {
+            *slot = sample;
+        }
+        write_key(out, index, key);
+        write_value(out, value);
+    }
+    if doubtful && repeated(fields.clone().map(|(key, _)| key)).is_some() {
+        out.truncate(start);
+        write_last_fields(out, fields);
+    }
+}
+
+/// Equal for equal keys, and hardly ever for others: how long a key is, and three of its bytes.
+#[inline]
+fn sample(key: &str) -> u32 {
+    let bytes = key.as_bytes();
+    let at = |index: usize| bytes.get(index).copied().unwrap_or_default();
+    u32::from_le_bytes([bytes.len() as u8, at(0), at(bytes.len() / 2), at(bytes.len().wrapping_sub(1))])
+}
+
+#[cold]
+#[inline(never)]
+fn write_last_fields<'a>(out: &mut Vec<u8>, fields: RawFields<'a>) {
+    let last: HashMap<&str, usize> =
+        fields.clone().enumerate().map(|(place, (key, _))| (key, place)).collect();
+    let counting = fields.enumerate().filter(|(place, (key, _))| last.get(key) == Some(place));
+    for (index, (_, (key, value))) in counting.enumerate() {
+        write_key(out, index, key);
+        write_value(out, value);
+    }
 }
 
 /// Appends `text` as a JSON string, quotes included.

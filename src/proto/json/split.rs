@@ -2,7 +2,7 @@
 //!
 //! Only braces and strings are followed: whatever else is wrong inside an object, its end is where its braces balance.
 
-use crate::proto::line::closing_quote;
+use crate::proto::line::{BYTE_ORDER_MARK, closing_quote};
 
 /// What there is at the top level or in an array of metrics.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Piece<'a> {
 
 /// Calls `each` for every metric of the input, in order. `false` if the input is neither an object nor an array.
 pub(super) fn pieces<'a>(input: &'a [u8], mut each: impl FnMut(Piece<'a>)) -> bool {
-    let mut at = skip_space(input, 0);
+    let mut at = skip_space_and_mark(input, 0);
     if !matches!(input.get(at), None | Some(b'{' | b'[')) {
         return false;
     }
@@ -33,7 +33,7 @@ pub(super) fn pieces<'a>(input: &'a [u8], mut each: impl FnMut(Piece<'a>)) -> bo
             }
         };
         let Some(next) = next else { break };
-        at = skip_space(input, next);
+        at = skip_space_and_mark(input, next);
     }
     true
 }
@@ -135,6 +135,13 @@ fn balanced_end(input: &[u8], start: usize, open: u8, close: u8) -> Option<usize
         }
         at += 1;
     }
+}
+
+/// Files that begin with a byte order mark are joined, too.
+fn skip_space_and_mark(input: &[u8], at: usize) -> usize {
+    let at = skip_space(input, at);
+    let rest = input.get(at..).unwrap_or_default();
+    if rest.starts_with(BYTE_ORDER_MARK) { skip_space(input, at + BYTE_ORDER_MARK.len()) } else { at }
 }
 
 fn skip_space(input: &[u8], at: usize) -> usize {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::proto::line::{LineFault, Precision, lines, write_metric};
+use crate::proto::line::{LineFault, Precision, Unwritable, lines, write_metric};
 use crate::proto::metric::{FieldValue, Metric};
 
 /// What each metric of `input` is, with times in seconds: itself, or its error.
@@ -43,15 +43,156 @@ fn a_telegraf_metric_is_read() {
         tags: vec![("host".into(), "web-01".into())],
         fields: vec![
             ("usage".into(), FieldValue::Float(64.2)),
-            ("n".into(), FieldValue::Integer(3)),
-            ("big".into(), FieldValue::Unsigned(u64::MAX)),
-            ("low".into(), FieldValue::Integer(i64::MIN)),
+            ("n".into(), FieldValue::Whole(3)),
+            ("big".into(), FieldValue::Whole(u64::MAX.into())),
+            ("low".into(), FieldValue::Whole(i64::MIN.into())),
             ("up".into(), FieldValue::Boolean(true)),
             ("text".into(), FieldValue::String("a \"b\"\n".into())),
         ],
         timestamp_ns: Some(1_700_000_000_000_000_000),
     };
     assert_eq!(read(input), [Ok(expected)]);
+}
+
+/// One field of one type, however its values are written, and none loses a digit.
+#[test]
+fn numbers_of_json_are_floats_with_all_their_digits() {
+    for (number, written) in [
+        ("1.5", "1.5"),
+        ("2", "2"),
+        ("-7", "-7"),
+        ("0", "0"),
+        ("2.0", "2.0"),
+        ("1e3", "1000.0"),
+        ("9007199254740993", "9007199254740993"),
+        ("9223372036854775808", "9223372036854775808"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("-9223372036854775808", "-9223372036854775808"),
+        ("18446744073709551616", "1.8446744073709552e+19"),
+    ] {
+        let input = format!(r#"{{"name":"m","fields":{{"v":{number}}},"timestamp":1}}"#);
+        let mut text = Vec::new();
+        write_metric(&mut text, &read(&input)[0].clone().unwrap()).unwrap();
+        assert_eq!(std::str::from_utf8(&text).unwrap(), format!("m v={written} 1000000000"));
+        let line = lines(&text).next().unwrap().unwrap();
+        assert!(matches!(line.fields().next().unwrap().1, FieldValue::Float(_)), "{number}");
+        let shown = json_of(std::str::from_utf8(&text).unwrap())[0]["fields"]["v"].to_string();
+        assert_eq!(shown, written, "a client gets the same digits");
+    }
+}
+
+#[test]
+fn a_tag_twice_costs_its_metric_and_of_a_field_twice_the_last_counts() {
+    let metric =
+        |tags: &str, fields: &str| format!(r#"{{"name":"m","tags":{{{tags}}},"fields":{{{fields}}}}}"#);
+    for tags in [r#""a":"1","a":"2""#, r#""a":"1","b":"2","\u0061":"1""#] {
+        let input = metric(tags, r#""v":1"#);
+        assert_eq!(error(&input), JsonErrorKind::RepeatedTag("a".into()), "{input}");
+    }
+    let [good, bad] = [metric("", r#""v":1"#), metric(r#""a":"","a":"1""#, r#""v":1"#)];
+    assert_eq!(names(&format!("[{good},{bad},{good}]")), (vec!["m".into(), "m".into()], vec![1]));
+    let twice = metric("", r#""v":1,"w":2,"v":"x","v":null,"u":true"#);
+    let text = |text: &'static str| FieldValue::String(text.into());
+    assert_eq!(
+        read(&metric("", r#""v":1,"w":2,"v":"x""#))[0].clone().unwrap().fields,
+        [("v".into(), text("x")), ("w".into(), FieldValue::Whole(2))]
+    );
+    let fields = read(&twice)[0].clone().unwrap().fields;
+    assert_eq!(fields, [("w".into(), FieldValue::Whole(2)), ("u".into(), FieldValue::Boolean(true))]);
+    // Keys that line protocol can only write alike.
+    let mut out = Vec::new();
+    for tags in [r#""a":"1","a\\":"2""#, r#""a\nb":"1","a\\nb":"2""#] {
+        let alike = metric(tags, r#""v":1"#);
+        assert_eq!(write_metric(&mut out, &read(&alike)[0].clone().unwrap()), Err(Unwritable::Tags));
+        assert!(out.is_empty());
+    }
+}
+
+/// The members of every object in a text of JSON, however often they come.
+fn members(text: &[u8]) -> Vec<Vec<String>> {
+    struct Counted<'a>(&'a mut Vec<Vec<String>>);
+    impl<'de> serde::de::DeserializeSeed<'de> for Counted<'_> {
+        type Value = ();
+        fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+            from.deserialize_any(self)
+        }
+    }
+    impl<'de> serde::de::Visitor<'de> for Counted<'_> {
+        type Value = ();
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("JSON")
+        }
+        fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+            Ok(())
+        }
+        fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+            Ok(())
+        }
+        fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+            Ok(())
+        }
+        fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+            Ok(())
+        }
+        fn visit_str<E>(self, _: &str) -> Result<(), E> {
+            Ok(())
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut all: A) -> Result<(), A::Error> {
+            while all.next_element_seed(Counted(self.0))?.is_some() {}
+            Ok(())
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut all: A) -> Result<(), A::Error> {
+            let mut keys = Vec::new();
+            while let Some(key) = all.next_key::<String>()? {
+                keys.push(key);
+                all.next_value_seed(Counted(self.0))?;
+            }
+            self.0.push(keys);
+            Ok(())
+        }
+    }
+    let mut found = Vec::new();
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    serde::de::DeserializeSeed::deserialize(Counted(&mut found), &mut parser).unwrap();
+    found
+}
+
+#[test]
+fn no_object_has_a_member_twice() {
+    let many: String = (0..100).map(|n| format!("f{n}={n},")).collect();
+    for (fields, shown) in [
+        ("v=1,v=2", json!({"v": 2})),
+        ("v=1,w=1,v=2i,u=3,w=\"x\"", json!({"v": 2, "u": 3, "w": "x"})),
+        (r"a\ b=1,a\ b=t", json!({"a b": true})),
+        (&format!("{many}f7=0"), Value::Null),
+    ] {
+        let input = format!("m,t=1 {fields} 5");
+        let mut out = Vec::new();
+        write_metrics(&mut out, lines(input.as_bytes()).map(Result::unwrap), 0);
+        for mut keys in members(&out) {
+            let count = keys.len();
+            keys.sort();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{}", String::from_utf8_lossy(&out));
+        }
+        if !shown.is_null() {
+            assert_eq!(json_of(&input)[0]["fields"], shown);
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_json() {
+    let metric = r#"{"name":"a","fields":{"v":1}}"#;
+    for input in [
+        format!("\u{feff}{metric}"),
+        format!("\u{feff}\n[{metric}]\n"),
+        format!("\u{feff}{{\"metrics\":[{metric}]}}"),
+    ] {
+        assert_eq!(names(&input), (vec!["a".into()], vec![]), "{input}");
+    }
+    let joined = format!("\u{feff}{metric}\n\u{feff}{metric}");
+    assert_eq!(names(&joined).0.len(), 2);
 }
 
 #[test]
@@ -229,7 +370,7 @@ fn any_value() -> impl Strategy<Value = FieldValue<'static>> {
 proptest! {
     #[test]
     fn metrics_survive_lines_and_json(
-        name in "[^\\p{Cc}\\\\#]{1,6}",
+        name in "[^\\p{Cc}\\\\#\u{feff}]{1,6}",
         tags in prop::collection::btree_map("[^\\p{Cc}\\\\]{1,4}", "[^\\p{Cc}\\\\]{1,4}", 0..4),
         fields in prop::collection::btree_map("[^\\p{Cc}\\\\]{1,4}", any_value(), 1..5),
         timestamp_ms in -9_000_000_000_000i64..9_000_000_000_000,
@@ -245,6 +386,13 @@ proptest! {
         let mut json = Vec::new();
         write_metrics(&mut json, lines(&line).map(Result::unwrap), 0);
         let decoded = decode(&json, Precision::Milliseconds).unwrap();
+        // JSON does not tell whole numbers apart.
+        let fields = metric.fields.into_iter().map(|(key, value)| match value {
+            FieldValue::Integer(whole) => (key, FieldValue::Whole(whole.into())),
+            FieldValue::Unsigned(whole) => (key, FieldValue::Whole(whole.into())),
+            value => (key, value),
+        });
+        let metric = Metric { fields: fields.collect(), ..metric };
         prop_assert_eq!(decoded, vec![Ok(metric)]);
     }
 

@@ -30,6 +30,9 @@ pub enum LineErrorKind {
     /// A tag without `=`, or with nothing after it.
     #[error("a tag's value is missing: leave out the tag, or write `key=value`")]
     MissingTagValue,
+    /// A tag's key that another tag of the line has: which of them counts is anybody's guess.
+    #[error("a tag's key comes twice in this line: leave out one of them")]
+    RepeatedTag,
     /// A second `=` in a tag.
     #[error("an equals sign in a tag's value needs a backslash before it")]
     UnescapedEquals,
@@ -99,6 +102,7 @@ impl LineErrorKind {
             | Self::MissingFields
             | Self::MissingTagKey
             | Self::MissingTagValue
+            | Self::RepeatedTag
             | Self::UnescapedEquals
             | Self::MissingFieldKey
             | Self::MissingFieldValue

@@ -7,6 +7,7 @@
 //! that backslash; every other backslash is itself (InfluxDB 1.x and 2.x, and Telegraf in tags). Inside quotes `\"` and `\\`.
 
 mod error;
+mod keys;
 mod physical;
 mod precision;
 mod scan;
@@ -19,8 +20,10 @@ mod write;
 use std::borrow::Cow;
 
 pub use error::{LineError, LineErrorKind, LineFault};
+pub(in crate::proto) use keys::repeated;
 pub use physical::{read_physical, write_physical};
 pub use precision::{Precision, PrecisionError};
+pub use scan::BYTE_ORDER_MARK;
 pub(in crate::proto) use scan::closing_quote;
 pub use series::{add_missing_fields, merge_fields, series_tags};
 pub use value::{Fields, Tags};
@@ -33,7 +36,8 @@ use crate::proto::metric::{FieldValue, Metric};
 
 /// Iterates over the lines of `input`, skipping blank ones and comments. A newline inside a quoted string belongs to the
 /// string. A bad line never costs its neighbours: after it, reading resumes at the next raw newline (behind the last
-/// string that did close, so that the text inside a string never passes for a line of its own).
+/// string that did close, so that the text inside a string never passes for a line of its own). A byte order mark before a line
+/// is no part of it: files of Windows programs begin with one, and files are joined.
 pub fn lines(input: &[u8]) -> Lines<'_> {
     Lines { input, text: std::str::from_utf8(input).ok(), at: 0, counted_to: 0, newlines: 0 }
 }
@@ -86,17 +90,17 @@ impl<'a> Line<'a> {
         unescape_name(self.measurement_escaped())
     }
 
-    /// The value of one tag; of the first, if the key is repeated.
+    /// The value of one tag.
     pub fn tag(&self, key: &str) -> Option<Cow<'a, str>> {
         self.tags().find_map(|(name, value)| (name == key).then_some(value))
     }
 
-    /// Tag keys and values, in the order written.
+    /// Tag keys and values, in the order written. No key comes twice.
     pub fn tags(&self) -> Tags<'a> {
         Tags::new(self.raw_tags())
     }
 
-    /// Field keys and values, in the order written. There is at least one.
+    /// Field keys and values, in the order written. There is at least one. Of a key that comes twice the last value counts.
     pub fn fields(&self) -> Fields<'a> {
         Fields::new(self.raw_fields())
     }

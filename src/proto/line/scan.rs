@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use super::error::LineErrorKind::{self, *};
+use super::keys::repeated;
+use super::value::RawTags;
 
 /// Where the parts of a valid line end, as positions in the input.
 pub(super) struct Shape {
@@ -23,10 +25,14 @@ pub(super) struct Fault {
     pub(super) resume_from: usize,
 }
 
+/// U+FEFF, in UTF-8.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// The first byte of the next line that is neither blank nor a comment.
 pub(super) fn next_line_start(input: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match input.get(at)? {
+            0xEF if input[at..].starts_with(BYTE_ORDER_MARK) => at += BYTE_ORDER_MARK.len(),
             b' ' | b'\t' | b'\n' | b'\r' => at += 1,
             b'#' => at += memchr::memchr(b'\n', &input[at..])?,
             _ => return Some(at),
@@ -86,6 +92,12 @@ fn parse<T: FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
+/// Whether `last` comes before `key`. Neighbours differ within few bytes: a loop takes a fraction of a call of the library.
+fn ascends(last: &[u8], key: &[u8]) -> bool {
+    let first_difference = last.iter().zip(key).find(|(one, other)| one != other);
+    first_difference.map_or(last.len() < key.len(), |(one, other)| one < other)
+}
+
 struct Scanner<'a> {
     input: &'a [u8],
     at: usize,
@@ -96,18 +108,26 @@ struct Scanner<'a> {
 
 type Scan<T> = Result<T, (usize, LineErrorKind)>;
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
     fn line(&mut self) -> Scan<Shape> {
         if self.peek() == Some(b',') {
             return self.fail(EmptyMeasurement);
         }
         self.token(PLAIN);
         let measurement_end = self.at;
+        // Telegraf sorts its tags, and what ascends has nothing twice.
+        let mut last = &[][..];
+        let mut ascending = true;
         while self.peek() == Some(b',') {
-            self.tag()?;
+            let key = self.tag()?;
+            ascending &= ascends(last, key);
+            last = key;
         }
         let series_end = self.at;
-        self.spaces();
+        if !ascending {
+            self.unrepeated(measurement_end, series_end)?;
+        }
+        self.space();
         if self.at_line_end() {
             return self.fail(MissingFields);
         }
@@ -117,7 +137,7 @@ impl Scanner<'_> {
             self.field()?;
         }
         let body_end = self.at;
-        self.spaces();
+        self.space();
         if self.at_line_end() {
             return Ok(self.shape(measurement_end, series_end, body_end, body_end, None));
         }
@@ -141,10 +161,12 @@ impl Scanner<'_> {
         Shape { measurement_end, series_end, body_end, text_end, end: self.at, timestamp }
     }
 
-    /// `,key=value`, standing on the comma.
-    fn tag(&mut self) -> Scan<()> {
+    /// `,key=value`, standing on the comma; returns the key.
+    fn tag(&mut self) -> Scan<&'a [u8]> {
         self.at += 1;
-        if self.token(KEYED) == 0 {
+        let start = self.at;
+        let length = self.token(KEYED);
+        if length == 0 {
             return self.fail(MissingTagKey);
         }
         if self.peek() != Some(b'=') {
@@ -157,7 +179,19 @@ impl Scanner<'_> {
         if self.peek() == Some(b'=') {
             return self.fail(UnescapedEquals);
         }
-        Ok(())
+        Ok(&self.input[start..start + length])
+    }
+
+    /// Refuses a key that comes twice among tags in any order, at its second place.
+    #[cold]
+    #[inline(never)]
+    fn unrepeated(&self, measurement_end: usize, series_end: usize) -> Scan<()> {
+        // What is no text is refused for that, once the line has been scanned.
+        let Ok(tags) = std::str::from_utf8(&self.input[measurement_end..series_end]) else { return Ok(()) };
+        match repeated(RawTags::new(tags).map(|(key, _)| key)) {
+            None => Ok(()),
+            Some((_, key)) => Err((key.as_ptr() as usize - self.input.as_ptr() as usize, RepeatedTag)),
+        }
     }
 
     /// `key=value`, standing on the key.
@@ -295,6 +329,15 @@ impl Scanner<'_> {
             self.at += 1;
         }
         self.at - start
+    }
+
+    /// Between series, fields and timestamp: a space ends the part before it, and tabs may follow, as in InfluxDB.
+    fn space(&mut self) {
+        if self.skip(b' ') {
+            while matches!(self.peek(), Some(b' ' | b'\t')) {
+                self.at += 1;
+            }
+        }
     }
 
     fn spaces(&mut self) {

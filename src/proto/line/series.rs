@@ -13,7 +13,7 @@ use super::value::{RawFields, RawTags, Tags};
 impl<'a> Line<'a> {
     /// The fields, as written.
     pub fn fields_text(&self) -> &'a str {
-        self.text[self.series_end..self.body_end].trim_start_matches(' ')
+        self.text[self.series_end..self.body_end].trim_start_matches([' ', '\t'])
     }
 
     /// Measurement and tags, as written but in the order of the tags' keys: the same text for the same series, whatever the
@@ -24,8 +24,7 @@ impl<'a> Line<'a> {
             return Cow::Borrowed(self.series());
         }
         let mut tags: SmallVec<[(&str, &str); 16]> = self.raw_tags().collect();
-        // Stable, so that of a repeated key the first value stays the first.
-        tags.sort_by_key(|(key, _)| *key);
+        tags.sort_unstable_by_key(|(key, _)| *key);
         let mut series = String::with_capacity(self.series_end);
         series.push_str(self.measurement_escaped());
         for (key, value) in tags {
@@ -38,6 +37,11 @@ impl<'a> Line<'a> {
 /// The tags of a series as [`Line::series`] or [`Line::canonical_series`] give it.
 pub fn series_tags(series: &str) -> Tags<'_> {
     Tags::new(RawTags::new(&series[token_end(series.as_bytes(), 0, PLAIN)..]))
+}
+
+/// The keys of a series' tags, as written.
+pub(super) fn tag_keys(series: &str) -> impl Iterator<Item = &str> {
+    RawTags::new(&series[token_end(series.as_bytes(), 0, PLAIN)..]).map(|(key, _)| key)
 }
 
 /// Makes of the fields of two lines those of both: `newer` values where both have one. `fields` holds the older ones and gets

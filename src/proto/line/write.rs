@@ -1,5 +1,7 @@
 //! Writing a metric as one canonical line.
 
+use super::keys::repeated;
+use super::series::tag_keys;
 use crate::proto::metric::{FieldValue, Metric};
 
 /// Why a metric has no line.
@@ -10,6 +12,9 @@ pub enum Unwritable {
         "line protocol cannot hold this name: a name is not empty, does not begin with # and is more than backslashes"
     )]
     Name,
+    /// Two tags have one key, as far as line protocol can hold their keys.
+    #[error("a tag's key comes twice: leave out one of them")]
+    Tags,
     /// No field has a key and a finite value.
     #[error("line protocol needs at least one field with a key and a finite value")]
     Fields,
@@ -18,10 +23,10 @@ pub enum Unwritable {
 /// Appends `metric` as one line of line protocol, without a newline; appends nothing if it has none.
 ///
 /// What the format cannot hold is treated as Telegraf treats it: control characters in names become `\n`, `\r`, `\t` and
-/// `\f` (two characters), backslashes at the end of a name are dropped, and so are tags and fields of which nothing is
-/// left and fields that are NaN or infinite.
+/// `\f` (two characters), byte order marks at the beginning of the measurement and backslashes at the end of a name are dropped, and so are tags and fields of which nothing is
+/// left and fields that are NaN or infinite. Two tags with one key are refused, as readers refuse them.
 pub fn write_metric(out: &mut Vec<u8>, metric: &Metric<'_>) -> Result<(), Unwritable> {
-    let name = metric.name.trim_end_matches('\\');
+    let name = metric.name.trim_start_matches('\u{feff}').trim_end_matches('\\');
     if name.is_empty() || name.starts_with('#') {
         return Err(Unwritable::Name);
     }
@@ -35,6 +40,11 @@ pub fn write_metric(out: &mut Vec<u8>, metric: &Metric<'_>) -> Result<(), Unwrit
             out.push(b'=');
             write_escaped(out, value, b",= ");
         }
+    }
+    let written = std::str::from_utf8(&out[start..]).unwrap_or_default();
+    if repeated(tag_keys(written)).is_some() {
+        out.truncate(start);
+        return Err(Unwritable::Tags);
     }
     let mut separator = b' ';
     for (key, value) in &metric.fields {
@@ -61,6 +71,7 @@ pub fn write_metric(out: &mut Vec<u8>, metric: &Metric<'_>) -> Result<(), Unwrit
 fn write_value(out: &mut Vec<u8>, value: &FieldValue<'_>) {
     match value {
         FieldValue::Float(value) => out.extend_from_slice(zmij::Buffer::new().format(*value).as_bytes()),
+        FieldValue::Whole(value) => out.extend_from_slice(itoa::Buffer::new().format(*value).as_bytes()),
         FieldValue::Integer(value) => {
             out.extend_from_slice(itoa::Buffer::new().format(*value).as_bytes());
             out.push(b'i');

@@ -116,7 +116,7 @@ proptest! {
         removed in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
         collector in "a|b|c",
         measurement in "m|n|o",
-        tags in prop::collection::vec("(,k=(x|y|xy|xyz|ü|üx))?(,l=(x|y|xy))?(,k=(x|y))?", 0..6),
+        tags in prop::collection::vec("(,k=(x|y|xy|xyz|ü|üx))?(,l=(x|y|xy))?|,l=(x|y),k=(x|y)", 0..6),
     ) {
         let mut index = FilterIndex::default();
         let mut sets = BTreeMap::new();

@@ -9,6 +9,7 @@
 //! - It lets a backslash hide a newline outside quotes. The documentation excludes newlines from names, and hiding one
 //!   would cost the next line.
 //! - It reads `1e999` as infinity, which no line protocol can hold.
+//! - It accepts a tag's key twice, which InfluxDB refuses ("duplicate tags").
 //! - It refuses `5.`, `.5`, a trailing space without a timestamp and CRLF, which InfluxDB and Telegraf accept.
 
 use influxdb_line_protocol::{FieldValue as OracleValue, ParsedLine, parse_lines};
@@ -92,6 +93,7 @@ fn refused_by_influxdb(kind: LineErrorKind) -> bool {
             | MissingTagValue
             | MissingFieldKey
             | UnescapedEquals
+            | RepeatedTag
             | MissingFieldValue
             | FloatOutOfRange
     )
