@@ -93,7 +93,8 @@
 //! * [`proto`]: the pure vocabulary, byte for byte. No tokio, no clock, no logs.
 //! * [`broker`]: the port to the log, and its two implementations under one contract.
 //! * [`ingest`]: collectors in, batches out. [`edge`]: the log in, frames out. Neither knows the other.
-//! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors.
+//! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors; and HTTP below every role, with
+//!   its listeners, limits and the WebSocket handshake.
 //! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line, and
 //!   `status`, which asks a running node.
 //! * [`demo`]: a collector of this host's metrics; a client of ingest like any other. [`load`]: the load generator, which knows a

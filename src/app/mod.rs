@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::listen::{Listener, Patience};
 use crate::app::watchdog::{Turns, Watchdog};
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
@@ -23,7 +22,7 @@ use crate::config::Settings;
 use crate::demo;
 use crate::edge::Edge;
 use crate::ingest::Ingest;
-use crate::ops::cors::Cors;
+use crate::ops::http::{Access, Listener, Policy};
 use crate::ops::log::{self, Follows};
 use crate::ops::meters::Meters;
 use crate::ops::node::{Lifecycle, Node};
@@ -31,7 +30,6 @@ use crate::ops::prometheus::Exporter;
 use crate::ops::routes::Operations;
 use crate::ops::{process, prometheus, routes};
 
-pub mod listen;
 mod startup;
 pub mod watchdog;
 
@@ -175,38 +173,42 @@ impl Process {
     /// Opens the listeners and returns the public one's address.
     fn listen(&self, exporter: &Exporter) -> Result<SocketAddr, Failure> {
         let server = &self.settings.server;
-        let cors = Cors::of(&server.cors_origins);
+        let unacknowledged_max = self.settings.edge.slow_client_timeout + CUT_OFF_MARGIN;
+        let policy = Policy::new(self.node.clone(), server, unacknowledged_max);
+        let origins = policy.origins();
         let operations = Operations {
             node: self.node.clone(),
             exporter: server.metrics_enabled.then(|| exporter.clone()),
             admin_token: self.settings.admin.token.clone(),
         };
-        let apart = server.metrics_listen.map(|listen| (listen, routes::router(operations.clone(), &cors)));
+        let apart = server.metrics_listen.map(|listen| (listen, routes::router(operations.clone(), origins)));
         let mut public = if apart.is_some() {
-            routes::public_router(operations, &cors)
+            routes::public_router(operations, origins)
         } else {
-            routes::router(operations, &cors)
+            routes::router(operations, origins)
         };
         if let Some(ingest) = &self.ingest {
-            public = public.merge(ingest.clone().router());
+            public = public.merge(origins.apply(Access::Write, ingest.clone().router()));
         }
         if let Some(edge) = &self.edge {
-            public = public.merge(edge.router(&cors));
+            public = public.merge(edge.router(origins));
         }
-        let address = self.open(server.listen, "listening", public)?;
+        let address = self.open(server.listen, "listening", public, &policy)?;
         if let Some((listen, operations)) = apart {
-            self.open(listen, "metrics_listening", operations)?;
+            self.open(listen, "metrics_listening", operations, &policy)?;
         }
         Ok(address)
     }
 
-    fn open(&self, address: SocketAddr, event: &'static str, router: Router) -> Result<SocketAddr, Failure> {
+    fn open(
+        &self,
+        address: SocketAddr,
+        event: &'static str,
+        router: Router,
+        policy: &Arc<Policy>,
+    ) -> Result<SocketAddr, Failure> {
         let failed = |error| Failure::Listen { address, error };
-        let patience = Patience {
-            header_timeout: self.settings.server.header_timeout,
-            unacknowledged_max: self.settings.edge.slow_client_timeout + CUT_OFF_MARGIN,
-        };
-        let listener = Listener::bind(address, patience).map_err(failed)?;
+        let listener = Listener::bind(address, policy.clone()).map_err(failed)?;
         let address = listener.address()?;
         let role = self.settings.node.role;
         tracing::info!(event, %address, role = role.as_str(), node = self.node.id, "listening");

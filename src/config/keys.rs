@@ -41,6 +41,10 @@ pub enum Kind {
     NatsUrl,
     /// Origins of web pages, or `*`.
     Origins,
+    /// Networks, as `ADDRESS/BITS`.
+    Networks,
+    /// Names of hosts, without ports.
+    Hosts,
     /// A level or filter directives.
     LogFilter,
     /// Printable text that is never shown.
@@ -92,9 +96,18 @@ pub const KEYS: &[Key] = &[
     Key { name: "server.metrics_enabled", kind: Kind::Switch, builtin: Builtin::Switch(true) },
     unset("server.port", Kind::Port),
     integer("server.header_timeout_ms", 100, 600_000, 10_000),
+    integer("server.header_bytes_max", 8 << 10, MIB, 32 << 10),
+    integer("server.idle_timeout_ms", 1_000, 3_600_000, 180_000),
+    derived("server.connections_max", Kind::Integer(16, 10_000_000)),
+    unset("server.connections_per_address_max", Kind::Integer(0, 10_000_000)),
+    unset("server.connects_per_address_per_s_max", Kind::Integer(0, 1_000_000)),
+    integer("server.pending_connections_max", 16, 1_000_000, 4_096),
+    unset("server.trusted_proxies", Kind::Networks),
     integer("server.worker_threads", 0, 1_024, 0),
     integer("server.watchdog_timeout_ms", 0, 3_600_000, 30_000),
     unset("server.cors_origins", Kind::Origins),
+    unset("server.allowed_origins", Kind::Origins),
+    unset("server.allowed_hosts", Kind::Hosts),
     unset("ingest.port", Kind::Port),
     by_role("nats.url", Kind::NatsUrl, nats_url_of),
     unset("nats.credentials_file", Kind::Text),

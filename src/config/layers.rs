@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
 use super::keys::{Builtin, KEYS, Key, Kind, NODE_ID_BYTES_MAX};
-use super::{Role, keys, log_filter, mask_url, origins};
+use super::{Role, hosts, keys, log_filter, mask_url, networks, origins};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,6 +271,8 @@ fn parse_text(kind: Kind, text: &str) -> Result<Parsed, String> {
         Kind::NatsUrl => (text.is_empty() || is_nats_url(text)).then(|| text.to_owned()),
         // The empty list takes those away again that a lower layer has allowed.
         Kind::Origins => origins::normalise(text),
+        Kind::Networks => networks::normalise(text),
+        Kind::Hosts => hosts::normalise(text),
         Kind::LogFilter => log_filter::normalise(text).map(|_| text.to_ascii_lowercase()),
         Kind::Secret => (printable && text != "***").then(|| text.to_owned()),
         Kind::Text | Kind::Integer(..) | Kind::Switch | Kind::Port | Kind::OneOf(_) => {
@@ -293,6 +295,10 @@ fn expected_text(kind: Kind) -> String {
             "origins as browsers send them, without a path, like \"https://dash.example.com\", several separated by commas, or \"*\""
                 .to_owned()
         }
+        Kind::Networks => {
+            "networks like \"10.0.0.0/8\" or \"fd00::/8\", or single addresses, several separated by commas".to_owned()
+        }
+        Kind::Hosts => "names or addresses of hosts without ports, several separated by commas".to_owned(),
         Kind::LogFilter => {
             "a level (error, warn, info, debug, trace, off) or directives like \"info,telecast::edge=debug\""
                 .to_owned()

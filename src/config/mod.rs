@@ -11,14 +11,17 @@ use std::time::Duration;
 pub use env::SHORT_NAMES;
 pub use error::ConfigError;
 pub use log_filter::normalise as normalise_log_filter;
+pub use networks::Network;
 pub use resolve::{Inputs, Loaded, Machine, load};
 
 mod env;
 mod error;
+mod hosts;
 pub mod keys;
 mod layers;
 mod listing;
 mod log_filter;
+mod networks;
 mod origins;
 mod resolve;
 #[cfg(test)]
@@ -95,14 +98,48 @@ pub struct ServerSettings {
     pub metrics_listen: Option<SocketAddr>,
     /// Whether `/metrics` is served at all (`METRICS_ENABLED`).
     pub metrics_enabled: bool,
-    /// A request's head must have arrived within this time.
+    /// A request's head must have arrived within this time after its first byte.
     pub header_timeout: Duration,
+    /// Largest head of a request, in bytes.
+    pub header_bytes_max: usize,
+    /// A connection on which nothing is asked for so long is closed.
+    pub idle_timeout: Duration,
+    /// How many connections there may be.
+    pub limits: ConnectionLimits,
+    /// Peers whose word is taken for whom they forward.
+    pub trusted_proxies: Vec<Network>,
     /// Runtime worker threads, and writer tasks of an edge (`WS_WORKER_THREADS`).
     pub worker_threads: usize,
     /// A runtime that has not turned for so long ends the process; none: nobody looks.
     pub watchdog_timeout: Option<Duration>,
     /// Origins whose pages may read from this node, as browsers spell them; `*` is any.
     pub cors_origins: Vec<String>,
+    /// Origins whose pages may write too, and open every socket.
+    pub allowed_origins: Vec<String>,
+    /// Hosts that requests may name; empty if they may name any.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// How many connections there may be, of one address and of all.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// All connections of the process; what is left of its descriptors is for NATS, files and probes.
+    pub connections_max: usize,
+    /// Connections on which nothing has been asked yet.
+    pub pending_max: usize,
+    /// Open connections of one address.
+    pub per_address_max: AddressLimit,
+    /// New connections of one address in a second.
+    pub connects_per_s_max: AddressLimit,
+}
+
+/// A limit per address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressLimit {
+    /// `None` is none.
+    pub max: Option<usize>,
+    /// Whether it is for this host's own addresses as well: it is where the limit was configured.
+    pub for_loopback: bool,
 }
 
 /// How to reach NATS.

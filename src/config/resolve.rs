@@ -9,12 +9,12 @@ use super::env;
 use super::error::ConfigError;
 use super::keys::{self, LOG_BYTES_EMBEDDED, LOG_BYTES_NATS};
 use super::layers::{Assignment, Layer, Parsed, Values, parse_listen, read_file};
-use super::origins;
 use super::{
-    AdminSettings, ChannelLimits, CollectorSettings, CompressionSettings, EdgeSettings, LogFormat,
-    LogSettings, NatsSettings, NodeSettings, OnConflict, Role, Secret, ServerSettings, Settings,
-    SlowClientPolicy, SnapshotSettings, Storage, TelemetrySettings,
+    AddressLimit, AdminSettings, ChannelLimits, CollectorSettings, CompressionSettings, ConnectionLimits,
+    EdgeSettings, LogFormat, LogSettings, NatsSettings, NodeSettings, OnConflict, Role, Secret,
+    ServerSettings, Settings, SlowClientPolicy, SnapshotSettings, Storage, TelemetrySettings,
 };
+use super::{Network, hosts, origins};
 
 /// Everything a configuration is made of.
 #[derive(Debug, Clone)]
@@ -64,6 +64,19 @@ pub struct Loaded {
 
 /// Descriptors that are not for clients: NATS, listeners, the log's files, scrapes and probes, room to refuse politely.
 const DESCRIPTORS_RESERVED: u64 = 256;
+
+/// Of these, descriptors that are no connection's at all; a machine that allows very few gives a quarter.
+const DESCRIPTORS_FOR_FILES: u64 = 64;
+
+/// One address gets a quarter of the places: four of them fill a node, a single one leaves most for others. An office behind
+/// one address is smaller; a proxy belongs into `server.trusted_proxies`.
+const ADDRESS_SHARE: u64 = 4;
+
+/// However few places there are, a browser with some tabs and its preconnections must fit.
+const CONNECTIONS_PER_ADDRESS_MIN: u64 = 64;
+
+/// A quarter of the default's 10,000 clients, all behind one address, are back five seconds after a restart.
+const CONNECTS_PER_ADDRESS_PER_S: u64 = 500;
 
 /// A frame of one envelope must fit into a view and the ring. JSON takes about four times the bytes of line protocol; twice
 /// that leaves room for a neighbour.
@@ -165,9 +178,27 @@ fn derive(values: &mut Values, machine: &Machine, notes: &mut Vec<String>) -> Re
         notes.push(format!("edge.max_connections = {places}, {how}"));
         values.put("edge.max_connections", Parsed::Integer(places), Layer::Derived(how));
     }
+    derive_connections(values, machine)?;
     if values.integer("server.worker_threads")? == 0 {
         let threads = Parsed::Integer(machine.cores.max(1) as u64);
         values.put("server.worker_threads", threads, Layer::Derived("one per core".to_owned()));
+    }
+    Ok(())
+}
+
+/// How many connections there may be, of what this process may open.
+fn derive_connections(values: &mut Values, machine: &Machine) -> Result<(), ConfigError> {
+    let limit = machine.descriptors;
+    let most = (limit - DESCRIPTORS_FOR_FILES.min(limit / 4)).max(1);
+    if !matches!(values.get("server.connections_max"), Some((Parsed::Integer(max), _)) if *max <= most) {
+        let how = format!("what is left of the {limit} files this process may open (ulimit -n)");
+        values.put("server.connections_max", Parsed::Integer(most), Layer::Derived(how));
+    }
+    let most = values.integer("server.connections_max")? / 2;
+    let wanted = values.integer("server.pending_connections_max")?;
+    if wanted > most {
+        let how = format!("lowered from {wanted}: half of server.connections_max");
+        values.put("server.pending_connections_max", Parsed::Integer(most), Layer::Derived(how));
     }
     Ok(())
 }
@@ -251,15 +282,45 @@ fn server(values: &Values) -> Result<ServerSettings, ConfigError> {
     if metrics_listen == Some(public) && public.port() != 0 {
         return Err(values.refuse("server.metrics_listen", "another address than server.listen"));
     }
+    let list = |key| values.optional_text(key).unwrap_or_default();
     Ok(ServerSettings {
         listen: public,
         metrics_listen,
         metrics_enabled: values.is_on("server.metrics_enabled")?,
         header_timeout: millis(values, "server.header_timeout_ms")?,
+        header_bytes_max: size(values, "server.header_bytes_max")?,
+        idle_timeout: millis(values, "server.idle_timeout_ms")?,
+        limits: limits(values)?,
+        trusted_proxies: Network::list(list("server.trusted_proxies")),
         worker_threads: size(values, "server.worker_threads")?,
         watchdog_timeout: watchdog_timeout(values)?,
-        cors_origins: origins::split(values.optional_text("server.cors_origins").unwrap_or_default()),
+        cors_origins: origins::split(list("server.cors_origins")),
+        allowed_origins: origins::split(list("server.allowed_origins")),
+        allowed_hosts: hosts::split(list("server.allowed_hosts")),
     })
+}
+
+fn limits(values: &Values) -> Result<ConnectionLimits, ConfigError> {
+    let share = values.integer("edge.max_connections")? / ADDRESS_SHARE;
+    let share = share.max(CONNECTIONS_PER_ADDRESS_MIN);
+    Ok(ConnectionLimits {
+        connections_max: size(values, "server.connections_max")?,
+        pending_max: size(values, "server.pending_connections_max")?,
+        per_address_max: address_limit(values, "server.connections_per_address_max", share),
+        connects_per_s_max: address_limit(
+            values,
+            "server.connects_per_address_per_s_max",
+            CONNECTS_PER_ADDRESS_PER_S,
+        ),
+    })
+}
+
+/// Zero takes a limit away. Without a configured one, connections from this host itself have none: who can open them could
+/// stop the process as well, and load tests and proxies beside a node come from there.
+fn address_limit(values: &Values, key: &'static str, otherwise: u64) -> AddressLimit {
+    let given = values.integer(key).ok();
+    let max = usize::try_from(given.unwrap_or(otherwise)).unwrap_or(usize::MAX);
+    AddressLimit { max: Some(max).filter(|max| *max > 0), for_loopback: given.is_some() }
 }
 
 /// None for 0. Shorter than a second, it would end nodes of a machine that has no CPU to give for a moment.

@@ -345,8 +345,18 @@ fn the_files_beside_it_change_nothing() {
 #[test]
 fn every_bound_has_its_unit_in_its_name() {
     for key in KEYS.iter().filter(|key| matches!(key.kind, Kind::Integer(..))) {
-        let counts =
-            ["worker_threads", "shards", "max_connections", "replay_concurrency_max", "series_max", "level"];
+        let counts = [
+            "worker_threads",
+            "shards",
+            "max_connections",
+            "connections_max",
+            "connections_per_address_max",
+            "connects_per_address_per_s_max",
+            "pending_connections_max",
+            "replay_concurrency_max",
+            "series_max",
+            "level",
+        ];
         let channels = [
             "ids_per_connection_max",
             "channels_max",

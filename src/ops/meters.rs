@@ -86,6 +86,34 @@ label! {
 }
 
 label! {
+    /// Why a listener refused a connection or a request, before any route saw it.
+    RequestRefusal = "reason" {
+        /// Its address has its maximum of connections.
+        AddressConnections = "address_connections",
+        /// Its address opens connections too fast.
+        AddressConnects = "address_connects",
+        /// Nothing was asked on it, and others needed the room.
+        Pending = "pending",
+        /// The process has as many connections as it may open files.
+        Descriptors = "descriptors",
+        /// A head that began and did not come to its end in time.
+        HeaderTimeout = "header_timeout",
+        /// A head, or a target, that is too large.
+        HeadTooLarge = "head_too_large",
+        /// Characters that a target cannot hold.
+        BadTarget = "bad_target",
+        /// A head that cannot be read.
+        BadHead = "bad_head",
+        /// `Host` is missing, there twice, or none.
+        BadHost = "bad_host",
+        /// A host that this node is not asked as.
+        HostNotAllowed = "host_not_allowed",
+        /// A page of another origin that may not do this.
+        Origin = "origin",
+    }
+}
+
+label! {
     /// Why a line was not accepted.
     LineRejection = "kind" {
         /// Not line protocol or Telegraf JSON.
@@ -361,6 +389,7 @@ macro_rules! meters {
     (@type histogram) => { metrics::Histogram };
     (@type shards) => { GaugeByShard };
     (@type failures) => { CounterBy<ConnectFailure> };
+    (@type refusals) => { CounterBy<RequestRefusal> };
     (@type rejections) => { CounterBy<LineRejection> };
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
@@ -392,6 +421,7 @@ macro_rules! meters {
 meters! {
     connections_total: counter "ws_connections_total", Count, "Client connections accepted since the start.";
     connections_failed: failures "ws_connections_failed_total", Count, "Connections that did not come to be, by reason.";
+    requests_refused: refusals "ws_requests_refused_total", Count, "Connections and requests that a listener refused before any route saw them, by reason.";
     sessions: sessions "ws_sessions_total", Count, "Sessions begun since the start, by transport; of a long poll, each request is one.";
     connections_closed: ends "ws_connections_closed_total", Count, "Client connections that have ended, by close code; 1006 is none.";
     connections_active: gauge "ws_connections_active", Count, "Client connections open now.";

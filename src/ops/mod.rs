@@ -1,11 +1,11 @@
-//! What operators see: metrics, health, readiness, status, logs, and the shape of errors.
+//! What operators see: metrics, health, readiness, status, logs, and the shape of errors; and `http`, what all roles listen with.
 //!
 //! Roles hand in what they know (meters); nothing here knows a role.
 
 pub mod admin;
 pub mod clock;
-pub mod cors;
 pub mod health;
+pub mod http;
 pub mod log;
 pub mod meters;
 pub mod node;

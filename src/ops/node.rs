@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::broker::Connection;
 use crate::config::Role;
+use crate::ops::http::Held;
 use crate::ops::meters::Meters;
 use crate::ops::process::Usage;
 use crate::proto::channel::CollectorId;
@@ -211,7 +212,7 @@ impl Node {
             .is_ok();
         admitted.then(|| {
             self.meters.connections_active.increment(1.0);
-            Admission { node: self.clone() }
+            Admission { node: self.clone(), _held: None }
         })
     }
 }
@@ -219,6 +220,15 @@ impl Node {
 /// A client's place on the node.
 pub struct Admission {
     node: Arc<Node>,
+    _held: Option<Box<Held>>,
+}
+
+impl Admission {
+    /// Takes what the client's connection takes along, to give it up together.
+    pub(crate) fn holding(mut self, held: Held) -> Self {
+        self._held = Some(Box::new(held));
+        self
+    }
 }
 
 impl Drop for Admission {

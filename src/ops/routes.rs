@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Role, Secret};
 use crate::ops::admin;
-use crate::ops::cors::Cors;
 use crate::ops::health::{self, Health, Status};
+use crate::ops::http::{Access, Origins};
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
@@ -33,14 +33,14 @@ pub struct Operations {
 }
 
 /// Everything for operators. Merged with the roles' routers; [`with_fallbacks`] comes last.
-pub fn router(operations: Operations, cors: &Cors) -> Router {
+pub fn router(operations: Operations, origins: &Origins) -> Router {
     let metrics = Router::new().route("/metrics", get(metrics)).with_state(operations.clone());
     let admin = admin::router(operations.admin_token.clone());
-    public_router(operations, cors).merge(metrics).merge(admin)
+    public_router(operations, origins).merge(metrics).merge(admin)
 }
 
 /// The same without what has its own listener when `server.metrics_listen` is set.
-pub fn public_router(operations: Operations, cors: &Cors) -> Router {
+pub fn public_router(operations: Operations, origins: &Origins) -> Router {
     let probes =
         Router::new().route("/", get(index)).route("/livez", get(alive)).route("/readyz", get(ready));
     let reads = Router::new()
@@ -49,7 +49,7 @@ pub fn public_router(operations: Operations, cors: &Cors) -> Router {
         .route("/api/health", get(health_summary))
         .route("/version", get(version_of_program))
         .route("/api/metrics/status", get(metrics_status));
-    probes.merge(cors.apply(reads)).with_state(operations)
+    probes.merge(origins.apply(Access::Read, reads)).with_state(operations)
 }
 
 /// Answers for paths and methods that nothing serves. Comes after every merge: a method fallback only reaches routes that are
@@ -163,7 +163,7 @@ mod tests {
         let (switch, log) = watch::channel(Connection::Connected);
         let node = Node::new("node-1".to_owned(), Role::Standalone, Meters::register(), log, 2);
         let operations = Operations { node: node.clone(), exporter: Some(exporter), admin_token: None };
-        let router = with_fallbacks(router(operations, &Cors::default()), Role::Standalone);
+        let router = with_fallbacks(router(operations, &Origins::default()), Role::Standalone);
         (node, switch, router)
     }
 
@@ -216,7 +216,7 @@ mod tests {
     async fn metrics_that_are_off_say_so() {
         let (node, _switch, _router) = node();
         let operations = Operations { node, exporter: None, admin_token: None };
-        let router = with_fallbacks(router(operations, &Cors::default()), Role::Standalone);
+        let router = with_fallbacks(router(operations, &Origins::default()), Role::Standalone);
         let (status, _, body) = ask(&router, "GET", "/metrics").await;
         assert!(
             status == StatusCode::NOT_FOUND && body.contains("server.metrics_enabled"),

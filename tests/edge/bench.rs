@@ -11,12 +11,11 @@ use axum::Router;
 use futures_util::{SinkExt as _, StreamExt as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
-use telecast::app::listen::{Listener, Patience};
 use telecast::broker::memory::MemoryBroker;
 use telecast::broker::{Broker, Outgoing};
 use telecast::config::{self, Inputs, Machine, Role, Settings};
 use telecast::edge::Edge;
-use telecast::ops::cors::Cors;
+use telecast::ops::http::{Listener, Policy};
 use telecast::ops::meters::Meters;
 use telecast::ops::node::Node;
 use telecast::proto::channel::{Channel, CollectorId};
@@ -153,13 +152,10 @@ impl RunningEdge {
         let node = Node::new("edge-under-test".to_owned(), Role::Edge, meters, connection, clients_max);
         let edge = Edge::new(node.clone(), broker, settings.edge.clone(), 2);
         edge.start();
-        let patience = Patience {
-            header_timeout: Duration::from_secs(5),
-            unacknowledged_max: settings.edge.slow_client_timeout * 2,
-        };
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), patience).unwrap();
+        let policy = Policy::new(node.clone(), &settings.server, settings.edge.slow_client_timeout * 2);
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), policy.clone()).unwrap();
         let address = listener.address().unwrap();
-        let router: Router = edge.router(&Cors::default());
+        let router: Router = edge.router(policy.origins());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.serve(router, stop.clone()));

@@ -163,7 +163,13 @@ fn collect_codes(folder: &Path, found: &mut BTreeSet<String>) {
         }
         let text = std::fs::read_to_string(&path).expect("a source");
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        for makes in ["ApiError::new(", "bad_request(", "unavailable(", "const BAD_HANDSHAKE: &str = "] {
+        for makes in [
+            "ApiError::new(",
+            "bad_request(",
+            "unavailable(",
+            "const BAD_HANDSHAKE: &str = ",
+            "const WEBSOCKET_REQUIRED: &str = ",
+        ] {
             for rest in text.split(makes).skip(1) {
                 // The code is the first literal, unless a variable has it; a message has spaces.
                 let call = rest.split([';', '{']).next().unwrap_or_default();

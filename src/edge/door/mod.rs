@@ -1,7 +1,7 @@
 //! The door: from a request to a session.
 //!
 //! What every client has to meet is here, for all transports: parameters that can be read, a node that takes clients, room,
-//! and a place in the log. `websocket` (with its `handshake`), `sse` and `poll` add what is their own, and hand the client
+//! and a place in the log. `websocket`, `sse` and `poll` add what is their own, and hand the client
 //! to a writer; `latest` and `script` answer by themselves. Who is turned away is counted by reason, and gets an error that says what to do.
 
 use std::borrow::Cow;
@@ -19,14 +19,13 @@ use crate::edge::Edge;
 use crate::edge::hub::Hub;
 use crate::edge::resolve::{Place, resolve};
 use crate::edge::writer::{Command, Joining};
-use crate::ops::cors::Cors;
+use crate::ops::http::{Access, Origins};
 use crate::ops::meters::ConnectFailure;
 use crate::ops::node::Admission;
 use crate::ops::reply::ApiError;
 use crate::proto::filter::keep_escapes;
 use crate::proto::message::{ErrorCode, Format, MessageError, Subscription};
 
-mod handshake;
 mod latest;
 mod poll;
 mod script;
@@ -45,9 +44,9 @@ struct Admitted {
 }
 
 impl Edge {
-    /// The routes of clients. Pages of other origins may read those that `cors` is for; browsers ask nobody before they open
-    /// a WebSocket.
-    pub fn router(self: &Arc<Self>, cors: &Cors) -> Router {
+    /// The routes of clients. Pages of other origins may read them as far as `origins` says; whose pages may open sockets, the
+    /// listener sees to.
+    pub fn router(self: &Arc<Self>, origins: &Origins) -> Router {
         let sockets =
             Router::new().route("/ws", any(websocket::connect)).route("/ws/clients", any(websocket::connect));
         let reads = Router::new()
@@ -55,7 +54,7 @@ impl Edge {
             .route("/api/metrics/poll", get(poll::answer))
             .route("/api/metrics/latest", get(latest::answer));
         let script = Router::new().route("/telecast.js", get(script::answer));
-        sockets.merge(script).merge(cors.apply(reads)).with_state(self.clone())
+        sockets.merge(script).merge(origins.apply(Access::Read, reads)).with_state(self.clone())
     }
 
     /// What clients are served from, if this node serves clients now.

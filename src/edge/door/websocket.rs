@@ -4,22 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{Method, Uri, header};
 use axum::response::Response;
-use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Admitted, Refusal, handshake, parameters, refused};
+use super::{Admitted, Refusal, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::encode;
 use crate::edge::socket::Socket;
 use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
 use crate::edge::writer::Joining;
+use crate::ops::http::{handshake, take_socket};
 use crate::ops::meters::{ConnectFailure, Transport};
 use crate::ops::reply::ApiError;
 use crate::proto::deflate::Agreement;
@@ -80,10 +79,12 @@ pub(super) async fn connect(
 }
 
 fn shake_hands(edge: &Edge, path: &str, method: &Method, mut request: Request) -> Result<Handshake, Refusal> {
-    let key = handshake::check(method, request.headers(), path).map_err(|error| {
-        let not_websocket = error.status == StatusCode::UPGRADE_REQUIRED;
-        (if not_websocket { ConnectFailure::NotWebSocket } else { ConnectFailure::BadRequest }, error)
-    })?;
+    let how = format!(
+        "{path} is a WebSocket: connect with a WebSocket client, such as `websocat ws://HOST:PORT{path}` or a browser's \
+         `new WebSocket(\"ws://HOST:PORT{path}\")`"
+    );
+    let key = handshake::check(method, request.version(), request.headers(), &how)
+        .map_err(|error| (handshake::reason(&error), error))?;
     let compression = handshake::compression(request.headers(), edge.shared.compressor.is_enabled())
         .map_err(|error| (ConnectFailure::BadRequest, error))?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
@@ -101,7 +102,7 @@ fn read(uri: &Uri) -> Result<Subscription, MessageError> {
 /// Tells a browser why it is refused, where its page can read it, and closes the connection for good.
 async fn tell(upgrade: OnUpgrade, error: MessageError, _turn: OwnedSemaphorePermit) {
     let told = async {
-        let Some((mut socket, _)) = take_socket(upgrade).await else { return };
+        let Some((mut socket, _, _held)) = take_socket(upgrade).await else { return };
         let MessageError { id, code, message } = error;
         let reason = format!("{}: {message}", code.as_str());
         let error = ServerMessage::Error { id: id.as_ref(), code, message: &message };
@@ -120,13 +121,13 @@ async fn tell(upgrade: OnUpgrade, error: MessageError, _turn: OwnedSemaphorePerm
 
 /// Hands a client over to a writer, once the answer to its handshake is on its way.
 async fn join(edge: &Edge, upgrade: OnUpgrade, Accepted { view, admitted }: Accepted) {
-    let Some((socket, early)) = take_socket(upgrade).await else {
+    let Some((socket, early, held)) = take_socket(upgrade).await else {
         edge.shared.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1);
         return;
     };
     bound_kernel_memory(&socket, edge.shared.settings.send_buffer_bytes);
     let Admitted { place, admission } = admitted;
-    let (socket, admission) = (Socket::Tcp(socket), Some(admission));
+    let (socket, admission) = (Socket::Tcp(socket), Some(admission.holding(held)));
     edge.hand_over(Joining { socket, transport: Transport::WebSocket, early, view, place, admission }).await;
 }
 
@@ -134,11 +135,4 @@ async fn join(edge: &Edge, upgrade: OnUpgrade, Accepted { view, admitted }: Acce
 fn bound_kernel_memory(socket: &TcpStream, bytes: usize) {
     // A kernel that refuses serves the client all the same, with its own bounds.
     let _ = socket2::SockRef::from(socket).set_send_buffer_size(bytes);
-}
-
-/// The bare socket under an upgraded connection, and what was read from it already.
-async fn take_socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
-    let upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
 }

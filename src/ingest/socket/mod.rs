@@ -4,16 +4,17 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection, Origin, Transport};
 use crate::ingest::socket::session::Session;
 use crate::ingest::{Ingest, remote};
+use crate::ops::http::handshake;
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 
@@ -44,57 +45,36 @@ struct Admitted {
 
 /// The route.
 pub(super) async fn upgrade(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    let refused = |refusal: Refusal| {
-        ingest.node.meters.connections_failed.of(refusal.reason).increment(1);
-        let status = refusal.error.status;
-        let mut response = refusal.error.into_response();
-        let headers = response.headers_mut();
-        match status {
-            StatusCode::UPGRADE_REQUIRED => {
-                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
-            }
-            _ => {}
-        }
-        response
-    };
-    let asked = check_handshake(&request).and_then(|()| read_params(&request));
-    let origin = Origin { transport: Transport::WebSocket, remote: remote(&request) };
-    let admitted = match admit(&ingest, asked, origin).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refused(refusal),
-    };
-    match fastwebsockets::upgrade::upgrade(request) {
-        Ok((response, upgraded)) => {
-            let Admitted { connection, params, place } = admitted;
+    match accept(&ingest, request).await {
+        Ok((key, upgrade, Admitted { connection, params, place })) => {
             let session = Session::new(ingest.clone(), connection, params);
             ingest.sockets.spawn(async move {
-                session.run(upgraded).await;
+                session.run(upgrade).await;
                 drop(place);
             });
-            response.map(Body::new)
+            key.accept(None)
         }
-        Err(error) => refused(not_websocket(StatusCode::BAD_REQUEST, &error.to_string())),
+        Err(Refusal { reason, error }) => {
+            ingest.node.meters.connections_failed.of(reason).increment(1);
+            handshake::refuse(error)
+        }
     }
 }
 
-fn check_handshake(request: &Request) -> Result<(), Refusal> {
-    if request.method() != Method::GET {
-        return Err(not_websocket(StatusCode::METHOD_NOT_ALLOWED, "only GET is possible"));
-    }
-    if !fastwebsockets::upgrade::is_upgrade_request(request) {
-        return Err(not_websocket(StatusCode::UPGRADE_REQUIRED, "no WebSocket handshake"));
-    }
-    if request.headers().get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(not_websocket(StatusCode::UPGRADE_REQUIRED, "only Sec-WebSocket-Version 13 is known"));
-    }
-    if !request.headers().contains_key(header::SEC_WEBSOCKET_KEY) {
-        return Err(not_websocket(StatusCode::BAD_REQUEST, "the header Sec-WebSocket-Key is missing"));
-    }
-    Ok(())
+async fn accept(
+    ingest: &Ingest,
+    mut request: Request,
+) -> Result<(handshake::Key, OnUpgrade, Admitted), Refusal> {
+    let key = handshake::check(request.method(), request.version(), request.headers(), HOW_TO_CONNECT)
+        .map_err(|error| Refusal { reason: handshake::reason(&error), error })?;
+    let params = read_params(&request)?;
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
+        let message = "this connection cannot become a WebSocket: use HTTP/1.1";
+        let error = ApiError::bad_request("bad_handshake", message);
+        Refusal { reason: ConnectFailure::NotWebSocket, error }
+    })?;
+    let origin = Origin { transport: Transport::WebSocket, remote: remote(&request) };
+    Ok((key, upgrade, admit(ingest, params, origin).await?))
 }
 
 fn read_params(request: &Request) -> Result<Params, Refusal> {
@@ -103,8 +83,7 @@ fn read_params(request: &Request) -> Result<Params, Refusal> {
 }
 
 /// Finds a place for a socket that is well asked for, and gives it the id it names.
-async fn admit(ingest: &Ingest, asked: Result<Params, Refusal>, origin: Origin) -> Result<Admitted, Refusal> {
-    let params = asked?;
+async fn admit(ingest: &Ingest, params: Params, origin: Origin) -> Result<Admitted, Refusal> {
     let refuse = |reason, error| Refusal { reason, error };
     if ingest.stopping.is_cancelled() {
         let error =
@@ -136,9 +115,4 @@ async fn admit(ingest: &Ingest, asked: Result<Params, Refusal>, origin: Origin) 
         })?;
     }
     Ok(Admitted { connection, params, place })
-}
-
-fn not_websocket(status: StatusCode, what: &str) -> Refusal {
-    let message = format!("{what}: {HOW_TO_CONNECT}");
-    Refusal { reason: ConnectFailure::NotWebSocket, error: ApiError::new(status, "not_websocket", message) }
 }

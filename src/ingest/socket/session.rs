@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use fastwebsockets::upgrade::UpgradeFut;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at};
@@ -75,9 +76,9 @@ impl Session {
     }
 
     /// Runs until the socket is closed and what it brought is accepted.
-    pub(super) async fn run(self, upgraded: UpgradeFut) {
-        match timeout(HANDSHAKE_TIMEOUT, upgraded).await {
-            Ok(Ok(socket)) => self.serve(socket.into_inner()).await,
+    pub(super) async fn run(self, upgrade: OnUpgrade) {
+        match timeout(HANDSHAKE_TIMEOUT, upgrade).await {
+            Ok(Ok(upgraded)) => self.serve(TokioIo::new(upgraded)).await,
             Ok(Err(_)) | Err(_) => {
                 self.ingest.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1)
             }

@@ -36,7 +36,7 @@ pub(super) async fn read(ingest: &Ingest, request: Request, deadline: Instant) -
     let body = match collected {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(WriteError::TooLarge(bytes_max)),
-        Ok(Err(error)) => return Err(WriteError::Incomplete(format!("the body broke off: {error}"))),
+        Ok(Err(error)) => return Err(WriteError::broken_body(error.as_ref())),
         Err(_) => return Err(WriteError::Incomplete("the body did not come in time".into())),
     };
     ingest.node.meters.messages_received.increment(1);

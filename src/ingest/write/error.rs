@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::ops::http;
 use crate::ops::meters::WriteFailure;
 use crate::ops::reply::ApiError;
 
@@ -41,6 +42,16 @@ pub(in crate::ingest) enum WriteError {
 impl WriteError {
     pub(super) fn bad_request(code: &'static str, message: String) -> Self {
         Self::BadRequest(ApiError::bad_request(code, message))
+    }
+
+    /// A body whose end did not come, or that contradicts its own framing.
+    pub(super) fn broken_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        match http::malformed(error) {
+            Some(what) => {
+                Self::bad_request("bad_chunks", format!("the body is not what its head says: {what}"))
+            }
+            None => Self::Incomplete(format!("the body broke off: {error}")),
+        }
     }
 
     /// As it is counted.

@@ -1,11 +1,13 @@
-//! The server's side of the WebSocket handshake (RFC 6455 section 4.2), with answers that help.
+//! The server's side of the WebSocket handshake (RFC 6455 section 4.2), with answers that help: the same for clients and
+//! collectors.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
+use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 use crate::proto::deflate::{self, Agreement};
 
@@ -19,6 +21,8 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// connection"), so this one always is.
 const SUBPROTOCOL: &str = "telecast.v1";
 
+/// The error code of a request that is no handshake.
+const WEBSOCKET_REQUIRED: &str = "websocket_required";
 /// The error code of a request that would be a handshake, but is not a good one.
 const BAD_HANDSHAKE: &str = "bad_handshake";
 
@@ -29,31 +33,46 @@ pub(crate) struct Key {
     subprotocol: bool,
 }
 
-/// Checks that a request asks for a WebSocket, in a way this server speaks.
-pub(crate) fn check(method: &Method, headers: &HeaderMap, path: &str) -> Result<Key, ApiError> {
-    if !lists(headers, &header::UPGRADE, "websocket") || !lists(headers, &header::CONNECTION, "upgrade") {
-        let hint = format!(
-            "{path} is a WebSocket: connect with a WebSocket client, such as `websocat ws://HOST:PORT{path}` or a \
-             browser's `new WebSocket(\"ws://HOST:PORT{path}\")`"
-        );
-        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", hint));
+/// Whether a request asks for a WebSocket, well or badly.
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
+    lists(headers, &header::UPGRADE, "websocket")
+}
+
+/// Checks that a request asks for a WebSocket, in a way this server speaks. `how` tells what to do instead, if it does not.
+pub(crate) fn check(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+    how: &str,
+) -> Result<Key, ApiError> {
+    if !is_upgrade(headers) || !lists(headers, &header::CONNECTION, "upgrade") {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let message = format!("only GET is possible here, not {method}: {how}");
+            return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, WEBSOCKET_REQUIRED, message));
+        }
+        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, WEBSOCKET_REQUIRED, how));
     }
     if method != Method::GET {
         let message = "a WebSocket handshake is a GET request (RFC 6455 section 4.1)";
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, BAD_HANDSHAKE, message));
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let message = "this server speaks WebSocket version 13: send `Sec-WebSocket-Version: 13`";
+    if version < Version::HTTP_11 {
+        let message =
+            "a WebSocket handshake needs HTTP/1.1 (RFC 6455 section 4.1); nginx: `proxy_http_version 1.1;`";
         return Err(ApiError::bad_request(BAD_HANDSHAKE, message));
     }
-    match headers.get(header::SEC_WEBSOCKET_KEY) {
+    if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let message = "this server speaks WebSocket version 13: send `Sec-WebSocket-Version: 13`";
+        return Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, BAD_HANDSHAKE, message));
+    }
+    match only(headers, &header::SEC_WEBSOCKET_KEY) {
         Some(key) if STANDARD.decode(key.as_bytes()).is_ok_and(|nonce| nonce.len() == 16) => {
             // Names of subprotocols are compared as they are (RFC 6455 section 4.1).
             let subprotocol = items(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|item| item == SUBPROTOCOL);
             Ok(Key { nonce: key.clone(), subprotocol })
         }
         _ => {
-            let message = "`Sec-WebSocket-Key` is not a nonce of 16 bytes in base64 (RFC 6455 section 4.1)";
+            let message = "`Sec-WebSocket-Key` must be there once, as a nonce of 16 bytes in base64 (RFC 6455 section 4.1)";
             Err(ApiError::bad_request(BAD_HANDSHAKE, message))
         }
     }
@@ -111,6 +130,17 @@ pub(crate) fn refuse(error: ApiError) -> Response {
     response
 }
 
+/// Why a handshake did not come to be, as it is counted.
+pub(crate) fn reason(error: &ApiError) -> ConnectFailure {
+    if error.code == WEBSOCKET_REQUIRED { ConnectFailure::NotWebSocket } else { ConnectFailure::BadRequest }
+}
+
+/// The value of a header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
 /// Whether a comma-separated header holds `token`, in any case.
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     items(headers, name).any(|item| item.eq_ignore_ascii_case(token))
@@ -142,7 +172,9 @@ mod tests {
 
     #[test]
     fn the_example_of_the_rfc_is_accepted() {
-        let key = check(&Method::GET, &headers(&GOOD), "/ws").map_err(|error| error.message).unwrap();
+        let key = check(&Method::GET, Version::HTTP_11, &headers(&GOOD), "")
+            .map_err(|error| error.message)
+            .unwrap();
         let response = key.accept(None);
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -159,7 +191,8 @@ mod tests {
             for (name, value) in pairs {
                 headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
             }
-            let key = check(&Method::GET, &headers, "/ws").map_err(|error| error.message).unwrap();
+            let key =
+                check(&Method::GET, Version::HTTP_11, &headers, "").map_err(|error| error.message).unwrap();
             key.accept(None).headers().get("sec-websocket-protocol").cloned()
         };
         for offers in
@@ -172,14 +205,50 @@ mod tests {
         }
     }
 
+    /// The status of what this request is told.
+    fn refused(method: &Method, version: Version, pairs: &[(&'static str, &'static str)]) -> u16 {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let error = check(method, version, &headers, "").err().unwrap();
+        let status = error.status.as_u16();
+        let response = refuse(error);
+        assert_eq!(response.headers().contains_key("upgrade"), status == 426);
+        assert_eq!(response.headers().contains_key("allow"), status == 405);
+        status
+    }
+
     #[test]
     fn a_request_that_is_none_is_told_what_to_do() {
-        for (left_out, status) in [(0, 426), (1, 426), (2, 400), (3, 400)] {
+        let v11 = Version::HTTP_11;
+        for (left_out, status) in [(0, 426), (1, 426), (2, 426), (3, 400)] {
             let mut pairs = GOOD.to_vec();
             pairs.remove(left_out);
-            let error = check(&Method::GET, &headers(&pairs), "/ws").err().unwrap();
-            assert_eq!(error.status.as_u16(), status, "{}", error.message);
+            assert_eq!(refused(&Method::GET, v11, &pairs), status, "without {}", GOOD[left_out].0);
         }
-        assert_eq!(check(&Method::POST, &headers(&GOOD), "/ws").err().unwrap().status.as_u16(), 405);
+        assert_eq!(refused(&Method::POST, v11, &GOOD), 405);
+        assert_eq!(refused(&Method::POST, v11, &[]), 405);
+        assert_eq!(refused(&Method::HEAD, v11, &[]), 426);
+        assert_eq!(refused(&Method::GET, Version::HTTP_10, &GOOD), 400);
+    }
+
+    #[test]
+    fn a_version_or_a_key_is_there_once_and_right() {
+        let v11 = Version::HTTP_11;
+        let with = |name, value| [&GOOD[..], &[(name, value)]].concat();
+        assert_eq!(refused(&Method::GET, v11, &with("sec-websocket-version", "13")), 426);
+        assert_eq!(refused(&Method::GET, v11, &with("sec-websocket-key", GOOD[3].1)), 400);
+        for (at, name, value, status) in [
+            (2, "sec-websocket-version", "8", 426),
+            (2, "sec-websocket-version", "13, 8", 426),
+            (3, "sec-websocket-key", "dGhlIHNhbXBsZQ==", 400),
+            (3, "sec-websocket-key", "", 400),
+            (3, "sec-websocket-key", "not base64 at all!!!!!!!", 400),
+        ] {
+            let mut pairs = GOOD.to_vec();
+            pairs[at] = (name, value);
+            assert_eq!(refused(&Method::GET, v11, &pairs), status, "{name}: {value}");
+        }
     }
 }

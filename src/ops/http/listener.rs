@@ -1,22 +1,20 @@
-//! Listeners: accept connections, speak HTTP/1.1 on them with time-outs, and hand them over when they become WebSockets.
-//!
-//! `axum::serve` gives hyper no timer, so its time-out for request heads never fires: hence an accept loop of our own.
+//! A listening socket: accepts connections as long as there is room, and says so where there is none.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::ConnectInfo;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::{Request, service};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
+
+use super::Policy;
+use super::connection::Connection;
+use super::peers::Arrival;
+use crate::ops::meters::RequestRefusal;
 
 /// Connections the kernel holds for us before they are accepted: two thousand may come in one second.
 const BACKLOG: i32 = 4096;
@@ -27,20 +25,15 @@ const GOODBYE: Duration = Duration::from_secs(5);
 const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 /// Pause after the process ran out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that make room at once then.
+const EXHAUSTED_ROOM: usize = 32;
+/// What happens with every connection of an attack is logged this often.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One listening socket and what it serves.
 pub struct Listener {
     socket: TcpListener,
-    patience: Patience,
-}
-
-/// How long a peer may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For the head of a request.
-    pub header_timeout: Duration,
-    /// For taking what was written to it: one that takes nothing for so long, or is not there any more, is cut off.
-    pub unacknowledged_max: Duration,
+    policy: Arc<Policy>,
 }
 
 impl Listener {
@@ -48,7 +41,7 @@ impl Listener {
     ///
     /// # Errors
     /// When it is in use or not allowed.
-    pub fn bind(address: SocketAddr, patience: Patience) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, policy: Arc<Policy>) -> io::Result<Self> {
         let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
         // A restart must not wait for the connections of the process before to be forgotten.
@@ -56,7 +49,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self { socket: TcpListener::from_std(socket.into())?, patience })
+        Ok(Self { socket: TcpListener::from_std(socket.into())?, policy })
     }
 
     /// The address, with the port the system chose if 0 was asked for.
@@ -70,6 +63,7 @@ impl Listener {
     /// Serves `router` until `shutdown`, then lets requests in progress end.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
+        let mut complaints = Complaints::default();
         loop {
             // Accepting is cancel-safe: a connection is either returned or still waiting.
             let accepted = tokio::select! {
@@ -77,14 +71,17 @@ impl Listener {
                 () = shutdown.cancelled() => break,
             };
             match accepted {
-                Ok((stream, remote)) => {
-                    let connection =
-                        serve_connection(stream, remote, router.clone(), self.patience, shutdown.clone());
-                    connections.spawn(connection);
+                Ok((socket, remote)) => {
+                    if let Some(connection) = self.admit(socket, remote, &mut complaints) {
+                        let tasks = connections.clone();
+                        connections.spawn(connection.serve(router.clone(), shutdown.clone(), tasks));
+                    }
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::error!(event = "accept_failed", %error, "no connection can be accepted; trying again");
+                    self.policy.count(RequestRefusal::Descriptors);
+                    self.policy.peers.make_room(EXHAUSTED_ROOM);
+                    complaints.note(&error.to_string());
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }
@@ -94,46 +91,59 @@ impl Listener {
             tracing::warn!(event = "requests_cut", left = connections.len(), "requests did not end in time");
         }
     }
+
+    /// A connection that is served, if only to be told why it is not.
+    fn admit(
+        &self,
+        socket: TcpStream,
+        remote: SocketAddr,
+        complaints: &mut Complaints,
+    ) -> Option<Connection> {
+        let policy = self.policy.clone();
+        let (place, excess) = match policy.peers.arrive(remote.ip(), policy.trusts(remote.ip())) {
+            Arrival::Served(place) => (place, None),
+            Arrival::Refused(place, excess) => (place, Some(excess)),
+            Arrival::Dropped(excess) => {
+                policy.count(excess.into());
+                complaints.note(&format!("{excess} ({remote})"));
+                return None;
+            }
+        };
+        bound_peer(&socket, policy.unacknowledged_max);
+        Some(Connection { policy, socket, remote, place, excess })
+    }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    remote: SocketAddr,
-    router: Router,
-    patience: Patience,
-    shutdown: CancellationToken,
-) {
-    bound_peer(&stream, patience.unacknowledged_max);
-    let service = service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(remote));
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience.header_timeout)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    // Polling the connection again after `shutdown` goes on where it was.
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// Log lines about connections that are not accepted, one for many.
+#[derive(Default)]
+struct Complaints {
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+impl Complaints {
+    fn note(&mut self, error: &str) {
+        let now = Instant::now();
+        if self.logged.is_some_and(|logged| now < logged + LOG_INTERVAL) {
+            self.unlogged += 1;
+            return;
         }
-    };
-    if let Err(error) = ended {
-        tracing::trace!(event = "connection_failed", %error, "connection ended with an error");
+        tracing::error!(
+            event = "accept_failed",
+            error,
+            before = self.unlogged,
+            "connections cannot be accepted; trying again, and telling every ten seconds at most"
+        );
+        *self = Self { logged: Some(now), unlogged: 0 };
     }
 }
 
 /// What a connection costs is bounded in the kernel, for what nobody above it can see: bytes that it was given, and a peer
 /// that has stopped taking them. Writers give such clients up themselves; the rest of a response has no writer.
-fn bound_peer(stream: &TcpStream, unacknowledged_max: Duration) {
+fn bound_peer(socket: &TcpStream, unacknowledged_max: Duration) {
     // A kernel that refuses serves the peer all the same, with its own bounds. Frames are small and must leave at once.
-    let _ = stream.set_nodelay(true);
-    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_nodelay(true);
+    let socket = socket2::SockRef::from(socket);
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     #[cfg(target_os = "linux")]
     let _ = socket.set_tcp_user_timeout(Some(unacknowledged_max));
