@@ -72,6 +72,8 @@
 //!    views.
 //! 9. *A drain loses nothing.* Not ready → still serving → collectors' batches into the log → goodbye with an offset.
 //! 10. *Everything has a bound,* with its unit in its name, and every drop is counted.
+//! 11. *One peer's slowness or greed costs others nothing.* What a peer begins has a deadline and is charged for what has arrived,
+//!     never for what it announced; every peer has a share, and where there is no room the slowest gives way.
 //!
 //! Tests to begin with, for each of them:
 //!
@@ -87,12 +89,14 @@
 //! | 8 | `a_client_that_does_not_read_gets_exactly_what_its_gaps_leave_out_and_costs_others_nothing` |
 //! | 9 | `a_draining_edge_delivers_through_its_grace_and_sends_clients_away_with_their_place`, `an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted` |
 //! | 10 | `frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share`, `a_full_node_refuses_says_when_to_come_back_and_is_not_ready` |
+//! | 11 | `accounts_balance_and_only_peers_above_their_share_give_way`, `a_crowd_of_quick_peers_is_served_one_after_the_other_and_loses_nothing`, `a_write_is_stored_at_once_beside_any_number_of_bodies_that_stall`, `unfinished_messages_take_no_more_than_their_room_and_give_way_to_finished_ones` |
 //!
 //! # Where things are, in reading order
 //!
 //! * [`proto`]: the pure vocabulary, byte for byte. No tokio, no clock, no logs.
 //! * [`broker`]: the port to the log, and its two implementations under one contract.
 //! * [`ingest`]: collectors in, batches out. [`edge`]: the log in, frames out. Neither knows the other.
+//! * [`fairness`]: the budget that those share who send, or take, many bytes.
 //! * [`ops`]: what operators see: metrics, health, readiness, status, logs, the shape of errors; and HTTP below every role, with
 //!   its listeners, limits and the WebSocket handshake.
 //! * [`config`]: layers of configuration → typed, bounded settings. [`cli`]: the command line, and
@@ -122,6 +126,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod edge;
+pub mod fairness;
 pub mod ingest;
 pub mod load;
 pub mod ops;

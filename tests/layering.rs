@@ -130,7 +130,8 @@ fn imports(code: &str) -> Vec<String> {
 /// Asserts that files under `folder` import only the `allowed` modules of this crate (and their own).
 fn imports_only(folder: &str, allowed: &[&str]) {
     const MODULES: &[&str] = &[
-        "app", "broker", "cli", "cluster", "config", "demo", "edge", "ingest", "load", "ops", "proto", "sync",
+        "app", "broker", "cli", "cluster", "config", "demo", "edge", "fairness", "ingest", "load", "ops",
+        "proto", "sync",
     ];
     let own = folder.trim_end_matches('/');
     for source in sources().iter().filter(|source| belongs(&source.path, own)) {
@@ -201,8 +202,8 @@ fn the_broker_knows_neither_writers_nor_readers() {
 
 #[test]
 fn ingest_and_edge_do_not_know_each_other() {
-    imports_only("ingest", &["proto", "broker", "config", "ops", "sync"]);
-    imports_only("edge", &["proto", "broker", "config", "ops", "sync"]);
+    imports_only("ingest", &["proto", "broker", "config", "fairness", "ops", "sync"]);
+    imports_only("edge", &["proto", "broker", "config", "fairness", "ops", "sync"]);
 }
 
 #[test]
@@ -211,6 +212,16 @@ fn ingest_and_edge_use_the_port_and_not_a_broker_behind_it() {
         |path| belongs(path, "ingest") || belongs(path, "edge"),
         &["MemoryBroker", "NatsBroker"],
         "which broker there is, is decided in app",
+    );
+}
+
+#[test]
+fn the_fair_budget_knows_nobody_who_uses_it_and_its_core_is_pure() {
+    imports_only("fairness", &["ops", "sync"]);
+    never_names(
+        |path| path == "fairness/core.rs",
+        &["tokio", "tracing", "metrics::", "Instant", "SystemTime"],
+        "the accounts are told the time",
     );
 }
 

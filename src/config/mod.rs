@@ -240,7 +240,8 @@ pub struct CollectorSettings {
     pub message_bytes_max: usize,
     /// Largest envelope, in bytes of lines; below the NATS server's `max_payload` (1 MiB) with room for headers.
     pub envelope_bytes_max: usize,
-    /// Bytes of accepted but unacknowledged batches a node holds before it stops reading.
+    /// Bytes of accepted but unacknowledged batches a node holds before it stops reading; as much again is for what is being
+    /// received, or waits to be accepted.
     pub buffer_bytes_max: usize,
     /// How often a collector's socket is pinged.
     pub ping_interval: Duration,
@@ -248,6 +249,12 @@ pub struct CollectorSettings {
     pub idle_timeout: Duration,
     /// An HTTP write that is not acknowledged by then is answered 503.
     pub write_timeout: Duration,
+    /// A message that a socket has begun is complete by then.
+    pub message_timeout: Duration,
+    /// The least that a body or a message brings, on average over each `receive_window`.
+    pub receive_bytes_per_second_min: u64,
+    /// See `receive_bytes_per_second_min`.
+    pub receive_window: Duration,
     /// Collectors whose metrics one connection, or one request, may bring.
     pub ids_per_connection_max: usize,
     /// See [`ChannelLimits`].
@@ -325,6 +332,8 @@ pub struct EdgeSettings {
     pub heartbeat: Duration,
     /// Largest message of a client, in bytes.
     pub client_message_bytes_max: usize,
+    /// A message that a client has begun is complete by then.
+    pub client_message_timeout: Duration,
     /// How many reads of old parts of the log may go on at the same time.
     pub replay_concurrency_max: usize,
     /// Bytes that all clients that catch up hold together.

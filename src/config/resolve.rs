@@ -384,6 +384,9 @@ fn collector(values: &Values) -> Result<CollectorSettings, ConfigError> {
             new_per_second_max: size(values, "collector.new_channels_per_second_max")?,
             age_max: seconds(values, "log.max_age_s")?,
         },
+        message_timeout: millis(values, "collector.message_timeout_ms")?,
+        receive_bytes_per_second_min: values.integer("collector.receive_bytes_per_second_min")?,
+        receive_window: millis(values, "collector.receive_window_ms")?,
     })
 }
 
@@ -412,6 +415,7 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
         },
         heartbeat: millis(values, "edge.heartbeat_ms")?,
         client_message_bytes_max: size(values, "edge.client_message_bytes_max")?,
+        client_message_timeout: millis(values, "edge.client_message_timeout_ms")?,
         replay_concurrency_max: size(values, "edge.replay_concurrency_max")?,
         replay_bytes_max: size(values, "edge.replay_bytes_max")?,
         drain_grace: millis(values, "edge.drain_grace_ms")?,

@@ -364,8 +364,9 @@ fn every_bound_has_its_unit_in_its_name() {
             "new_channels_per_second_max",
         ];
         let name = key.name.rsplit('.').next().unwrap();
-        let has_unit =
-            ["_ms", "_s", "_bytes", "bytes_max", "_bytes_min"].iter().any(|unit| name.ends_with(unit));
+        let has_unit = ["_ms", "_s", "_bytes", "bytes_max", "_bytes_min", "_bytes_per_second_min"]
+            .iter()
+            .any(|unit| name.ends_with(unit));
         assert!(has_unit || counts.contains(&name) || channels.contains(&name), "{name}");
     }
 }

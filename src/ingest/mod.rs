@@ -14,7 +14,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
 use axum::routing::any;
-use metrics::Gauge;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::config::CollectorSettings;
+use crate::fairness::{Charge, FairBudget, Limits};
 use crate::ingest::batch::CollectorBatch;
 use crate::ingest::budget::Budget;
 use crate::ingest::channels::Channels;
@@ -41,7 +41,7 @@ mod testing;
 mod write;
 pub mod writer;
 
-/// Collector sockets open at once. Each may hold one message beyond the budget while it waits for room.
+/// Collector sockets open at once. Each may hold one read beyond the budgets.
 pub const SOCKETS_MAX: usize = 10_000;
 
 /// After the drain's time is up, how long sockets have to notice, in addition.
@@ -56,8 +56,9 @@ pub struct Ingest {
     writers: Writers,
     /// Accepted bytes that the log has not acknowledged.
     budget: Budget,
-    /// Bytes of HTTP bodies that are being received. Apart from `budget`, so that slow requests cannot starve sockets.
-    bodies: Budget,
+    /// Bytes of bodies and messages that are being received, and of messages that wait for `budget`. Apart from it, so that
+    /// slow senders cannot starve what is complete.
+    receiving: Arc<FairBudget>,
     /// Places for sockets.
     places: Arc<Semaphore>,
     sockets: TaskTracker,
@@ -77,13 +78,18 @@ impl Ingest {
         let channels = Channels::new(settings.channels, node.meters.collector_channels.clone());
         node.add_status(channels.clone());
         node.meters.collector_channels_max.set(settings.channels.channels_max as f64);
+        let limits = Limits {
+            bytes_max: settings.buffer_bytes_max,
+            bytes_per_second_min: settings.receive_bytes_per_second_min,
+            window: settings.receive_window,
+        };
         node.meters.collector_buffer_bytes_max.set(settings.buffer_bytes_max as f64);
         Arc::new(Self {
             registry,
             channels,
             writers: Writers::new(node.clone(), broker),
             budget: Budget::new(settings.buffer_bytes_max, node.meters.collector_buffered_bytes.clone()),
-            bodies: Budget::new(settings.buffer_bytes_max, Gauge::noop()),
+            receiving: FairBudget::new(limits, node.meters.receive_bytes.clone()),
             places: Arc::new(Semaphore::new(SOCKETS_MAX)),
             sockets: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -105,18 +111,27 @@ impl Ingest {
     }
 
     /// Accepts what a socket brought: waits for room, then queues each collector's batch, which holds a token of `unsettled`
-    /// until the log has it.
+    /// until the log has it. Who waits keeps its part of what may be received charged.
     async fn accept(
         &self,
         batches: Vec<(CollectorBatch, Identity)>,
         received_ns: i64,
         unsettled: &TaskTracker,
+        mut received: Charge,
     ) {
         if batches.is_empty() {
             return;
         }
         let total = batches.iter().map(|(batch, _)| budget::cost(batch.bytes())).sum();
-        let mut room = self.budget.grant(total).await;
+        let mut room = match self.budget.try_grant(total) {
+            Some(room) => room,
+            None => {
+                // One that had to give way is complete all the same: it is let in, and gives its part back then.
+                let _ = received.pin(total);
+                self.budget.grant(total).await
+            }
+        };
+        drop(received);
         for (CollectorBatch { collector, drafts }, identity) in batches {
             let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
             let grant = room.split(budget::cost(bytes));

@@ -197,6 +197,9 @@ pub(super) fn settings() -> CollectorSettings {
             new_per_second_max: 100_000,
             age_max: Duration::from_secs(3_600),
         },
+        message_timeout: Duration::from_secs(20),
+        receive_bytes_per_second_min: 1_024,
+        receive_window: Duration::from_secs(5),
     }
 }
 

@@ -158,6 +158,8 @@ label! {
         Encoding = "encoding",
         /// The body did not come, or not in time.
         Incomplete = "incomplete",
+        /// The body came too slowly, or made room for others.
+        Slow = "slow",
         /// No room for what the log has not taken yet.
         Buffer = "buffer",
         /// The log did not answer in time.
@@ -170,6 +172,18 @@ label! {
         Method = "method",
         /// Of more collectors, or of more new channels, than there may be.
         TooMany = "too_many",
+    }
+}
+
+label! {
+    /// Why what a peer had begun to send, or to take, was given up before its end.
+    Cut = "reason" {
+        /// Less came, or was taken, than the least.
+        TooSlow = "too_slow",
+        /// It was not complete in time.
+        TimedOut = "timed_out",
+        /// There was no room for all, and it was the slowest.
+        GaveWay = "gave_way",
     }
 }
 
@@ -394,6 +408,7 @@ macro_rules! meters {
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type ends) => { CounterBy<ConnectionEnd> };
+    (@type cuts) => { CounterBy<Cut> };
     (@type gaps) => { CounterBy<GapReason> };
     (@type series_drops) => { CounterBy<SeriesDrop> };
     (@type fates) => { CounterBy<Fate> };
@@ -461,6 +476,8 @@ meters! {
     collectors_connected: gauge "ws_collectors_connected", Count, "Collector sockets open now.";
     collector_buffered_bytes: gauge "ws_collector_buffered_bytes", Bytes, "Accepted bytes that the log has not acknowledged yet.";
     collector_buffer_bytes_max: gauge "ws_collector_buffer_bytes_max", Bytes, "Accepted bytes this node holds at most while the log does not acknowledge them.";
+    receive_bytes: gauge "ws_receive_bytes", Bytes, "Bytes of writes and collectors' messages that are being received, or wait to be accepted; bounded by ws_collector_buffer_bytes_max.";
+    receives_cut: cuts "ws_receives_cut_total", Count, "Writes and collectors' messages that were given up before their end, by reason.";
     lines_accepted: counter "ws_lines_accepted_total", Count, "Metrics stored in the log.";
     lines_rejected: rejections "ws_lines_rejected_total", Count, "Lines that were not accepted, by kind.";
     envelopes_published: counter "ws_envelopes_published_total", Count, "Envelopes the log acknowledged.";

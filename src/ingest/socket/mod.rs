@@ -1,6 +1,6 @@
 //! `GET /ws/collector`: a collector's WebSocket, from the handshake to the goodbye.
 //!
-//! [`session`] is the life of one socket; frames are read and written by `proto::frame`.
+//! [`session`] is the life of one socket, `receiving` what it has begun to receive; frames are read and written by `proto::frame`.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use crate::ops::http::handshake;
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
 
+mod receiving;
 mod senders;
 mod session;
 #[cfg(test)]

@@ -17,11 +17,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::fairness::{Charge, Cut};
 use crate::ingest::Ingest;
 use crate::ingest::batch::{self, CollectorBatch, Options, Refusal, UNKNOWN_COLLECTOR, too_many_collectors};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{ClaimError, Connection};
 use crate::ingest::report::Report;
+use crate::ingest::socket::receiving::Receiving;
 use crate::ingest::socket::senders::Senders;
 use crate::ops::clock::unix_ns;
 use crate::ops::meters::{ConnectFailure, DropReason, LineRejection};
@@ -99,16 +101,18 @@ impl Session {
         let (read, write) = tokio::io::split(stream);
         let (control, controls) = mpsc::channel(CONTROLS_MAX);
         let broken = CancellationToken::new();
+        let settings = &self.ingest.settings;
         let reader = Reader {
             session: &self,
+            receiving: Receiving::new(self.ingest.receiving.clone(), remote, settings.message_timeout),
             senders: Senders::default(),
             stream: read,
             input: BytesMut::new(),
-            decoder: Decoder::new(Peer::Client, self.ingest.settings.message_bytes_max).text_as_bytes(),
+            decoder: Decoder::new(Peer::Client, settings.message_bytes_max).text_as_bytes(),
             control,
             broken: broken.clone(),
         };
-        let writing = write_controls(write, controls, self.ingest.settings.ping_interval, &broken);
+        let writing = write_controls(write, controls, settings.ping_interval, &broken);
         let (end, ()) = tokio::join!(reader.run(), writing);
         meters.collectors_connected.decrement(1.0);
         tracing::info!(
@@ -128,6 +132,7 @@ struct Reader<'s, R> {
     stream: R,
     input: BytesMut,
     decoder: Decoder,
+    receiving: Receiving,
     control: mpsc::Sender<Control>,
     broken: CancellationToken,
 }
@@ -151,7 +156,8 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
     }
 
     async fn serve(&mut self) -> End {
-        let ingest = self.session.ingest.clone();
+        let (session, broken) = (self.session, self.broken.clone());
+        let ingest = session.ingest.clone();
         loop {
             // Every branch may be cancelled at any point: `next` keeps all its state in the reader.
             let event = tokio::select! {
@@ -159,16 +165,16 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 () = ingest.stopping.cancelled() => {
                     return End::Goodbye(CloseCode::Draining, "this node is going away: reconnect".into());
                 }
-                () = self.session.connection.lost().cancelled() => {
+                () = session.connection.lost().cancelled() => {
                     return End::Goodbye(CloseCode::CollectorConflict, "another connection took this collector id over".into());
                 }
-                () = self.session.connection.pulse().asked() => {
+                () = session.connection.pulse().asked() => {
                     // When the queue is full of answers, one of them will do as well.
                     let _ = self.control.try_send(Control::Frame(control_frame(Opcode::Ping, &[])));
                     continue;
                 }
-                () = self.broken.cancelled() => return End::Gone("could not be written to".into()),
-                event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session) => event,
+                () = broken.cancelled() => return End::Gone("could not be written to".into()),
+                event = self.next() => event,
             };
             let message = match event {
                 Ok(Event::Binary(message)) => message,
@@ -182,7 +188,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 Err(end) => return end,
             };
             self.session.connection.pulse().set_busy(true);
-            let taken = self.session.take(message, &mut self.senders, true).await;
+            let taken = self.session.take(message, &mut self.senders, self.receiving.take(), true).await;
             self.session.connection.pulse().set_busy(false);
             if let Err(end) = taken {
                 return end;
@@ -190,16 +196,65 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         }
     }
 
+    /// The next event. May be cancelled: a read that is cancelled has taken nothing.
+    async fn next(&mut self) -> Result<Event, End> {
+        let ingest = &self.session.ingest;
+        let pulse = self.session.connection.pulse();
+        let idle = ingest.settings.idle_timeout;
+        loop {
+            let mut rest = &self.input[..];
+            let event = self.decoder.decode(&mut rest)?;
+            let left = rest.len();
+            self.input.advance(self.input.len() - left);
+            if let Some(event) = event {
+                return Ok(event);
+            }
+            pulse.set_waiting(true);
+            let followed = self.receiving.follow(&self.decoder).await;
+            pulse.set_waiting(false);
+            if let Err(cut) = followed {
+                return Err(self.give_up(cut));
+            }
+            self.input.reserve(READ_BYTES);
+            let read = tokio::select! {
+                biased;
+                cut = self.receiving.cut() => return Err(self.give_up(cut)),
+                read = timeout(idle, self.stream.read_buf(&mut self.input)) => read,
+            };
+            match read {
+                Ok(Ok(0)) => return Err(End::Gone("the connection ended without a close frame".into())),
+                Ok(Ok(bytes)) => {
+                    pulse.beat();
+                    ingest.node.meters.bytes_received.increment(bytes as u64);
+                }
+                Ok(Err(error)) => return Err(End::Gone(error.to_string().into())),
+                Err(_) => {
+                    let reason = format!("nothing came for {} s, not even a pong", idle.as_secs_f64());
+                    return Err(End::Refused(CloseCode::Idle, reason.into()));
+                }
+            }
+        }
+    }
+
+    /// Gives a message up before its end. Others wait for its room, so it is given back before the goodbye.
+    fn give_up(&mut self, cut: Cut) -> End {
+        self.decoder = Decoder::new(Peer::Client, 0);
+        self.input = BytesMut::new();
+        drop(self.receiving.take());
+        self.session.given_up(cut)
+    }
+
     /// Before our goodbye: takes what the peer has sent already, and waits until the log has everything that this connection
     /// brought. Otherwise what the collector sends elsewhere after the close frame would overtake it.
     async fn settle(&mut self, deadline: Instant) -> Result<(), End> {
+        let (session, broken) = (self.session, self.broken.clone());
         while Instant::now() < deadline {
             // Reading comes first: what has arrived is to be settled as well.
             let event = tokio::select! {
                 biased;
-                () = self.broken.cancelled() => return Err(End::Gone("could not be written to".into())),
-                event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session) => event?,
-                () = self.session.unsettled.wait() => return Ok(()),
+                () = broken.cancelled() => return Err(End::Gone("could not be written to".into())),
+                event = self.next() => event?,
+                () = session.unsettled.wait() => return Ok(()),
                 () = sleep_until(deadline) => return Ok(()),
             };
             let message = match event {
@@ -212,7 +267,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
                 Event::Pong(_) => continue,
                 Event::Close { code, .. } => return Err(End::PeerClosed(code)),
             };
-            self.session.take(message, &mut self.senders, false).await?;
+            self.session.take(message, &mut self.senders, self.receiving.take(), false).await?;
         }
         Ok(())
     }
@@ -225,14 +280,13 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         match end {
             End::Goodbye(..) => {
                 while Instant::now() < deadline {
-                    let event = next(&mut self.stream, &mut self.input, &mut self.decoder, self.session);
-                    let message = match timeout_at(deadline, event).await {
+                    let message = match timeout_at(deadline, self.next()).await {
                         Ok(Ok(Event::Binary(message))) => message,
                         Ok(Ok(Event::Text(text))) => text.into_bytes(),
                         Ok(Ok(Event::Ping(_) | Event::Pong(_))) => continue,
                         Ok(Ok(Event::Close { .. }) | Err(_)) | Err(_) => return,
                     };
-                    let _ = self.session.take(message, &mut self.senders, false).await;
+                    let _ = self.session.take(message, &mut self.senders, self.receiving.take(), false).await;
                 }
             }
             End::Refused(..) => {
@@ -254,8 +308,14 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
 
 impl Session {
     /// Accepts one message: decodes it, claims its collectors, and waits until there is room. Never cancelled half-way:
-    /// the collector believes the message sent.
-    async fn take(&self, message: Vec<u8>, senders: &mut Senders, claim: bool) -> Result<(), End> {
+    /// the collector believes the message sent. What was `received` stays charged until there is.
+    async fn take(
+        &self,
+        message: Vec<u8>,
+        senders: &mut Senders,
+        received: Option<Charge>,
+        claim: bool,
+    ) -> Result<(), End> {
         let ingest = &self.ingest;
         ingest.node.meters.messages_received.increment(1);
         let received_ns = unix_ns();
@@ -308,9 +368,33 @@ impl Session {
             let identity = senders.identity(&batch.collector);
             (batch, identity)
         });
-        ingest.accept(batches.collect(), received_ns, &self.unsettled).await;
+        let received =
+            received.unwrap_or_else(|| ingest.receiving.open(self.connection.origin().remote, None));
+        ingest.accept(batches.collect(), received_ns, &self.unsettled, received).await;
         self.connection.pulse().set_waiting(false);
         Ok(())
+    }
+
+    /// Ends a connection whose message is given up before its end: it cannot go on with another one.
+    fn given_up(&self, cut: Cut) -> End {
+        self.ingest.node.meters.receives_cut.of(cut).increment(1);
+        let settings = &self.ingest.settings;
+        match cut {
+            Cut::TooSlow => {
+                let least = settings.receive_bytes_per_second_min;
+                let reason = format!("a message brought less than {least} bytes a second: send smaller ones");
+                End::Refused(CloseCode::Policy, reason.into())
+            }
+            Cut::TimedOut => {
+                let most = settings.message_timeout.as_secs_f64();
+                let reason = format!("a message was not complete within {most} s: send smaller ones");
+                End::Refused(CloseCode::Policy, reason.into())
+            }
+            Cut::GaveWay => {
+                let reason = "no room for all messages on their way, this was the slowest: send it again";
+                End::Refused(CloseCode::TryLater, reason.into())
+            }
+        }
     }
 
     /// Ends a connection that does not get an id, and counts the message that asked for it: the agent believes it sent.
@@ -366,39 +450,6 @@ fn control_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame::encode(&mut bytes, opcode, payload);
     bytes
-}
-
-/// The next event. May be cancelled: a read that is cancelled has taken nothing.
-async fn next(
-    stream: &mut (impl AsyncRead + Unpin),
-    input: &mut BytesMut,
-    decoder: &mut Decoder,
-    session: &Session,
-) -> Result<Event, End> {
-    let ingest = &session.ingest;
-    let idle = ingest.settings.idle_timeout;
-    loop {
-        let mut rest = &input[..];
-        let event = decoder.decode(&mut rest)?;
-        let left = rest.len();
-        input.advance(input.len() - left);
-        if let Some(event) = event {
-            return Ok(event);
-        }
-        input.reserve(READ_BYTES);
-        match timeout(idle, stream.read_buf(input)).await {
-            Ok(Ok(0)) => return Err(End::Gone("the connection ended without a close frame".into())),
-            Ok(Ok(bytes)) => {
-                session.connection.pulse().beat();
-                ingest.node.meters.bytes_received.increment(bytes as u64);
-            }
-            Ok(Err(error)) => return Err(End::Gone(error.to_string().into())),
-            Err(_) => {
-                let reason = format!("nothing came for {} s, not even a pong", idle.as_secs_f64());
-                return Err(End::Refused(CloseCode::Idle, reason.into()));
-            }
-        }
-    }
 }
 
 /// The writing half: pings at their interval, and what the reader asks for. Ends with the close frame, with the reader, or

@@ -1,17 +1,23 @@
 //! The bytes of a write: bounded while they come, and while they are inflated.
 
 use std::io::Read;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
-use bytes::Bytes;
 use flate2::bufread::GzDecoder;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::ingest::Ingest;
+use crate::fairness::Charge;
 use crate::ingest::write::content_length;
 use crate::ingest::write::error::WriteError;
+use crate::ingest::{Ingest, remote};
+
+/// Bytes that are inflated at a time.
+const INFLATED_BYTES: usize = 64 * 1024;
+/// A body that waited for room has so much longer.
+const OVERTIME: Duration = Duration::from_millis(500);
 
 /// How a body is encoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,32 +26,68 @@ enum Encoding {
     Gzip,
 }
 
+/// A body as it was sent or inflated, and what is charged for it.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    charge: Charge,
+}
+
 /// Receives the body by `deadline`, and undoes its encoding.
-pub(super) async fn read(ingest: &Ingest, request: Request, deadline: Instant) -> Result<Bytes, WriteError> {
+pub(super) async fn read(ingest: &Ingest, request: Request, deadline: Instant) -> Result<Body, WriteError> {
     let bytes_max = ingest.settings.message_bytes_max;
     let encoding = encoding(request.headers())?;
-    let announced = content_length(request.headers());
-    if announced.is_some_and(|length| length > bytes_max) {
+    if content_length(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(WriteError::TooLarge(bytes_max));
     }
-    // Held while the body comes; what is then stored has its own place in the budget. A body that does not say how long it
-    // is takes the place of the longest, so a few of them fill this budget: they wait for each other, which is short.
-    let room = timeout_at(deadline, ingest.bodies.grant(announced.unwrap_or(bytes_max)));
-    let _room = room.await.map_err(|_| WriteError::Buffer)?;
-    let collected = timeout_at(deadline, Limited::new(request.into_body(), bytes_max).collect()).await;
-    let body = match collected {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(WriteError::TooLarge(bytes_max)),
-        Ok(Err(error)) => return Err(WriteError::broken_body(error.as_ref())),
-        Err(_) => return Err(WriteError::Incomplete("the body did not come in time".into())),
+    let charge = ingest.receiving.open(remote(&request), Some(deadline));
+    let mut body = Body { bytes: Vec::new(), charge };
+    let received = async {
+        body.receive(request.into_body(), bytes_max).await?;
+        ingest.node.meters.messages_received.increment(1);
+        ingest.node.meters.bytes_received.increment(body.bytes.len() as u64);
+        if encoding == Encoding::Gzip { body.inflate(bytes_max).await } else { Ok(()) }
     };
-    ingest.node.meters.messages_received.increment(1);
-    ingest.node.meters.bytes_received.increment(body.len() as u64);
-    match encoding {
-        Encoding::Plain => Ok(body),
-        // Done right here, without a pause: so no more bodies are inflated at once than there are worker threads, and
-        // memory stays bounded whatever compressed bodies claim to be.
-        Encoding::Gzip => inflate(&body, bytes_max).map(Bytes::from),
+    // Waiting for room does not count against a sender, but its own patience has an end.
+    match timeout_at(deadline + OVERTIME, received).await {
+        Ok(received) => received?,
+        Err(_) => return Err(WriteError::Buffer),
+    }
+    Ok(body)
+}
+
+impl Body {
+    /// Takes what comes, charged as it comes: what a sender announces costs nobody anything.
+    async fn receive(&mut self, mut body: axum::body::Body, bytes_max: usize) -> Result<(), WriteError> {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                cut = self.charge.cut() => return Err(WriteError::Cut(cut)),
+                frame = body.frame() => frame,
+            };
+            let data = match frame {
+                None => return Ok(()),
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => return Err(WriteError::broken_body(&error)),
+            };
+            if self.bytes.len() + data.len() > bytes_max {
+                return Err(WriteError::TooLarge(bytes_max));
+            }
+            self.charge.grow_soon_to(self.bytes.len() + data.len()).await?;
+            self.bytes.extend_from_slice(&data);
+        }
+    }
+
+    /// Undoes gzip, a step at a time: what comes out is charged like what came in, and beside it.
+    async fn inflate(&mut self, bytes_max: usize) -> Result<(), WriteError> {
+        let body = std::mem::take(&mut self.bytes);
+        let mut inflating = Inflating::new(&body, bytes_max);
+        while inflating.step()? {
+            self.charge.grow_soon_to(body.len() + inflating.out.len()).await?;
+            // A few bytes may inflate to much, and many members to nothing: others get their turn in between.
+            tokio::task::consume_budget().await;
+        }
+        self.bytes = inflating.out;
+        Ok(())
     }
 }
 
@@ -59,22 +101,43 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, WriteError> {
     }
 }
 
-/// Every member, as gzip does: nothing is an empty body, and zeros behind the last member are padding.
-fn inflate(mut body: &[u8], bytes_max: usize) -> Result<Vec<u8>, WriteError> {
-    let mut inflated = Vec::new();
-    while body.iter().any(|byte| *byte != 0) {
-        // One byte more than allowed tells "exactly full" from "too large".
-        let left = (bytes_max - inflated.len()) as u64 + 1;
-        let mut member = GzDecoder::new(body).take(left);
-        member
-            .read_to_end(&mut inflated)
-            .map_err(|error| WriteError::bad_request("bad_gzip", format!("the body is no gzip: {error}")))?;
-        if inflated.len() > bytes_max {
-            return Err(WriteError::TooLarge(bytes_max));
-        }
-        body = member.into_inner().into_inner();
+/// A body that is being inflated.
+struct Inflating<'a> {
+    rest: &'a [u8],
+    member: Option<GzDecoder<&'a [u8]>>,
+    out: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl<'a> Inflating<'a> {
+    fn new(body: &'a [u8], bytes_max: usize) -> Self {
+        Self { rest: body, member: None, out: Vec::new(), bytes_max }
     }
-    Ok(inflated)
+
+    /// Inflates a little more of one member after the other, as gzip does: nothing is an empty body, and zeros behind the last
+    /// member are padding. False at the end.
+    fn step(&mut self) -> Result<bool, WriteError> {
+        let mut member = match self.member.take() {
+            Some(member) => member,
+            None if self.rest.iter().all(|byte| *byte == 0) => return Ok(false),
+            None => GzDecoder::new(self.rest),
+        };
+        // One byte more than allowed tells "exactly full" from "too large".
+        let most = (self.bytes_max + 1 - self.out.len()).min(INFLATED_BYTES);
+        let inflated =
+            member.by_ref().take(most as u64).read_to_end(&mut self.out).map_err(|error| {
+                WriteError::bad_request("bad_gzip", format!("the body is no gzip: {error}"))
+            })?;
+        if self.out.len() > self.bytes_max {
+            return Err(WriteError::TooLarge(self.bytes_max));
+        }
+        if inflated == most {
+            self.member = Some(member);
+        } else {
+            self.rest = member.into_inner();
+        }
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +146,12 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use std::io::Write;
+
+    fn inflate(body: &[u8], bytes_max: usize) -> Result<Vec<u8>, WriteError> {
+        let mut inflating = Inflating::new(body, bytes_max);
+        while inflating.step()? {}
+        Ok(inflating.out)
+    }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());

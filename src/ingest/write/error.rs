@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::fairness::{Cut, Lack};
 use crate::ops::http;
 use crate::ops::meters::WriteFailure;
 use crate::ops::reply::ApiError;
@@ -27,6 +28,8 @@ pub(in crate::ingest) enum WriteError {
     Encoding(String),
     /// The body did not come as a whole.
     Incomplete(String),
+    /// The body came too slowly, or had to make room for others.
+    Cut(Cut),
     /// No room until the log has taken more.
     Buffer,
     /// The log did not answer in time.
@@ -63,6 +66,7 @@ impl WriteError {
             Self::TooLarge(_) => WriteFailure::TooLarge,
             Self::Encoding(_) => WriteFailure::Encoding,
             Self::Incomplete(_) => WriteFailure::Incomplete,
+            Self::Cut(_) => WriteFailure::Slow,
             Self::Buffer => WriteFailure::Buffer,
             Self::Timeout => WriteFailure::Timeout,
             Self::Refused(_) => WriteFailure::Refused,
@@ -97,6 +101,7 @@ impl WriteError {
                 "invalid",
                 ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again")),
             ),
+            Self::Cut(cut) => ("unavailable", cut_error(cut)),
             Self::Buffer => {
                 let message = "the log is slow or away and this node's buffer is full: send it again later";
                 ("unavailable", ApiError::unavailable("buffer_full", message, RETRY_AFTER_S))
@@ -120,6 +125,35 @@ impl WriteError {
                 let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
                 ("method not allowed", error)
             }
+        }
+    }
+}
+
+/// Not 408: Telegraf's InfluxDB outputs drop what is refused with any 4xx but 429.
+fn cut_error(cut: Cut) -> ApiError {
+    match cut {
+        Cut::TooSlow => {
+            let message = "the body came too slowly (collector.receive_bytes_per_second_min): send it again, faster or in \
+                           smaller batches";
+            ApiError::unavailable("too_slow", message, RETRY_AFTER_S)
+        }
+        Cut::TimedOut => {
+            let message = "the body was not complete in time (collector.write_timeout_ms): send it again, faster or in \
+                           smaller batches";
+            ApiError::unavailable("timed_out", message, RETRY_AFTER_S)
+        }
+        Cut::GaveWay => {
+            let message = "there was no room for all bodies on their way, and this was the slowest: send it again later";
+            ApiError::unavailable("gave_way", message, RETRY_AFTER_S)
+        }
+    }
+}
+
+impl From<Lack> for WriteError {
+    fn from(lack: Lack) -> Self {
+        match lack {
+            Lack::Cut(cut) => Self::Cut(cut),
+            Lack::Full => Self::Buffer,
         }
     }
 }

@@ -47,6 +47,9 @@ pub(super) async fn write(State(ingest): State<Arc<Ingest>>, request: Request) -
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => {
             ingest.node.meters.writes_failed.of(error.reason()).increment(1);
+            if let WriteError::Cut(cut) = error {
+                ingest.node.meters.receives_cut.of(cut).increment(1);
+            }
             error.into_response()
         }
     }
@@ -84,9 +87,9 @@ async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
         envelope_bytes_max: ingest.settings.envelope_bytes_max,
         collectors_max: ingest.settings.ids_per_connection_max,
     };
-    let mut decoded = batch::decode(&body, &options);
+    let mut decoded = batch::decode(&body.bytes, &options);
     ingest.channels.admit(&mut decoded, Instant::now());
-    let report = Report::new(&mut decoded, body.len(), params.collector.as_ref());
+    let report = Report::new(&mut decoded, body.bytes.len(), params.collector.as_ref());
     drop(body);
     let stored = if decoded.batches.is_empty() {
         report.nothing_taken()

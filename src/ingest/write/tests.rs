@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
+use futures_util::StreamExt as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::config::{ChannelLimits, CollectorSettings};
@@ -210,20 +212,74 @@ async fn no_room_is_503_at_once_and_there_is_room_again_when_the_log_answers() {
     assert_eq!(bench.metric("ws_writes_failed_total{reason=\"buffer\"}"), 1.0);
 }
 
-/// Each takes the place of the largest body, and there is place for one; the log is well and nearly idle.
-#[tokio::test]
-async fn bodies_of_unknown_length_wait_for_each_other() {
+/// A body of these bytes, whose end never comes.
+fn unfinished(bytes: usize) -> Body {
+    let begun = futures_util::stream::once(async move { Ok::<_, std::io::Error>(vec![b'#'; bytes]) });
+    Body::from_stream(begun.chain(futures_util::stream::pending()))
+}
+
+/// What they announce, or leave open, costs nobody anything: Telegraf's compressed bodies have no length.
+#[tokio::test(start_paused = true)]
+async fn a_write_is_stored_at_once_beside_any_number_of_bodies_that_stall() {
     let bench = bench(settings());
-    let write = |n: u32| {
-        let lines = futures_util::stream::once(async move {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            Ok::<_, std::io::Error>(format!("cpu u={n} {n}"))
-        });
-        post(&bench, "/write", &[], Body::from_stream(lines))
-    };
-    let replies = futures_util::future::join_all((0..4).map(write)).await;
-    assert!(replies.iter().all(|reply| reply.status == StatusCode::NO_CONTENT));
-    assert_eq!(bench.broker.stored().await.len(), 4);
+    let mut stalled = futures_util::future::join_all((0..100).map(|n| {
+        let length = (64 * 1024).to_string();
+        let headers = if n % 2 == 0 { vec![("content-length", length)] } else { Vec::new() };
+        let bench = &bench;
+        async move {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            post(bench, "/write", &headers, unfinished(1)).await
+        }
+    }));
+    assert!(futures_util::poll!(&mut stalled).is_pending());
+    let began = Instant::now();
+    assert_eq!(post(&bench, "/write", &[], "cpu u=1 1").await.status, 204);
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    for reply in stalled.await {
+        assert_eq!((reply.status.as_u16(), &reply.json["error"]["code"]), (503, &"too_slow".into()));
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    assert_eq!(bench.metric("ws_receives_cut_total{reason=\"too_slow\"}"), 100.0);
+    assert_eq!(bench.metric("ws_writes_failed_total{reason=\"slow\"}"), 100.0);
+    assert_eq!(bench.metric("ws_receive_bytes"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_bodies_leave_no_room_the_slowest_gives_way_to_others() {
+    let bench = bench(settings());
+    let mut stalled = Box::pin(post(&bench, "/write", &[], unfinished(60 * 1024)));
+    assert!(futures_util::poll!(&mut stalled).is_pending());
+    let line = format!("cpu s=\"{}\" 1", "x".repeat(15 * 1024));
+    let (given_up, stored) = tokio::join!(stalled, post(&bench, "/write", &[], line));
+    assert_eq!(stored.status, 204);
+    assert_eq!((given_up.status.as_u16(), &given_up.json["error"]["code"]), (503, &"gave_way".into()));
+    assert_eq!(bench.metric("ws_receives_cut_total{reason=\"gave_way\"}"), 1.0);
+}
+
+/// A body that is sent steadily has all its time; with the last of it, it is too late.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_not_complete_in_time_is_503_so_that_no_agent_drops_it() {
+    let bench = bench(settings());
+    let steps = futures_util::stream::unfold((), async |()| {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Some((Ok::<_, std::io::Error>(vec![b'#'; 1_000]), ()))
+    });
+    let began = Instant::now();
+    let late = post(&bench, "/write", &[], Body::from_stream(steps)).await;
+    assert_eq!((late.status.as_u16(), &late.json["error"]["code"]), (503, &"timed_out".into()));
+    assert_eq!(began.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn what_gzip_inflates_to_is_charged_like_what_is_sent() {
+    let bench = bench(settings());
+    let body = gzip(&vec![b'\n'; 60 * 1024]);
+    assert_eq!(post(&bench, "/write", &[("content-encoding", "gzip")], body.clone()).await.status, 204);
+    let mut waits_for_the_log = bench.ingest.receiving.open(None, None);
+    waits_for_the_log.pin(40 * 1024).unwrap();
+    let refused = post(&bench, "/write", &[("content-encoding", "gzip")], body).await;
+    assert_eq!((refused.status.as_u16(), &refused.json["error"]["code"]), (503, &"buffer_full".into()));
+    assert_eq!(post(&bench, "/write", &[], "cpu u=1 1").await.status, 204, "what is small has room");
 }
 
 /// Without the withdrawal, an agent that repeats its write would fill the buffer with its own abandoned attempts.

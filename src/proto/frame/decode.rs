@@ -208,6 +208,11 @@ impl Decoder {
         self.message_kind.is_some() || !matches!(self.state, State::Header { have: 0, .. } | State::Ended)
     }
 
+    /// What it holds of an unfinished message or frame, in bytes.
+    pub fn buffered_bytes(&self) -> usize {
+        self.message.len() + self.control.len()
+    }
+
     fn end(&mut self) {
         self.state = State::Ended;
         self.message = Vec::new();

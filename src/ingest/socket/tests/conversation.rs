@@ -374,3 +374,80 @@ async fn a_socket_claims_so_many_ids_and_what_is_more_hurts_neither_its_own_line
     }
     stored(&bench, 5).await;
 }
+
+/// The beginning of a masked binary frame of 60,000 bytes, and so much of it.
+fn begun(bytes: usize) -> Vec<u8> {
+    let mut frame = vec![0x82, 0xfe, 0xea, 0x60, 0, 0, 0, 0];
+    frame.resize(frame.len() + bytes, b'#');
+    frame
+}
+
+#[tokio::test]
+async fn a_message_that_is_begun_and_not_ended_is_given_up_in_time() {
+    let message_timeout = Duration::from_millis(50);
+    let mut bench = bench(CollectorSettings { message_timeout, ..settings() });
+    let address = bench.listen().await;
+    // A part of a header, of a frame, and a message between two frames.
+    for beginning in [vec![0x82], begun(10), vec![0x02, 0x81, 0, 0, 0, 0, b'#']] {
+        let mut stream = raw(address).await;
+        stream.write_all(&beginning).await.unwrap();
+        // The peer is there, but takes its time.
+        let farewell = async {
+            let code = raw_close_code(&mut stream).await;
+            assert_eq!(code, 1008, "{beginning:?}");
+        };
+        tokio::time::timeout(Duration::from_secs(30), farewell).await.unwrap();
+    }
+    assert_eq!(bench.metric("ws_receives_cut_total{reason=\"timed_out\"}"), 3.0);
+}
+
+#[tokio::test]
+async fn a_message_that_trickles_is_given_up_and_says_why() {
+    let receive_window = Duration::from_millis(50);
+    let mut bench = bench(CollectorSettings { receive_window, ..settings() });
+    let mut stream = raw(bench.listen().await).await;
+    stream.write_all(&begun(10)).await.unwrap();
+    assert_eq!(raw_close_code(&mut stream).await, 1008);
+    assert_eq!(bench.metric("ws_receives_cut_total{reason=\"too_slow\"}"), 1.0);
+}
+
+/// There is room for one of them: whoever has begun and stalls makes room for those that end.
+#[tokio::test]
+async fn unfinished_messages_take_no_more_than_their_room_and_give_way_to_finished_ones() {
+    let mut bench = bench(settings());
+    let address = bench.listen().await;
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let mut stream = raw(address).await;
+        stream.write_all(&begun(59_000)).await.unwrap();
+        stalled.push(stream);
+    }
+    let mut good = connect(address, "").await;
+    send(&mut good, format!("cpu,host=a s=\"{}\" 1", "x".repeat(15_000))).await;
+    send(&mut good, format!("cpu,host=a s=\"{}\" 2", "y".repeat(15_000))).await;
+    assert_eq!(stored(&bench, 2).await.len(), 2);
+    assert!(bench.metric("ws_receive_bytes") <= (64 * 1024) as f64);
+    let code = tokio::time::timeout(Duration::from_secs(30), raw_close_code(&mut stalled[0]));
+    assert_eq!(code.await.unwrap(), 1013);
+}
+
+#[tokio::test]
+async fn messages_that_wait_for_the_log_are_charged_until_it_has_room() {
+    let mut bench = bench(CollectorSettings { buffer_bytes_max: 64 * 1024, ..settings() });
+    bench.broker.set(Mood::Silent);
+    let address = bench.listen().await;
+    let mut clients = Vec::new();
+    for (n, bytes) in [15_000, 15_000, 15_000, 15_000, 15_000].into_iter().enumerate() {
+        let mut client = connect(address, "").await;
+        send(&mut client, format!("cpu,host=h{n} s=\"{}\" 1", "x".repeat(bytes))).await;
+        clients.push(client);
+    }
+    while bench.metric("ws_receive_bytes") < 15_000.0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.broker.set(Mood::Well);
+    assert_eq!(stored(&bench, 5).await.len(), 5);
+    while bench.metric("ws_receive_bytes") > 0.0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
