@@ -9,6 +9,7 @@ use hyper::Uri;
 use serde_json::{Value, json};
 
 use crate::config::{self, Inputs, Machine, Role};
+use crate::proto::printable::{printable, printable_json};
 
 /// A node answers within milliseconds. One that takes longer than this does not do its work, and a health check of a container
 /// engine gives up after five seconds itself.
@@ -69,14 +70,21 @@ impl StatusArguments {
         Ok(Report {
             text: match self.json {
                 true => json!({"status": "unreachable", "healthy": false, "errors": refusals}).to_string(),
-                false => format!("no node answers: {error}. Is it running, and is this its port?"),
+                false => {
+                    let error = printable(&error);
+                    format!("no node answers: {error}. Is it running, and is this its port?")
+                }
             },
             healthy: false,
         })
     }
 
     fn report(&self, Answer { body, health }: Answer) -> Report {
-        let text = if self.json { body } else { sentence(&health) };
+        // Names in it are whatever peers have sent.
+        let text = match self.json {
+            true => printable_json(&body).into_owned(),
+            false => printable(&sentence(&health)).into_owned(),
+        };
         Report { text, healthy: health["healthy"] == true }
     }
 }
@@ -246,6 +254,17 @@ mod tests {
                     connections at 90 %; not ready: draining";
         assert_eq!(report, Report { text: line.to_owned(), healthy: true });
         assert_eq!(asked(true, DEGRADED).text, DEGRADED.split_once("\r\n\r\n").unwrap().1);
+    }
+
+    #[test]
+    fn nothing_that_an_answer_holds_steers_the_terminal() {
+        let bidi =
+            "HTTP/1.0 200 OK\r\n\r\n{\"healthy\":true,\"status\":\"ok\",\"node\":\"a\u{202e}b\\u001b[2J\"}";
+        let text = asked(false, bidi).text;
+        assert!(text.contains("a\\u{202e}b\\u{1b}[2J is"), "{text}");
+        assert!(asked(true, bidi).text.contains("a\\u202eb\\u001b[2J"));
+        let stranger = asked(false, "SSH-2.0-\u{1b}]0;owned\u{7}\r\n\r\n").text;
+        assert!(!stranger.contains(char::is_control), "{stranger:?}");
     }
 
     #[test]

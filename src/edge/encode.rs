@@ -13,6 +13,7 @@ use crate::proto::json;
 use crate::proto::line::{self, Line};
 use crate::proto::message::{self, CloseCode, Conflated, Format, GapReason, ServerMessage, SnapshotPart};
 use crate::proto::offset::Offset;
+use crate::proto::printable::printable;
 
 /// The entry as it is for everybody whose filters take all of it.
 pub(crate) fn whole(entry: &Entry, format: Format) -> Option<Bytes> {
@@ -147,10 +148,10 @@ pub(crate) fn close(wire: Wire, code: CloseCode, reason: &str) -> Bytes {
     let reason = if reason.is_empty() { code.meaning() } else { reason };
     match wire {
         Wire::WebSocket | Wire::Deflated => {
-            control(Opcode::Close, &frame::close_payload(code.number(), reason))
+            control(Opcode::Close, &frame::close_payload(code.number(), &printable(reason)))
         }
         Wire::Events => {
-            let line = format!("closed, {}: {reason}", code.number()).replace(['\r', '\n'], " ");
+            let line = printable(&format!("closed, {}: {reason}", code.number())).into_owned();
             written(|out| event_stream::write_comment(out, &line))
         }
     }

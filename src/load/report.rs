@@ -9,6 +9,7 @@ use super::plan::Plan;
 use super::publisher::Published;
 use super::shared::Glance;
 use super::tally::{Tally, Times};
+use crate::proto::printable::printable;
 
 /// A thread that works for more of the time than this is not measuring the server any more.
 const SATURATED_SHARE: f64 = 0.85;
@@ -241,7 +242,7 @@ impl Report {
                 sent.held_back
             ));
         }
-        self.notes.extend(complaints.map(|words| format!("the server said: {words}")));
+        self.notes.extend(complaints.map(|words| format!("the server said: {}", printable(&words))));
     }
 }
 

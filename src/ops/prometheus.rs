@@ -11,6 +11,7 @@ use crate::config::Role;
 use crate::ops::node::{Lifecycle, Node};
 use crate::ops::{process, version};
 use crate::proto::channel::CollectorId;
+use crate::proto::printable::printable;
 use crate::sync::Locked;
 
 /// Content type of the text format.
@@ -99,7 +100,8 @@ fn write_busiest(text: &mut String, busiest: &[(CollectorId, f64)]) {
     // Writing into memory cannot fail.
     let _ = writeln!(text, "# HELP {BUSIEST} {BUSIEST_HELP}\n# TYPE {BUSIEST} gauge");
     for (collector, rate) in busiest {
-        let id = collector.as_str().replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+        // The format has no escape for what steers a terminal, and people read it there.
+        let id = printable(collector.as_str()).replace('\\', r"\\").replace('"', "\\\"");
         let _ = writeln!(text, "{BUSIEST}{{collector=\"{id}\"}} {rate:.1}");
     }
 }
@@ -121,5 +123,7 @@ mod tests {
         write_busiest(&mut text, &[(CollectorId::new(r#"a"b\c"#).unwrap(), 12.34)]);
         assert!(text.ends_with("ws_collector_lines_per_second{collector=\"a\\\"b\\\\c\"} 12.3\n"), "{text}");
         assert!(text.starts_with("# HELP ws_collector_lines_per_second "), "{text}");
+        write_busiest(&mut text, &[(CollectorId::new("a\u{202e}b").unwrap(), 1.0)]);
+        assert!(text.ends_with("{collector=\"a\\\\u{202e}b\"} 1.0\n"), "{text}");
     }
 }

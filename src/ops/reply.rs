@@ -1,12 +1,13 @@
 //! The one shape of HTTP errors: `{"error":{"code","message"}}`, with a message that says what to do.
 
-use axum::Json;
 use axum::extract::OriginalUri;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::ops::paths::PATHS;
+use crate::proto::printable::{printable, printable_json};
 
 /// An error a caller can act on.
 #[derive(Debug, Clone)]
@@ -24,7 +25,9 @@ pub struct ApiError {
 impl ApiError {
     /// An error without a `Retry-After`.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_s: None }
+        // Whatever of a peer's text is repeated in it, people read it on a terminal.
+        let message = printable(&message.into()).into_owned();
+        Self { status, code, message, retry_after_s: None }
     }
 
     /// The caller's fault: 400.
@@ -49,6 +52,23 @@ pub async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiE
     let message =
         format!("{path} takes {}, not {method}", if is_put { "GET and PUT" } else { "GET and HEAD" });
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+}
+
+/// An answer in JSON that may be shown as it is: names in it are whatever peers have sent.
+#[derive(Debug, Clone)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_string(&self.0) {
+            Ok(text) => {
+                let json = HeaderValue::from_static("application/json");
+                ([(header::CONTENT_TYPE, json)], printable_json(&text).into_owned()).into_response()
+            }
+            // Only for a map whose keys are no texts, which none of ours are.
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
 }
 
 impl IntoResponse for ApiError {

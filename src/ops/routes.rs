@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{OriginalUri, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,7 @@ use crate::ops::http::{Access, Origins};
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
-use crate::ops::reply::{ApiError, wrong_method};
+use crate::ops::reply::{ApiError, Json, wrong_method};
 use crate::ops::status::{self, ReadinessInputs};
 use crate::ops::version;
 

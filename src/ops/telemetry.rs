@@ -24,7 +24,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{Format, JsonFields, Writer, debug_fn};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -32,6 +33,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{LogFormat, TelemetrySettings, normalise_log_filter};
+use crate::proto::printable::printable;
 
 static LEVEL: OnceLock<Level> = OnceLock::new();
 
@@ -80,7 +82,7 @@ pub fn init(settings: &TelemetrySettings) {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&settings.level));
     let registry = tracing_subscriber::registry().with(filter);
     let started = if pretty {
-        let people = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+        let people = people_layer(std::io::stderr).with_target(false);
         // Colours in a file or a pager are garbage; NO_COLOR (no-color.org) is for people who see garbage in them anyway.
         let colours =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -151,7 +153,11 @@ where
             let extensions = span.extensions();
             let Some(formatted) = extensions.get::<FormattedFields<N>>() else { continue };
             if let Ok(Value::Object(members)) = serde_json::from_str(&formatted.fields) {
-                fields.context.extend(members);
+                let shown = |(name, value): (String, Value)| match value {
+                    Value::String(text) => (name, printable(&text).into()),
+                    value => (name, value),
+                };
+                fields.context.extend(members.into_iter().map(shown));
             }
         }
         event.record(&mut fields);
@@ -173,6 +179,34 @@ fn timestamp() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
 
+/// What peers have sent is in log lines, and people read these on terminals. The line feeds of a backtrace are ours, and harmless as
+/// JSON writes them.
+fn shown_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// Writes one field for people. The layer's own way leaves texts as they are that are logged with `%`.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = shown_lines(&format!("{value:?}"));
+    match (field.name(), writer.has_ansi_escapes()) {
+        ("message", _) => writer.write_str(&text),
+        (name, true) => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{text}"),
+        (name, false) => write!(writer, "{name}={text}"),
+    }
+}
+
+/// Text for people on a terminal.
+fn people_layer<S, W>(
+    writer: W,
+) -> tracing_subscriber::fmt::Layer<S, impl for<'a> FormatFields<'a>, Format, W>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    let fields = debug_fn(write_field).delimited(" ");
+    tracing_subscriber::fmt::layer().fmt_fields(fields).with_writer(writer)
+}
+
 #[derive(Default)]
 struct Fields {
     event: Option<String>,
@@ -188,9 +222,9 @@ impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "event" => self.event = Some(value.to_owned()),
-            "message" => value.clone_into(&mut self.message),
+            "message" => self.message = shown_lines(value),
             name => {
-                self.context.insert(name.to_owned(), value.into());
+                self.context.insert(name.to_owned(), shown_lines(value).into());
             }
         }
     }
@@ -218,6 +252,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::proto::printable::is_unprintable;
     use crate::sync::Locked;
 
     #[derive(Clone)]
@@ -258,6 +293,37 @@ mod tests {
             rest,
             r#","level":"INFO","event":"collector_connected","message":"hello\nyou","context":{"age":3,"collector":"web \"1\"","target":"telecast::ops::telemetry::tests"}}"#
         );
+    }
+
+    #[test]
+    fn no_name_that_a_peer_has_sent_steers_the_terminal_of_who_reads_the_log() {
+        let id = "web\u{202e}10-\u{1b}[2J\u{9b}K\u{2028}";
+        let lines = lines(|_| {
+            let _span = tracing::info_span!("connection", remote = id).entered();
+            tracing::warn!(event = "bad_lines", collector = %id, quoted = ?id, errors = id, "of {id}");
+        });
+        assert!(!lines[0].contains(is_unprintable), "{}", lines[0]);
+        let line: Value = serde_json::from_str(&lines[0]).unwrap();
+        let shown = "web\\u{202e}10-\\u{1b}[2J\\u{9b}K\\u{2028}";
+        assert_eq!(
+            (&line["context"]["collector"], &line["context"]["remote"]),
+            (&shown.into(), &shown.into())
+        );
+        assert_eq!(line["message"], format!("of {shown}"));
+
+        let captured = Captured(Arc::new(Locked::empty("captured lines")));
+        let writer = captured.clone();
+        let people = people_layer(move || writer.clone()).with_ansi(true);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(people), || {
+            tracing::warn!(event = "bad_lines", collector = %id, errors = id, "of {id}");
+        });
+        let text = captured.0.with(|captured| String::from_utf8(captured.clone()).unwrap());
+        let steers = |c: char| c != '\n' && c != '\x1b' && is_unprintable(c);
+        assert!(
+            !text.contains(steers) && !text.contains("\x1b[2J") && text.contains("web\\u{202e}10-"),
+            "{text:?}"
+        );
+        assert!(text.contains("\x1b["), "its own colours stay: {text:?}");
     }
 
     #[test]

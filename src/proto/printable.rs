@@ -2,8 +2,8 @@
 //!
 //! A collector id, a filter or a parameter is whatever a peer sent. On a terminal, control characters move the cursor or change
 //! colours, and bidirectional controls reorder what is shown; in a log viewer, invisible characters make two ids look alike. Where
-//! such text is printed for people (logs, errors, the command line), these characters are shown as `\u{202e}` instead. Messages for
-//! programs carry them as they are.
+//! such text is printed for people (logs, errors, the command line), these characters are shown as `\u{202e}` instead. JSON for
+//! programs has them as escapes, which mean the character itself: see [`printable_json`].
 
 use std::borrow::Cow;
 
@@ -15,6 +15,25 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     for character in text[first..].chars() {
         if is_unprintable(character) {
             shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// The same JSON with these characters as escapes, `\u202e`: it means the same, and may be shown as it is.
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    // Below, JSON has escapes anyway in strings, and line feeds between them.
+    let escaped = |character: char| !character.is_ascii() && is_unprintable(character) || character == '\x7f';
+    let Some(first) = json.find(escaped) else { return Cow::Borrowed(json) };
+    let mut shown = String::with_capacity(json.len() + 16);
+    shown.push_str(&json[..first]);
+    for character in json[first..].chars() {
+        if escaped(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
         } else {
             shown.push(character);
         }
@@ -60,6 +79,14 @@ mod tests {
             let shown = printable(&text);
             prop_assert!(!shown.contains(is_unprintable));
             prop_assert_eq!(printable(&shown), shown.as_ref());
+        }
+
+        #[test]
+        fn json_that_may_be_shown_means_the_same(text in "[\\p{C}\\p{Z}a\"\\\\]{0,16}.{0,8}") {
+            let json = serde_json::to_string_pretty(&[&text]).unwrap();
+            let shown = printable_json(&json);
+            prop_assert!(!shown.contains(|c| c != '\n' && is_unprintable(c)), "{}", shown);
+            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&shown).unwrap(), vec![text]);
         }
     }
 }

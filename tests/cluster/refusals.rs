@@ -7,6 +7,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use ::telecast::proto::printable::is_unprintable;
+
 use crate::support::client::Client;
 use crate::support::telecast::{self, Telecast};
 use crate::support::{eventually, patiently};
@@ -99,4 +101,44 @@ async fn a_refused_page_that_stays_is_hung_up() {
     let gone = async || (node.metric("process_open_fds").await <= descriptors + 5.0).then_some(());
     eventually("their descriptors", gone).await;
     drop(staying);
+}
+
+/// Ids and filters are whatever a peer sends; who looks at a node with curl or at its log has a terminal.
+#[tokio::test]
+async fn no_id_and_no_filter_reaches_a_terminal_as_it_was_sent() {
+    let node = telecast::standalone().start().await;
+    let (id, encoded) = ("web\u{202e}10-\u{2066}", "web%E2%80%AE10-%E2%81%A6");
+    let lines = "cpu n=1i 1\ncpu,x=\u{202e} broken";
+    assert_eq!(node.post(&format!("/write?collector={encoded}"), lines).await.status, 204);
+    let raw = |text: &str| text.contains(|c| !matches!(c, '\n' | '\r') && is_unprintable(c));
+    for path in [
+        "/api/metrics/status",
+        "/api/metrics/latest",
+        "/api/metrics/poll?from=earliest&timeout=0",
+        "/metrics",
+        "/health/detailed",
+        &format!("/ws/{encoded}"),
+        &format!("/sse?filter={encoded}"),
+        &format!("/sse?from={encoded}"),
+        &format!("/sse?{encoded}=1"),
+        &format!("/sse?format={encoded}"),
+        &format!("/api/metrics/poll?timeout={encoded}"),
+        "/sse?filter=a%1B%5B2Jb",
+        "/sse?a%1B%5B2Jb=1",
+    ] {
+        let answer = node.get(path).await;
+        assert!(!raw(&answer.body), "{path}: {:?}", answer.body);
+    }
+    // It means the same to a program.
+    let latest = node.get("/api/metrics/latest").await;
+    assert_eq!(latest.json["metrics"][0]["collector"], id);
+    for path in ["/write?collector=a%1Bb", "/write?collector=a%C2%9Bb", "/write?precision=%E2%80%AE"] {
+        let answer = node.post(path, "cpu n=1i").await;
+        assert!(answer.status == 400 && !raw(&answer.body), "{path}: {} {:?}", answer.status, answer.body);
+    }
+    let mut client = Client::connect(node.address(), "from=earliest").await;
+    client.until("the metric", |ledger| ledger.metrics() == 1).await;
+    assert!(!raw(&client.ledger.data[0]) && client.ledger.channels() == [(id, "cpu")]);
+    let error = client.ask(&json!({"type": "subscribe", "filter": id}).to_string(), "error").await;
+    assert!(!raw(error["message"].as_str().expect("text")), "{error}");
 }

@@ -1,6 +1,5 @@
 //! Why a write was not stored, in a shape that InfluxDB's clients read as well as ours.
 
-use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -8,7 +7,7 @@ use serde_json::json;
 use crate::fairness::{Cut, Lack};
 use crate::ops::http;
 use crate::ops::meters::WriteFailure;
-use crate::ops::reply::ApiError;
+use crate::ops::reply::{ApiError, Json};
 
 /// Seconds after which a write that found no room, or no log, may be tried again.
 const RETRY_AFTER_S: u32 = 2;

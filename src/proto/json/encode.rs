@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::proto::line::{Line, RawFields, RawValue, repeated, unescape_key, unescape_name, unescape_string};
+use crate::proto::printable::is_unprintable;
 
 /// Up to so many fields of a line are told apart while they are written; of longer lines the keys are compared afterwards.
 const COMPARED_MAX: usize = 16;
@@ -80,13 +81,23 @@ fn write_last_fields<'a>(out: &mut Vec<u8>, fields: RawFields<'a>) {
     }
 }
 
-/// Appends `text` as a JSON string, quotes included.
+/// Appends `text` as a JSON string, quotes included. What would steer a terminal is an escape, so JSON may be shown as it is.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut copied = 0;
     for (at, byte) in bytes.iter().enumerate() {
-        if !needs_escape(*byte) {
+        if !may_need_escape(*byte) {
+            continue;
+        }
+        if !byte.is_ascii() {
+            // Nothing at a byte in the middle of a character.
+            let character = text.get(at..).and_then(|rest| rest.chars().next());
+            if let Some(character) = character.filter(|character| is_unprintable(*character)) {
+                out.extend_from_slice(&bytes[copied..at]);
+                copied = at + character.len_utf8();
+                character.encode_utf16(&mut [0; 2]).iter().for_each(|unit| write_unit(out, *unit));
+            }
             continue;
         }
         out.extend_from_slice(&bytes[copied..at]);
@@ -97,22 +108,24 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
-            }
+            _ => write_unit(out, u16::from(*byte)),
         }
     }
     out.extend_from_slice(&bytes[copied..]);
     out.push(b'"');
 }
 
+/// A unit of UTF-16 as an escape.
+fn write_unit(out: &mut Vec<u8>, unit: u16) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    out.extend_from_slice(b"\\u");
+    out.extend([12, 8, 4, 0].map(|shift| HEX[usize::from(unit >> shift & 15)]));
+}
+
 /// Text without a backslash is the same in line protocol and outside it, and mostly needs no escape in JSON either: one
 /// look finds out both.
 fn write_unescaped(out: &mut Vec<u8>, text: &str, unescape: fn(&str) -> Cow<'_, str>) {
-    if text.bytes().any(needs_escape) {
+    if text.bytes().any(may_need_escape) {
         return write_string(out, &unescape(text));
     }
     out.push(b'"');
@@ -120,9 +133,10 @@ fn write_unescaped(out: &mut Vec<u8>, text: &str, unescape: fn(&str) -> Cow<'_, 
     out.push(b'"');
 }
 
-/// RFC 8259 §7: quotes, backslashes and control characters below 0x20.
-fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+/// RFC 8259 §7: quotes, backslashes and control characters below 0x20. Of the others, those that steer a terminal are not ASCII,
+/// but for one.
+fn may_need_escape(byte: u8) -> bool {
+    !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\'
 }
 
 fn write_key(out: &mut Vec<u8>, index: usize, key: &str) {

@@ -9,6 +9,7 @@ use super::subscription::{
 };
 use super::{ErrorCode, MessageError, listed, nearest, quoted};
 use crate::proto::filter::{FilterSet, FilterSetError};
+use crate::proto::printable::printable_json;
 
 /// Longest textual [`Id`], in bytes: it is kept and sent back.
 pub const ID_BYTES_MAX: usize = 64;
@@ -101,7 +102,7 @@ impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
-            Self::Text(text) => Value::from(text.as_str()).fmt(f),
+            Self::Text(text) => f.write_str(&printable_json(&Value::from(text.as_str()).to_string())),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::io::Write as _;
 
 use super::client::Id;
 use super::{ErrorCode, PROTOCOL_VERSION};
+use crate::proto::json;
+use crate::proto::printable::printable;
 
 /// One message to a client, except those that carry metrics: see [`write_metrics_open`]
 /// and [`write_conflated_open`].
@@ -149,7 +151,7 @@ impl ServerMessage<'_> {
             Self::Error { id, code, message } => Object::open(out, "error")
                 .id(*id)
                 .text("code", code.as_str())
-                .text("message", message)
+                .text("message", &printable(message))
                 .close(),
             Self::Ack { id, matching } => {
                 Object::open(out, "ack").id(*id).number_if("matching", *matching).close();
@@ -315,8 +317,7 @@ impl<'a> Object<'a> {
 
     fn text(self, name: &str, text: &str) -> Self {
         let object = self.name(name);
-        // Writing text into memory cannot fail.
-        let _ = serde_json::to_writer(&mut *object.0, text);
+        json::write_string(object.0, text);
         object
     }
 

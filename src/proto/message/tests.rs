@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::proto::filter::FilterSet;
 use crate::proto::offset::{Epoch, Offset};
+use crate::proto::printable::is_unprintable;
 
 fn offset() -> Offset {
     Offset { epoch: Epoch(7), sequences: [42].into_iter().collect() }
@@ -516,7 +517,9 @@ proptest! {
         let id = Id::Text(text.clone());
         let message = ServerMessage::Error { id: Some(&id), code: ErrorCode::BadMessage, message: &text };
         let value: serde_json::Value = serde_json::from_slice(&message.to_json()).unwrap();
-        prop_assert_eq!(value["message"].as_str(), Some(text.as_str()));
+        prop_assert_eq!(value["message"].as_str(), Some(&*printable(&text)));
+        prop_assert!(!message.to_json().iter().any(u8::is_ascii_control));
+        prop_assert!(!String::from_utf8(message.to_json()).unwrap().contains(is_unprintable));
         prop_assert_eq!(value["id"].as_str(), Some(text.as_str()));
     }
 }
