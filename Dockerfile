@@ -15,8 +15,6 @@ RUN mkdir src \
 
 COPY build.rs ./
 COPY src src
-# What a node serves to pages.
-COPY clients/js/browser clients/js/browser
 # There is no repository in here to ask: --version and ws_build_info name this commit.
 ARG TELECAST_COMMIT=unknown
 # Files keep the dates of the checkout, and cargo rebuilds what is newer than its last output. Without debug information, and

@@ -1,8 +1,8 @@
 // Builds the package into dist/: one module for ES modules, one for CommonJS, their types, and the file for pages. `--browser` copies
-// the last into browser/, which is kept in the repository, for nodes serve it and are built without Node.
+// the last to the nodes' source, where it is kept: they serve it, and are built without Node.
 
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { build } from "esbuild";
@@ -35,7 +35,5 @@ const dist = join(root, "dist");
 for (const name of readdirSync(dist).filter((name) => name.endsWith(".d.ts")))
   cpSync(join(dist, name), join(dist, "cjs", name));
 writeFileSync(join(dist, "cjs/package.json"), '{ "type": "commonjs" }\n');
-if (process.argv.includes("--browser")) {
-  mkdirSync(join(root, "browser"), { recursive: true });
-  cpSync(join(dist, "telecast.js"), join(root, "browser/telecast.js"));
-}
+if (process.argv.includes("--browser"))
+  cpSync(join(dist, "telecast.js"), join(root, "../../src/edge/door/telecast.js"));

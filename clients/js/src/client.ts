@@ -80,6 +80,8 @@ export class Client implements AsyncIterable<Message> {
   #connection: Connection | undefined;
   #trial: Connection | undefined;
   #asking: AbortController | undefined;
+  /** The token of the last attempt. */
+  #used: string | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** What waits for a loop, since there was one. */
   #queue: Queue<Message> | undefined;
@@ -137,8 +139,7 @@ export class Client implements AsyncIterable<Message> {
     const listeners = this.#listeners.get(type) ?? new Set();
     const one: Listener = { call: listener };
     this.#listeners.set(type, listeners.add(one));
-    // It was paused because nobody listened.
-    if (!this.#reader && this.state.state === "paused" && this.#isHeard) this.#machine.start(Date.now());
+    this.#resumeForListeners();
     return () => void listeners.delete(one);
   }
 
@@ -190,6 +191,7 @@ export class Client implements AsyncIterable<Message> {
         if (this.#reader === reader) {
           this.#reader = undefined;
           queue.leave();
+          this.#resumeForListeners();
         }
         return { done: true, value: undefined };
       },
@@ -206,6 +208,11 @@ export class Client implements AsyncIterable<Message> {
     const queue = new Queue<Message>(from ?? place);
     if (from !== undefined) queue.push({ type: "gap", from, to: place ?? from, reason: "slow" }, place);
     return queue;
+  }
+
+  /** It is paused for a loop that is left, or since nobody listened. */
+  #resumeForListeners(): void {
+    if (!this.#reader && this.state.state === "paused" && this.#isHeard) this.#machine.start(Date.now());
   }
 
   /** Whether anybody but a loop gets messages. */
@@ -329,6 +336,7 @@ export class Client implements AsyncIterable<Message> {
     }
     // Meanwhile it may have been given up.
     if (!machine.isCurrent(link)) return;
+    this.#used = token;
     machine.dialled(link, Date.now());
     this.#connection =
       transport === "sse"
@@ -344,8 +352,7 @@ export class Client implements AsyncIterable<Message> {
     this.#asking?.abort();
     const abort = (this.#asking = new AbortController());
     const timer = setTimeout(() => abort.abort(), ASK_MS);
-    const token = await this.#token().catch(() => undefined);
-    const answer = await askOverHttp({ fetch: this.#fetch, token, signal: abort.signal }, url);
+    const answer = await askOverHttp({ fetch: this.#fetch, token: this.#used, signal: abort.signal }, url);
     clearTimeout(timer);
     this.#machine.answered(question, answer, Date.now());
   }

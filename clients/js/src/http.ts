@@ -57,7 +57,7 @@ export const askOverHttp = async (request: Request, url: string): Promise<HttpAn
     if (response.ok) return { status: response.status };
     // `HEAD` has no words.
     const { status } = response;
-    const isRefused = status === 400 || status === 401 || status === 403;
+    const isRefused = status >= 400 && status < 500 && status !== 429;
     return { ...(await failure(isRefused ? await get(request, url, "application/json") : response)), status };
   } catch {
     return (await isThere(request, url)) ? { isUnreadable: true } : {};

@@ -6,16 +6,7 @@ import { Choice } from "./choice.js";
 import { TelecastError } from "./error.js";
 import { DEFAULT_TIMING, type Change, type State, type Subscription, type Timing } from "./options.js";
 import { reconnect, type ServerMessage } from "./protocol.js";
-
-/** Something the user asked for that the server has not agreed to yet. */
-interface Wish {
-  id: number;
-  change: Change;
-  /** Several were refused together: now each is asked for alone. */
-  isAlone?: boolean;
-  /** It is part of the address of a stream of events, where nothing can be said: what to go back to if that does not open. */
-  before?: { subscription: Subscription; from: string | undefined; offset: string | undefined };
-}
+import { Wishes } from "./wishes.js";
 
 /** A timer that is later than this was held up: the machine slept or the tab was frozen. */
 const JUMP_MS = 2_000;
@@ -50,6 +41,8 @@ export class Machine {
   /** The last question to HTTP. */
   #question = 0;
   #unreadable = 0;
+  /** The code that HTTP refused with, and that was told. */
+  #told: string | undefined;
   /** What the server refused last, in case that it closes the connection for it. */
   #refusal: { code: string; message: string } | undefined;
   #heartbeatMs = HEARTBEAT_MS;
@@ -66,10 +59,7 @@ export class Machine {
   #isDialled = false;
   /** Between the news of a snapshot and its last part there is no place to resume at. */
   #inSnapshot = false;
-  #wishes: Wish[] = [];
-  #wishId = 0;
-  /** What was said last and is not answered yet: one change at a time, those that come meanwhile are one change together. */
-  #said: { id: number; wishes: Wish[]; change: Change } | undefined;
+  readonly #wishes: Wishes;
   /** When the next change may be said; on a stream of events, when it is opened anew for it. */
   #sayAt = Infinity;
 
@@ -80,6 +70,7 @@ export class Machine {
     this.#subscription = setup.subscription;
     this.#timing = { ...DEFAULT_TIMING, ...setup.timing };
     this.#choice = new Choice(setup);
+    this.#wishes = new Wishes((id, error) => act({ type: "settle", id, ...(error && { error }) }));
     this.#begin(setup.from);
   }
 
@@ -114,14 +105,13 @@ export class Machine {
     if (this.isClosed) return;
     this.#leave();
     this.#become({ state: "closed", ...(error && { error }) });
-    const settled = error ?? new TelecastError("closed", "the client was closed");
-    for (const { id } of this.#wishes.splice(0)) this.#act({ type: "settle", id, error: settled });
+    this.#wishes.end(error ?? new TelecastError("closed", "the client was closed"));
     if (error) this.#act({ type: "error", error });
   }
 
   /** Asks for another subscription or place. Its end is told by `settle` with the number that is returned. */
   change(change: Change, now: number): number {
-    this.#wishes.push({ id: ++this.#wishId, change });
+    const id = this.#wishes.add(change);
     if (this.state.state === "open") {
       if (this.#choice.transport === "websocket") {
         this.#say(now);
@@ -131,7 +121,7 @@ export class Machine {
         this.#arm(now);
       }
     }
-    return this.#wishId;
+    return id;
   }
 
   /** The token is there: from now on it is the server's turn. */
@@ -191,13 +181,19 @@ export class Machine {
     if (link !== this.#link || !this.#isConnected) return;
     const wasOpen = this.state.state === "open";
     const { status, isForbidden, isOurs } = end;
-    if (status === 400 && this.#refused(end)) return this.#connect(now);
-    const error = end.error ?? this.#refusal;
+    const carried = status === 400 ? this.#takeBack() : undefined;
+    if (carried) {
+      const { code = "http_400", message = "the server refused it" } = end.error ?? {};
+      this.#wishes.refuse(carried, new TelecastError(code, message));
+      return this.#connect(now);
+    }
+    const isRefusal = end.code !== undefined && reconnect(end.code) === "no";
+    // One that was told on an open connection is news only if that ended for it.
+    const error = end.error ?? (isRefusal || !wasOpen ? this.#refusal : undefined);
     const code = error?.code ?? (status === undefined ? (end.code ? `close_${end.code}` : "lost") : `http_${status}`);
     const text = error?.message || end.reason || (wasOpen ? `the connection broke (${code})` : "it does not open");
     // On a WebSocket that did not open, most codes are the browser's and say nothing.
-    const isFinal = (end.code !== undefined && reconnect(end.code) === "no") || this.#isFinal(status);
-    if (isFinal || (isForbidden && this.#choice.forbid(this.#base())))
+    if (isRefusal || this.#isFinal(status) || (isForbidden && this.#choice.forbid(this.#base())))
       return this.close(new TelecastError(code, text, true));
     if (wasOpen && now - this.#openedAt >= this.#timing.stableMs) this.#attempt = 0;
     const mayBeBlocked = this.#choice.transport === "websocket" && !wasOpen && !isOurs && !error;
@@ -216,12 +212,20 @@ export class Machine {
     const { state } = this.state;
     if (question !== this.#question || !(state === "waiting" || state === "connecting")) return;
     if (error && this.#isFinal(status)) return this.close(new TelecastError(error.code, error.message, true));
-    if (error && status !== 503) this.#act({ type: "error", error: new TelecastError(error.code, error.message) });
     this.#choice.answered(status !== undefined && status >= 200 && status < 300);
-    if (state === "waiting" && retryAfterMs !== undefined) {
-      this.#orderedUntil = now + retryAfterMs;
-      this.#deadline = Math.max(this.#deadline, this.#orderedUntil + this.#random() * this.#timing.backoffBaseMs);
+    if (this.state.state === "waiting" && (error || retryAfterMs !== undefined)) {
+      this.#orderedUntil = Math.max(this.#orderedUntil, now + (retryAfterMs ?? 0));
+      if (retryAfterMs !== undefined) {
+        this.#deadline = Math.max(this.#deadline, this.#orderedUntil + this.#random() * this.#timing.backoffBaseMs);
+      }
+      const reason = error?.message ?? this.state.reason;
+      this.#become({ ...this.state, delayMs: this.#deadline - now, ...(reason && { reason }) });
       this.#arm(now);
+    }
+    // A full node is no fault; whatever else it is, it is told once.
+    if (error && status !== 503 && this.#told !== error.code) {
+      this.#told = error.code;
+      this.#act({ type: "error", error: new TelecastError(error.code, error.message) });
     }
     this.#unreadable = isUnreadable ? this.#unreadable + 1 : 0;
     if (this.#unreadable === UNREADABLE_AFTER && !this.#choice.hasWorked) {
@@ -301,86 +305,55 @@ export class Machine {
   #welcome(offset: string | undefined, heartbeatMs: number, now: number): void {
     this.#heartbeatMs = heartbeatMs;
     this.#openedAt = now;
-    this.#goodbyeUntil = undefined;
+    this.#goodbyeUntil = this.#told = undefined;
     this.#choice.opened();
     this.#unreadable = 0;
     this.#planProbe(now);
     this.#reach(offset);
     this.#deadline = Infinity;
     this.#become({ state: "open", transport: this.#choice.transport, url: this.#base().href });
-    this.#settle(this.#wishes.filter(({ before }) => before));
+    const carried = this.#wishes.takeBack();
+    if (carried) this.#wishes.agree(carried);
     if (this.#choice.transport === "websocket") this.#say(now);
-    else if (this.#wishes.length > 0) return this.#connect(now);
+    else if (!this.#wishes.isEmpty) return this.#connect(now);
     this.#arm(now);
   }
 
   #answered(message: Extract<ServerMessage, { type: "ack" | "pong" | "error" }>, now: number): void {
-    const said = this.#said;
-    const isOurs = said !== undefined && message.id === said.id;
-    if (isOurs) this.#said = undefined;
+    const said = this.#wishes.answered(message.id);
     if (message.type !== "error") {
-      if (!isOurs) return;
+      if (!said) return;
       this.#apply(said.change);
-      this.#settle(said.wishes);
+      this.#wishes.agree(said);
       return this.#say(now);
     }
     const { code, message: text } = message;
-    const error = new TelecastError(code, text);
-    if (!isOurs) {
+    if (!said) {
       this.#refusal = { code, message: text };
       // Before `welcome` it says why the connection is about to be closed.
-      if (this.state.state === "open") this.#act({ type: "error", error });
+      if (this.state.state === "open") this.#act({ type: "error", error: new TelecastError(code, text) });
       return;
     }
     if (code === "rate_limited") {
       this.#sayAt = now + RATE_LIMITED_MS;
       return this.#arm(now);
     }
-    this.#refuse(said.wishes, error);
+    this.#wishes.refuse(said, new TelecastError(code, text));
     this.#say(now);
   }
 
-  /** What of several wishes is at fault shows when each is asked for alone. */
-  #refuse(wishes: Wish[], error: TelecastError): void {
-    if (wishes.length > 1) for (const wish of wishes) wish.isAlone = true;
-    else this.#settle(wishes, error);
-  }
-
-  /** What was asked for in an address that did not open is not agreed on. Returns the wishes in it. */
-  #takeBack(): Wish[] {
-    const carried = this.#wishes.filter(({ before }) => before);
-    const before = carried[0]?.before;
-    if (before) ({ subscription: this.#subscription, from: this.#from, offset: this.offset } = before);
-    for (const wish of carried) delete wish.before;
+  /** What was asked for in an address that did not open is not agreed on. */
+  #takeBack(): ReturnType<Wishes["takeBack"]> {
+    const carried = this.#wishes.takeBack();
+    if (carried) ({ subscription: this.#subscription, from: this.#from, offset: this.offset } = carried.before);
     return carried;
   }
 
-  /** Whether what a server refused were wishes, so that there is something to go back to. */
-  #refused(end: End): boolean {
-    const carried = this.#takeBack();
-    const { code = "http_400", message = "the server refused it" } = end.error ?? {};
-    this.#refuse(carried, new TelecastError(code, message));
-    return carried.length > 0;
-  }
-
-  #settle(wishes: Wish[], error?: TelecastError): void {
-    this.#wishes = this.#wishes.filter((other) => !wishes.includes(other));
-    for (const { id } of wishes) this.#act({ type: "settle", id, ...(error && { error }) });
-  }
-
-  /** What is asked for next, as one change: of what is said several times, the last counts. */
-  #next(): { wishes: Wish[]; change: Change } {
-    const alone = this.#wishes.findIndex(({ isAlone }) => isAlone);
-    const wishes = this.#wishes.slice(0, alone === 0 ? 1 : alone < 0 ? undefined : alone);
-    return { wishes, change: Object.assign({}, ...wishes.map(({ change }) => change)) };
-  }
-
   #say(now: number): void {
-    if (this.#said || this.#wishes.length === 0 || this.#sayAt < Infinity || this.state.state !== "open") return;
-    const { wishes, change } = this.#next();
-    const id = wishes.at(-1)?.id as number;
-    this.#said = { id, wishes, change };
-    this.#act({ type: "send", text: JSON.stringify({ type: "subscribe", id, ...change }) });
+    if (this.#sayAt < Infinity || this.state.state !== "open") return;
+    const request = this.#wishes.say();
+    if (!request) return;
+    this.#act({ type: "send", text: JSON.stringify({ type: "subscribe", id: request.id, ...request.change }) });
     this.#arm(now);
   }
 
@@ -400,11 +373,8 @@ export class Machine {
   /** A new connection to the current address, whatever there was. */
   #connect(now: number): void {
     this.#takeBack();
-    if (this.#choice.transport === "sse" && this.#wishes.length > 0) {
-      const before = { subscription: this.#subscription, from: this.#from, offset: this.offset };
-      const { wishes, change } = this.#next();
-      for (const wish of wishes) wish.before = before;
-      this.#apply(change);
+    if (this.#choice.transport === "sse" && !this.#wishes.isEmpty) {
+      this.#apply(this.#wishes.carry({ subscription: this.#subscription, from: this.#from, offset: this.offset }));
     }
     const { transport } = this.#choice;
     const url = address(this.#base(), transport, this.#subscription, this.#from ?? this.offset);
@@ -422,7 +392,7 @@ export class Machine {
   #leave(): void {
     this.#link += 1;
     this.#deadline = this.#probeAt = this.#sayAt = Infinity;
-    this.#said = undefined;
+    this.#wishes.unsaid();
     if (this.#isConnected) this.#act({ type: "drop" });
     this.#act({ type: "timer", at: (this.#timerAt = Infinity) });
   }

@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Built from `clients/js`, and kept beside it: a node is built without Node.
-static SCRIPT: &str = include_str!("../../../clients/js/browser/telecast.js");
+/// Built from `clients/js` by `npm run browser`, and kept here: a node is built without Node.
+static SCRIPT: &str = include_str!("telecast.js");
 
 /// Another one for another text: a page that loads it again after an upgrade gets the new one, and else next to nothing.
 static ETAG: LazyLock<String> = LazyLock::new(|| format!("\"{:016x}\"", xxh3_64(SCRIPT.as_bytes())));

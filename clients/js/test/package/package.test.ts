@@ -33,7 +33,7 @@ test("it is smaller than 9 kB, or 10 with the store", async () => {
 
 test("the file that nodes serve is what this source makes", () => {
   const fresh = readFileSync("dist/telecast.js", "utf8");
-  assert.ok(fresh === readFileSync("browser/telecast.js", "utf8"), "`npm run browser` makes it anew");
+  assert.ok(fresh === readFileSync("../../src/edge/door/telecast.js", "utf8"), "`npm run browser` makes it anew");
 });
 
 test("it is for CommonJS, too, with readable names and source maps", () => {

@@ -131,6 +131,16 @@ test("where nobody listens a loop that was left pauses the connection, and a lis
   assert.equal(client.state.state, "connecting");
 });
 
+test("a loop that is left while the connection is paused for it lets listeners go on", async () => {
+  const { client, socket } = await start({ bufferMax: 5 });
+  client.on("metrics", () => {});
+  const iterator = client[Symbol.asyncIterator]();
+  for (let n = 1; n <= 5; n++) socket.metrics(n);
+  assert.equal(client.state.state, "paused");
+  await iterator.return?.();
+  assert.equal(client.state.state, "connecting");
+});
+
 test("the buffer of a loop is bounded in bytes, too", async () => {
   const { client, socket } = await start({ bufferBytesMax: 100_000 });
   const iterator = client[Symbol.asyncIterator]();

@@ -178,12 +178,26 @@ test("what HTTP refuses for good ends it with the server's words, also where onl
   assert.equal(where({ status: 403 }).lose().state, "waiting", "a page of a proxy is no word of the server");
 });
 
+test("an address that serves no clients is told, once, and asked again", () => {
+  const rig = where({ status: 404, error: { code: "unknown_path", message: "this node is in the role ingest" } });
+  tried(rig, 10);
+  const errors = rig.took().flatMap((action) => (action.type === "error" ? [action.error] : []));
+  assert.deepEqual(
+    errors.map(({ code, fatal }) => [code, fatal]),
+    [["unknown_path", false]],
+  );
+  assert.equal(rig.transport, "websocket");
+});
+
 test("a full node is asked again no sooner than it says over HTTP, where a WebSocket hides it", () => {
   const rig = where({ status: 503, retryAfterMs: 7_000, error: { code: "capacity", message: "full" } }).lose();
-  rig.pass(6_999);
+  for (let i = 0; i < 6; i++) rig.pass(1_000).machine.wake(rig.now);
+  rig.pass(999);
   assert.equal(rig.state, "waiting");
   rig.machine.wake(rig.now);
   assert.equal(rig.state, "waiting");
+  const { state } = rig.machine;
+  assert.ok(state.state === "waiting" && state.reason === "full" && state.delayMs >= 7_000, "and says so");
   rig.pass(1_001);
   assert.equal(rig.state, "connecting");
 });
