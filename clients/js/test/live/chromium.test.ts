@@ -143,3 +143,26 @@ test("Chromium: eight clients on events of one host are all open, and leave the 
       assert.equal(await ask(`fetch("${edge.url}/api/health").then(({ status }) => status)`), 200);
     },
   ));
+
+test("Chromium: a page whose origin a node refuses is told which key of the node it is about", async () => {
+  const edge = await Telecast.start("edge", cluster.nats);
+  const network = await Network.to(edge);
+  network.files.set("/test/", { type: "text/html", body: "<!doctype html><title>test</title>" });
+  const page = await chromium.page(`${network.url.replace("127.0.0.1", "foreign.test")}/test/`);
+  try {
+    await until("the page is there", () => page.evaluate('document.title === "test"'));
+    await page.evaluate(`import("${edge.url}/telecast.js").then(({ connect }) => {
+      window.errors = [];
+      const client = connect({ url: "${edge.url}", timing: { backoffBaseMs: 100, backoffMaxMs: 200 } });
+      client.on("error", ({ code, message }) => errors.push({ code, message }));
+    })`);
+    await until("it is told", () => page.evaluate("window.errors?.length > 0"));
+    const [error] = await page.evaluate<{ code: string; message: string }[]>("errors");
+    assert.equal(error?.code, "refused_page");
+    assert.match(error?.message ?? "", /http:\/\/foreign\.test:\d+ .*`server\.allowed_origins`/);
+  } finally {
+    await page.close();
+    network.close();
+    await edge.kill();
+  }
+});

@@ -45,6 +45,8 @@ export class Chromium {
       "--disable-dev-shm-usage",
       "--no-first-run",
       "--remote-debugging-port=0",
+      // A host of another name than the nodes': whose pages are foreign to them.
+      "--host-resolver-rules=MAP foreign.test 127.0.0.1",
       `--user-data-dir=${profile}`,
       "about:blank",
     ];
