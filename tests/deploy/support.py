@@ -80,8 +80,11 @@ def metrics():
     return found
 
 
-def configuration(role, environment, folder="/nonexistent"):
-    """What a node in this role would use with this environment: unknown keys and bad values are an error of the program itself."""
+def configuration(role, environment, folder=Path(__file__).parent):
+    """What a node in this role would use with this environment: unknown keys and bad values are an error of the program itself.
+
+    The built-in folder is one without files of configuration: one that is not there is refused.
+    """
     variables = {**environment, "TELECAST_CONFIG_DIR": str(folder)}
     command = [telecast(), "config", "--role", role]
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
