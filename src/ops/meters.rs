@@ -132,6 +132,18 @@ label! {
 }
 
 label! {
+    /// Why the time of a line that was stored cannot be meant.
+    SuspiciousTime = "kind" {
+        /// In another unit it is near the present.
+        Precision = "precision",
+        /// Before 2000.
+        Past = "past",
+        /// More than a day ahead.
+        Future = "future",
+    }
+}
+
+label! {
     /// Why envelopes that had arrived never reached the log.
     DropReason = "reason" {
         /// The log refuses them for ever.
@@ -152,6 +164,8 @@ label! {
         BadRequest = "bad_request",
         /// Not one metric of the body could be read.
         BadBody = "bad_body",
+        /// The same, because it is another protocol's.
+        Foreign = "foreign",
         /// Larger than a message may be.
         TooLarge = "too_large",
         /// An encoding nobody here can undo.
@@ -405,6 +419,7 @@ macro_rules! meters {
     (@type failures) => { CounterBy<ConnectFailure> };
     (@type refusals) => { CounterBy<RequestRefusal> };
     (@type rejections) => { CounterBy<LineRejection> };
+    (@type suspicions) => { CounterBy<SuspiciousTime> };
     (@type drops) => { CounterBy<DropReason> };
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type ends) => { CounterBy<ConnectionEnd> };
@@ -480,6 +495,7 @@ meters! {
     receives_cut: cuts "ws_receives_cut_total", Count, "Writes and collectors' messages that were given up before their end, by reason.";
     lines_accepted: counter "ws_lines_accepted_total", Count, "Metrics stored in the log.";
     lines_rejected: rejections "ws_lines_rejected_total", Count, "Lines that were not accepted, by kind.";
+    lines_suspicious: suspicions "ws_lines_suspicious_total", Count, "Lines that were stored although their time cannot be meant, by kind: another precision would fit, long past, or far ahead.";
     envelopes_published: counter "ws_envelopes_published_total", Count, "Envelopes the log acknowledged.";
     envelopes_duplicate: counter "ws_envelopes_duplicate_total", Count, "Envelopes the log already held and did not store again.";
     envelopes_dropped: drops "ws_envelopes_dropped_total", Count, "Envelopes that had arrived and never reached the log, by reason.";

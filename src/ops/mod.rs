@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod clock;
+mod foreign;
 pub mod health;
 pub mod http;
 pub mod log;

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::config::Role;
+use crate::ops::foreign;
 
 /// One path.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -93,6 +94,9 @@ pub fn directions(path: &str, role: Role) -> String {
             Audience::Collectors | Audience::Clients => "server.listen",
         };
         return format!("it is on the other listener of this node (`{listener}`)");
+    }
+    if let Some(foreign) = foreign::of(path) {
+        return foreign;
     }
     let path = path.trim_end_matches('/').to_ascii_lowercase();
     let path = path.as_str();

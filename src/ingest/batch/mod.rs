@@ -9,18 +9,23 @@ use bytes::Bytes;
 
 pub(crate) use crate::ingest::batch::group::too_many_collectors;
 use crate::ingest::batch::group::{Grouping, Misfit};
+use crate::ingest::batch::times::Times;
 use crate::ops::meters::{Label, LineRejection};
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::json;
 use crate::proto::line::{self, LineFault, Precision};
 
+pub mod foreign;
 mod group;
 #[cfg(test)]
 mod tests;
+mod times;
 
 /// How many bad lines of one message are described; all of them are counted.
 pub const ERRORS_DESCRIBED_MAX: usize = 8;
 
+pub use crate::ingest::batch::foreign::Foreign;
+pub use crate::ingest::batch::times::Suspicious;
 pub use crate::proto::channel::UNKNOWN_COLLECTOR;
 
 /// How a message is to be read.
@@ -48,6 +53,10 @@ pub struct Decoded {
     pub rejected: Rejected,
     /// The first bad lines, at most [`ERRORS_DESCRIBED_MAX`].
     pub first_errors: Vec<BadLine>,
+    /// Accepted lines whose times cannot be meant.
+    pub suspicious: Suspicious,
+    /// What it is, if not one line could be read and it looks like something else.
+    pub foreign: Option<Foreign>,
 }
 
 /// The accepted part of a message that belongs to one collector.
@@ -102,15 +111,13 @@ impl Rejected {
     }
 }
 
-/// A line that was not accepted.
+/// A line that was not accepted, or of which its sender should know something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
     /// Counted from 1; the position of the object in a JSON batch. 0 where a line was read well, and refused with others like it.
     pub line: usize,
     /// Counted from 1, in characters; 0 where it has no meaning.
     pub column: usize,
-    /// The class it was counted in.
-    pub kind: LineRejection,
     /// What is wrong.
     pub message: String,
 }
@@ -133,13 +140,13 @@ impl Decoded {
 
     /// Takes out the drafts for which there is a reason, and counts their lines as not accepted.
     pub fn refuse(&mut self, mut reason: impl FnMut(&Draft) -> Option<Refusal>) {
-        let Self { batches, rejected, first_errors } = self;
+        let Self { batches, rejected, first_errors, .. } = self;
         for batch in &mut *batches {
             batch.drafts.retain(|draft| {
                 let Some(Refusal { kind, message }) = reason(draft) else { return true };
                 rejected.counts[kind.index()] += draft.metrics;
                 if first_errors.len() < ERRORS_DESCRIBED_MAX {
-                    first_errors.push(BadLine { line: 0, column: 0, kind, message });
+                    first_errors.push(BadLine { line: 0, column: 0, message });
                 }
                 false
             });
@@ -151,7 +158,7 @@ impl Decoded {
         self.rejected.counts[kind.index()] += 1;
         if self.first_errors.len() < ERRORS_DESCRIBED_MAX {
             let Place { line, column, message } = place();
-            self.first_errors.push(BadLine { line, column, kind, message });
+            self.first_errors.push(BadLine { line, column, message });
         }
     }
 }
@@ -176,6 +183,14 @@ struct Place {
 /// output sends `text/plain` for every format.) A measurement may begin so as well: what does not read as JSON at all, and reads as
 /// lines, is lines.
 pub fn decode(bytes: &[u8], options: &Options<'_>) -> Decoded {
+    let mut decoded = decode_either(bytes, options);
+    if decoded.rejected.total() > 0 && decoded.accepted() == 0 {
+        decoded.foreign = foreign::recognise(bytes);
+    }
+    decoded
+}
+
+fn decode_either(bytes: &[u8], options: &Options<'_>) -> Decoded {
     if !begins_like_json(bytes) {
         return decode_lines(bytes, options);
     }
@@ -202,6 +217,7 @@ fn decode_lines(bytes: &[u8], options: &Options<'_>) -> Decoded {
     let verbatim = precision == Precision::Nanoseconds;
     let mut decoded = Decoded::default();
     let mut grouping = Grouping::new(options);
+    let mut times = Times::new(precision, options.received_ns);
     for result in line::lines(bytes) {
         let line = match result {
             Ok(line) => line,
@@ -218,15 +234,16 @@ fn decode_lines(bytes: &[u8], options: &Options<'_>) -> Decoded {
         let host = host.filter(|host| !host.is_empty());
         let placed = grouping.group(host, Cow::Borrowed(line.measurement_escaped()), || line.measurement());
         let added = placed.and_then(|group| match line.timestamp() {
-            Some(_) if verbatim => group.push_line(line.text().as_bytes(), true),
-            Some(time) => match precision.to_nanoseconds(time) {
-                Some(time) => group.push(line.body().as_bytes(), time, true),
-                None => Err(Misfit {
-                    kind: LineRejection::Range,
-                    message: format!(
-                        "the timestamp {time} does not fit into nanoseconds: check the precision"
-                    ),
-                }),
+            Some(raw) => match precision.to_nanoseconds(raw) {
+                Some(time) => {
+                    times.look(time, || (line_number(bytes, line.text()), 1));
+                    if verbatim {
+                        group.push_line(line.text().as_bytes(), true)
+                    } else {
+                        group.push(line.body().as_bytes(), time, true)
+                    }
+                }
+                None => Err(out_of_range(raw, &times)),
             },
             None => group.push(line.body().as_bytes(), options.received_ns, false),
         });
@@ -239,6 +256,7 @@ fn decode_lines(bytes: &[u8], options: &Options<'_>) -> Decoded {
         }
     }
     decoded.batches = grouping.finish();
+    decoded.suspicious = times.finish();
     decoded
 }
 
@@ -256,6 +274,7 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
     };
     let mut grouping = Grouping::new(options);
     let mut text = Vec::new();
+    let mut times = Times::new(options.precision.unwrap_or(Precision::Seconds), options.received_ns);
     for (index, entry) in entries.into_iter().enumerate() {
         let mut metric = match entry {
             Ok(metric) => metric,
@@ -267,6 +286,9 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
             }
         };
         let own_timestamp = metric.timestamp_ns.is_some();
+        if let Some(time) = metric.timestamp_ns {
+            times.look(time, || (index + 1, 0));
+        }
         metric.timestamp_ns.get_or_insert(options.received_ns);
         text.clear();
         if let Err(error) = line::write_metric(&mut text, &metric) {
@@ -282,7 +304,17 @@ fn decode_json(bytes: &[u8], options: &Options<'_>) -> Decoded {
         }
     }
     decoded.batches = grouping.finish();
+    decoded.suspicious = times.finish();
     decoded
+}
+
+fn out_of_range(raw: i64, times: &Times) -> Misfit {
+    let advice = match times.fitting(raw) {
+        Some(unit) => format!(" (precision={unit} would fit)"),
+        None => String::new(),
+    };
+    let message = format!("the timestamp {raw} does not fit into nanoseconds: check the precision{advice}");
+    Misfit { kind: LineRejection::Range, message }
 }
 
 /// Which line of `bytes` its part `text` begins on. Only asked for lines that are described, which are few.

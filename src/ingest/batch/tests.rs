@@ -93,7 +93,7 @@ fn a_host_tag_that_cannot_be_an_id_costs_its_line_and_says_what_to_do() {
     let decoded = check(text.as_bytes(), options(), &["a/cpu: cpu,host=a u=2 2"]);
     assert_eq!(decoded.rejected.total(), 2);
     assert!(decoded.first_errors[0].message.contains("X-Collector-Id"));
-    assert_eq!((decoded.first_errors[1].line, decoded.first_errors[1].kind), (3, LineRejection::TooLarge));
+    assert_eq!((decoded.first_errors[1].line, decoded.rejected.of(LineRejection::TooLarge)), (3, 1));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::ops::meters::LineRejection;
 use crate::ops::node::StatusSection;
 use crate::sync::model;
 
@@ -84,9 +83,8 @@ fn a_node_full_of_connected_collectors_refuses_another() {
 fn the_status_lists_what_a_collector_did_and_its_last_five_errors() {
     let registry = Registry::new("ingest-1".into(), OnConflict::Refuse, 10, 1_000);
     let now = Instant::now();
-    let errors: Vec<BadLine> = (1..=4)
-        .map(|line| BadLine { line, column: 2, kind: LineRejection::Syntax, message: format!("bad {line}") })
-        .collect();
+    let errors: Vec<BadLine> =
+        (1..=4).map(|line| BadLine { line, column: 2, message: format!("bad {line}") }).collect();
     let message = Traffic { lines_accepted: 3, lines_rejected: 4, bytes: 100, errors: &errors };
     assert!(registry.record(&id("web-01"), SOCKET, message, now), "the first bad lines are logged");
     assert!(!registry.record(&id("web-01"), SOCKET, message, now), "the next are not, for a while");

@@ -21,6 +21,8 @@ pub(in crate::ingest) enum WriteError {
     BadBody(String),
     /// All lines are well-formed or not, and none is taken: there are too many collectors or channels. The first errors.
     TooMany(String),
+    /// The same, of another protocol's data.
+    Foreign(String),
     /// More than so many bytes.
     TooLarge(usize),
     /// An unknown content encoding.
@@ -61,6 +63,7 @@ impl WriteError {
         match self {
             Self::BadRequest(_) => WriteFailure::BadRequest,
             Self::BadBody(_) => WriteFailure::BadBody,
+            Self::Foreign(_) => WriteFailure::Foreign,
             Self::TooMany(_) => WriteFailure::TooMany,
             Self::TooLarge(_) => WriteFailure::TooLarge,
             Self::Encoding(_) => WriteFailure::Encoding,
@@ -85,6 +88,9 @@ impl WriteError {
                 let message = format!("no line is taken: {errors}");
                 let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_channels", message);
                 ("unprocessable entity", error)
+            }
+            Self::Foreign(what) => {
+                ("invalid", ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "foreign_format", what))
             }
             Self::TooLarge(bytes_max) => {
                 let message = format!(

@@ -1,14 +1,17 @@
 //! `POST /api/v1/write`, `/api/v2/write` and `/write`: a batch over HTTP, answered when the log has it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::Json;
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::ingest::batch::{self, CollectorBatch, Options};
+use crate::ingest::batch::{self, CollectorBatch, Foreign, Options, foreign};
 use crate::ingest::params::Params;
 use crate::ingest::registry::{Origin, Transport};
 use crate::ingest::report::Report;
@@ -24,6 +27,9 @@ mod tests;
 
 /// Names a request, so that sending it again stores nothing twice.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// On the answer to a write that was stored: what its sender should know of it.
+const WARNING: &str = "x-telecast-warning";
 
 /// Longest idempotency key, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
@@ -44,7 +50,13 @@ impl Drop for Waiting {
 /// The routes.
 pub(super) async fn write(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
     match store(&ingest, request).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Ok(warning) => {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            if let Some(warning) = warning {
+                response.headers_mut().insert(WARNING, warning);
+            }
+            response
+        }
         Err(error) => {
             ingest.node.meters.writes_failed.of(error.reason()).increment(1);
             if let WriteError::Cut(cut) = error {
@@ -61,13 +73,24 @@ pub(super) async fn ping(State(ingest): State<Arc<Ingest>>, request: Request) ->
         ingest.node.meters.writes_failed.of(WriteError::Method("GET, HEAD").reason()).increment(1);
         return WriteError::Method("GET, HEAD").into_response();
     }
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    let version = HeaderValue::from_static(concat!("telecast-", env!("CARGO_PKG_VERSION")));
+    const VERSION: &str = concat!("telecast-", env!("CARGO_PKG_VERSION"));
+    // As InfluxDB 1.x: any `verbose` but "", 0 and false asks for a version in words, which some clients insist on.
+    let verbose = Query::<HashMap<String, String>>::try_from_uri(request.uri())
+        .ok()
+        .and_then(|query| query.get("verbose").cloned())
+        .is_some_and(|value| !matches!(&*value, "" | "0" | "false"));
+    let mut response = if verbose {
+        Json(json!({"version": VERSION})).into_response()
+    } else {
+        StatusCode::NO_CONTENT.into_response()
+    };
+    let version = HeaderValue::from_static(VERSION);
     response.headers_mut().insert("x-influxdb-version", version);
     response
 }
 
-async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
+/// What the caller should know of what was stored, if anything.
+async fn store(ingest: &Ingest, request: Request) -> Result<Option<HeaderValue>, WriteError> {
     if request.method() != Method::POST {
         return Err(WriteError::Method("POST"));
     }
@@ -78,6 +101,9 @@ async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
     let params = Params::parse(request.uri(), request.headers()).map_err(WriteError::BadRequest)?;
     let key = idempotency_key(request.headers())?;
     let origin = Origin { transport: Transport::Http, remote: remote(&request) };
+    if let Some(foreign) = foreign_type(request.headers()) {
+        return Err(WriteError::Foreign(foreign.to_string()));
+    }
     let body = body::read(ingest, request, deadline).await?;
     let received_ns = unix_ns();
     let options = Options {
@@ -97,7 +123,7 @@ async fn store(ingest: &Ingest, request: Request) -> Result<(), WriteError> {
         submit(ingest, decoded.batches, received_ns, key, deadline).await
     };
     ingest.tell(&report, origin, stored.is_ok());
-    stored
+    stored.map(|()| report.warning())
 }
 
 /// Hands the batches to their writers and waits for all of them. Whatever ends the wait, what was not begun by then is
@@ -142,6 +168,19 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, WriteError> 
             "bad_idempotency_key",
             format!("the header Idempotency-Key holds 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable characters"),
         )),
+    }
+}
+
+/// Protobuf is no text: here content types do not lie, and what stands in the body cannot be told.
+fn foreign_type(headers: &HeaderMap) -> Option<Foreign> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_protobuf = text("content-type").to_ascii_lowercase().contains("protobuf");
+    let is_snappy = text("content-encoding").eq_ignore_ascii_case("snappy");
+    let is_remote_write = headers.contains_key("x-prometheus-remote-write-version") || is_snappy;
+    match is_protobuf {
+        _ if is_remote_write => Some(foreign::REMOTE_WRITE),
+        true => Some(foreign::OTLP),
+        false => None,
     }
 }
 
