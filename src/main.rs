@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use telecast::app::{self, Options};
+use telecast::broker::nats;
 use telecast::cli::{self, Arguments, EXIT_USAGE, LoadArguments, Serving, StatusArguments, Verb};
-use telecast::config::{self, Loaded, Role};
+use telecast::config::{self, ConfigError, Loaded, Role};
 use telecast::load;
 use telecast::ops::{process, telemetry, version};
 
@@ -94,8 +95,16 @@ fn print_status(arguments: &StatusArguments) -> ExitCode {
 
 /// The configuration, or the exit code after its error has been told: one line, before any log format is known.
 fn configuration(role: Role, serving: Serving) -> Result<Loaded, ExitCode> {
-    config::load(&serving.inputs(role, cli::environment(), process::machine())).map_err(|error| {
+    let refused = |error: ConfigError| {
         eprintln!("telecast: configuration: {error}");
         ExitCode::from(EXIT_USAGE)
-    })
+    };
+    let loaded =
+        config::load(&serving.inputs(role, cli::environment(), process::machine())).map_err(refused)?;
+    // Addresses and credentials that only the client of NATS can judge.
+    if let Some(nats) = &loaded.settings.nats {
+        nats::check(nats)
+            .map_err(|nats::Unusable { key, expected }| refused(loaded.refuse(key, expected)))?;
+    }
+    Ok(loaded)
 }

@@ -59,7 +59,28 @@ fn a_bad_configuration_exits_with_64_and_names_key_and_layer() {
         &["TELECAST__EDGE__THROTTLE_MS", "did you mean"],
     );
     refused(&["edge"], &[("TELECAST_CONFIG_DIR", "/absent")], &["/absent", "TELECAST_CONFIG_DIR"]);
+    refused(&["edge", "--nats", "nats://one:99999"], &[], &["nats.url", "--nats"]);
     refused(&["ingest"], &[("LOG_LEVEL", "loud")], &["telemetry.level", "LOG_LEVEL", "debug"]);
+}
+
+/// The client of NATS reads both again and again: what it could never read ends the start, and shows no secret.
+#[test]
+fn an_address_or_a_credentials_file_that_could_never_work_exits_with_64() {
+    for address in ["nats://[::1", "nats://one:port", "nats://:4222", "nats://user:5ecret@one:70000"] {
+        for role in ["standalone", "ingest", "edge", "config"] {
+            refused(&[role, "--nats", address], &[], &["nats.url"]);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("telecast.creds");
+    let path = file.to_str().unwrap();
+    let variables = [("TELECAST__NATS__CREDENTIALS_FILE", path)];
+    refused(&["edge"], &variables, &["nats.credentials_file", path, "No such file"]);
+    std::fs::write(&file, "a password, perhaps").unwrap();
+    refused(&["ingest"], &variables, &["nats.credentials_file", path, "USER NKEY SEED"]);
+    // Where there is no NATS, nobody reads it.
+    let output = telecast(folder.path(), &["config", "--check"], &variables);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

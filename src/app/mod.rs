@@ -157,6 +157,9 @@ impl Process {
         process.background(exporter.upkeep());
         let follower = process.edge.clone().map(|edge| -> Arc<dyn Follows> { edge });
         process.background(log::watch(process.node.clone(), broker, follower));
+        if let Some(ingest) = &process.ingest {
+            process.background(ingest.clone().watch_storing());
+        }
         if let Some(edge) = &process.edge {
             edge.start();
         }

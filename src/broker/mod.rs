@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::proto::channel::CollectorId;
@@ -90,6 +91,52 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Whether the log can be reached, now and as it changes.
     fn connection(&self) -> watch::Receiver<Connection>;
+
+    /// What bounds an envelope beside the configuration: `None` where nothing does, or where it is not known yet. Changes with
+    /// every connection.
+    fn envelope_limit(&self) -> Option<EnvelopeLimit> {
+        None
+    }
+
+    /// This machine's clock minus the clock of the log's server in nanoseconds, as of the last answer of [`Broker::bounds`];
+    /// exact to half its round trip. `None` where both are one, or before the first answer.
+    fn clock_ahead_ns(&self) -> Option<i64> {
+        None
+    }
+
+    /// Tells the readers of a shard that this writer cannot store. Not kept and not acknowledged: whoever stalls says so again
+    /// every second.
+    async fn tell_stalled(&self, stall: &Stall) -> Result<(), BrokerError> {
+        let _ = stall;
+        Ok(())
+    }
+
+    /// What writers tell by [`Broker::tell_stalled`] from now on, of all shards. Ends at once where nobody ever will.
+    fn stalls(&self) -> mpsc::Receiver<Stall> {
+        mpsc::channel(1).1
+    }
+}
+
+/// A bound on envelopes that the log's servers set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnvelopeLimit {
+    /// Most bytes of lines in one envelope: headers have their room already.
+    pub bytes_max: usize,
+    /// What sets it, and to what: the end of a sentence about a line that is longer.
+    pub why: Arc<str>,
+}
+
+/// A writer that cannot store, as it tells readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// Where.
+    pub shard: u16,
+    /// Which node.
+    pub writer: String,
+    /// For how long nothing was stored, although something waits.
+    pub since_ms: u64,
+    /// Why, as far as that node knows.
+    pub reason: String,
 }
 
 /// Most channels of one [`Broker::last`]: what nats-server answers at once.
@@ -181,9 +228,14 @@ impl Connection {
 /// What went wrong, sorted by what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
-    /// The log cannot be reached or did not answer in time: back off and try again.
-    #[error("the log is unavailable: {0}")]
-    Unavailable(String),
+    /// The log cannot be reached, did not answer in time or has no room: back off and try again.
+    #[error("the log is unavailable: {reason}")]
+    Unavailable {
+        /// In one word.
+        cause: Cause,
+        /// For operators.
+        reason: String,
+    },
     /// The log refused this very request and would refuse it again.
     #[error("the log refused the request: {0}")]
     Refused(String),
@@ -192,10 +244,30 @@ pub enum BrokerError {
     Incompatible(String),
 }
 
+/// Why the log is unavailable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// There is no connection, or it was lost before the answer.
+    Disconnected,
+    /// The connection is there, and no answer came in time.
+    NoAnswer,
+    /// The stream does not exist or has no leader, or JetStream is off.
+    NoStream,
+    /// A disk, an account or a stream is full.
+    Full,
+    /// Anything else that may pass.
+    Other,
+}
+
 impl BrokerError {
+    /// Worth another attempt.
+    pub fn retryable(cause: Cause, reason: impl Into<String>) -> Self {
+        Self::Unavailable { cause, reason: reason.into() }
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable { .. })
     }
 }
 

@@ -62,6 +62,13 @@ pub struct Loaded {
     pub(super) values: Values,
 }
 
+impl Loaded {
+    /// The error that a key cannot have its value, for a reason that only another part of the program can see.
+    pub fn refuse(&self, key: &'static str, expected: impl Into<String>) -> ConfigError {
+        self.values.refuse(key, expected)
+    }
+}
+
 /// Descriptors that are not for clients: NATS, listeners, the log's files, scrapes and probes, room to refuse politely.
 const DESCRIPTORS_RESERVED: u64 = 256;
 

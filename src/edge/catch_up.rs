@@ -114,7 +114,7 @@ impl CatchUp {
                 }
                 // The hub will say so.
                 Err(Obstacle::Replaced) => tokio::task::yield_now().await,
-                Err(Obstacle::Broker(BrokerError::Unavailable(_))) => tokio::time::sleep(RETRY).await,
+                Err(Obstacle::Broker(BrokerError::Unavailable { .. })) => tokio::time::sleep(RETRY).await,
                 Err(Obstacle::Broker(refused)) => return Ok(Step::Failed(refused.to_string())),
             }
         }

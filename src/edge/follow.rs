@@ -139,6 +139,7 @@ impl Follower {
     async fn take_live(&mut self, arrived: &mut Vec<Stored>) -> bool {
         self.shared.node.meters.log_messages_received.increment(arrived.len() as u64);
         self.shared.note_heard(self.shard);
+        self.shared.stamp_ages.note(arrived);
         let mut ordered = Vec::with_capacity(arrived.len());
         let mut as_expected = true;
         for stored in arrived.drain(..) {
@@ -287,6 +288,7 @@ impl Follower {
             return;
         }
         self.shared.collectors.note(&ordered);
+        self.shared.note_arrived(self.shard);
         self.newest = match ordered.last() {
             Some(Ordered::Envelope(stored)) => Some((stored.sequence, stored.stored_ns)),
             _ => None,

@@ -2,7 +2,8 @@
 //!
 //! In reading order:
 //!
-//! * The log: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it; `series` keeps last values, `ring`
+//! * The log: `warm` is the start, `sequencer` puts a shard in order, `follow` feeds it, `stall` knows why nothing comes, `clocks` whether those agree that
+//!   stamp envelopes; `series` keeps last values, `ring`
 //!   the newest part of the log.
 //! * Frames: `wire` says of which form, `encode` makes them, `pieces` parts of them, `compress` smaller ones; `batch` is a run
 //!   of them and `view` shares them. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::config::EdgeSettings;
+use crate::edge::clocks::{SourceClocks, StampAges};
 use crate::edge::compress::Compressor;
 use crate::edge::conflate::pace::Pacer;
 use crate::edge::doorbell::Doorbell;
@@ -33,10 +35,11 @@ use crate::edge::follow::Follower;
 use crate::edge::hub::Hub;
 use crate::edge::replay::Replays;
 use crate::edge::snapshot::Snapshots;
+use crate::edge::stall::{Stalls, Stopped};
 use crate::edge::warm::Warming;
 use crate::edge::writer::{Command, Writer};
 use crate::ops::clock::unix_ns;
-use crate::ops::node::{Gate, Node};
+use crate::ops::node::{Fault, Gate, Node};
 use crate::proto::message::ServerMessage;
 use crate::proto::offset::Shard;
 use crate::sync::Locked;
@@ -47,6 +50,7 @@ mod batch;
 pub mod bench;
 mod books;
 mod catch_up;
+mod clocks;
 mod compress;
 mod conflate;
 mod door;
@@ -66,6 +70,7 @@ mod series;
 mod session;
 mod snapshot;
 mod socket;
+mod stall;
 mod status;
 mod view;
 mod warm;
@@ -81,7 +86,7 @@ const LAG_PATIENCE: Duration = Duration::from_secs(2);
 /// Tasks have so long to end once they are told to: none waits for anything then but work on a thread of its own, which is
 /// milliseconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients are told that the log is silent after this time (they are promised ten seconds).
+/// Clients are told that the log is silent, or takes nothing, after this time (they are promised ten seconds).
 const STALE_AFTER: Duration = Duration::from_secs(6);
 
 /// What all parts of an edge share.
@@ -97,9 +102,12 @@ pub(crate) struct Shared {
     started: Instant,
     /// When each shard was heard of, in milliseconds since `started`.
     heard_ms: Box<[AtomicU64]>,
-    /// Clients have been told that the log is silent.
-    stale: AtomicBool,
+    /// When envelopes of each shard last arrived, in milliseconds since `started`.
+    arrived_ms: Box<[AtomicU64]>,
+    /// Since when nothing arrives, in milliseconds since `started`, if clients have been told so; else [`u64::MAX`].
+    stale_since_ms: AtomicU64,
     lags: Locked<Vec<u64>>,
+    stamp_ages: StampAges,
     collectors: status::Collectors,
 }
 
@@ -111,15 +119,31 @@ impl Shared {
         }
     }
 
-    /// How long the most silent shard has been silent.
-    fn log_silence(&self) -> Duration {
-        let oldest = self.heard_ms.iter().map(|heard| heard.load(Ordering::Relaxed)).min().unwrap_or(0);
-        self.started.elapsed().saturating_sub(Duration::from_millis(oldest))
+    /// Envelopes of a shard arrived.
+    fn note_arrived(&self, shard: Shard) {
+        if let Some(arrived) = self.arrived_ms.get(usize::from(shard.0)) {
+            arrived.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
     }
 
-    /// For how many milliseconds the log has been silent, if clients have been told that it is.
+    /// For how long nothing of a shard has arrived, if there is such a shard.
+    fn quiet(&self, shard: u16) -> Option<Duration> {
+        self.arrived_ms.get(usize::from(shard)).map(|arrived| self.since(arrived))
+    }
+
+    /// How long the most silent shard has been silent.
+    fn log_silence(&self) -> Duration {
+        self.heard_ms.iter().map(|heard| self.since(heard)).max().unwrap_or_default()
+    }
+
+    fn since(&self, ms: &AtomicU64) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(ms.load(Ordering::Relaxed)))
+    }
+
+    /// For how many milliseconds nothing has arrived, if clients have been told so.
     fn stale(&self) -> Option<u64> {
-        self.stale.load(Ordering::Relaxed).then(|| self.log_silence().as_millis() as u64)
+        let is_told = self.stale_since_ms.load(Ordering::Relaxed) != u64::MAX;
+        is_told.then(|| self.since(&self.stale_since_ms).as_millis() as u64)
     }
 
     /// How far a writer's slowest live session is behind; the gauge shows the worst of all writers.
@@ -176,7 +200,8 @@ impl Edge {
         let shared = Arc::new(Shared {
             node: node.clone(),
             heard_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
-            stale: AtomicBool::new(false),
+            arrived_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
+            stale_since_ms: AtomicU64::new(u64::MAX),
             broker,
             snapshots: Snapshots::new(settings.snapshot.bytes_max),
             replays,
@@ -185,6 +210,7 @@ impl Edge {
             tasks: TaskTracker::new(),
             started: Instant::now(),
             lags: Locked::empty("lags of writers"),
+            stamp_ages: StampAges::default(),
             collectors: status::Collectors::default(),
         });
         let edge = Arc::new(Self {
@@ -259,11 +285,16 @@ impl Edge {
         self.tick().await;
     }
 
-    /// Once a second: tidies the hub, and tells clients when the log falls silent and when it is back.
+    /// Once a second: tidies the hub, and tells clients when nothing arrives any more and when it does again.
     async fn tick(&self) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut told = self.shared.broker.stalls();
+        let mut stalls = Stalls::default();
+        let mut clocks = SourceClocks::new(Instant::now());
         loop {
             second.tick().await;
+            let concern = clocks.look(&self.shared.stamp_ages, Instant::now());
+            self.shared.node.set_concern("source_clock", concern);
             if let Some(hub) = self.hub.get() {
                 hub.tidy(&self.shared.node.meters);
                 self.shared.node.meters.replay_bytes.set(self.shared.replays.bytes() as f64);
@@ -275,22 +306,45 @@ impl Edge {
                     self.shared.snapshots.warn(&self.shared.node, self.shared.settings.snapshot, bitten);
                 }
             }
-            let silence = self.shared.log_silence();
-            let stale = self.shared.stale.load(Ordering::Relaxed);
-            if silence >= STALE_AFTER && !stale {
+            while let Ok(stall) = told.try_recv() {
+                stalls.note(stall, Instant::now());
+            }
+            let stopped = self.stopped(&mut stalls);
+            self.tell_stopped(stopped).await;
+        }
+    }
+
+    /// Whether and why nothing arrives: the log does not answer, or it takes nothing that could.
+    fn stopped(&self, stalls: &mut Stalls) -> Option<Stopped> {
+        let time = self.shared.log_silence();
+        if time >= STALE_AFTER {
+            let reason = format!("the log has not answered for {} s", time.as_secs());
+            return Some(Stopped { time, reason });
+        }
+        let stopped = stalls.stopped(Instant::now(), |shard| self.shared.quiet(shard));
+        stopped.filter(|stopped| stopped.time >= STALE_AFTER)
+    }
+
+    async fn tell_stopped(&self, stopped: Option<Stopped>) {
+        let was_told = self.shared.stale().is_some();
+        // Clients are still served with what there is, and no other edge would have more.
+        let fault = stopped.as_ref().map(|stopped| Fault { reason: stopped.reason.clone(), is_ready: true });
+        self.shared.node.set_fault("arrivals", fault);
+        match stopped {
+            Some(Stopped { time, reason }) if !was_told => {
+                let since_ms = time.as_millis() as u64;
+                let since = (self.shared.started.elapsed().as_millis() as u64).saturating_sub(since_ms);
                 // Before the others are told: who joins between the two is told twice rather than never.
-                self.shared.stale.store(true, Ordering::Relaxed);
-                tracing::warn!(
-                    event = "log_silent",
-                    silence_ms = silence.as_millis() as u64,
-                    "clients are told"
-                );
-                self.broadcast(&ServerMessage::Stale { since_ms: silence.as_millis() as u64 }).await;
-            } else if silence < STALE_AFTER && stale {
-                self.shared.stale.store(false, Ordering::Relaxed);
-                tracing::info!(event = "log_back", "the log answers again");
+                self.shared.stale_since_ms.store(since, Ordering::Relaxed);
+                tracing::warn!(event = "log_silent", silence_ms = since_ms, reason, "clients are told");
+                self.broadcast(&ServerMessage::Stale { since_ms }).await;
+            }
+            None if was_told => {
+                self.shared.stale_since_ms.store(u64::MAX, Ordering::Relaxed);
+                tracing::info!(event = "log_back", "envelopes can arrive again");
                 self.broadcast(&ServerMessage::Live).await;
             }
+            _ => {}
         }
     }
 

@@ -213,6 +213,7 @@ mod tests {
             collector: None,
             received_ns: 1,
             envelope_bytes_max: 1 << 20,
+            envelope_bound_by: None,
             collectors_max: usize::MAX,
         };
         let text = lines.into_iter().collect::<Vec<_>>().join("\n");

@@ -1,7 +1,8 @@
 //! Taking metrics in: collector sockets and HTTP writes → batches → one writer per collector → the log.
 //!
 //! [`batch`] turns bytes into envelopes and is pure; `socket` and `write` are the two ways in; [`registry`]
-//! knows who is connected; `channels` bounds what is new; [`budget`] bounds what waits for the log; [`writer`] is the only way out. What lives here knows the
+//! knows who is connected; `channels` bounds what is new; [`budget`] bounds what waits for the log; [`writer`] is the only way out,
+//! and `storing` knows whether it gets on. What lives here knows the
 //! broker's port and nothing of clients.
 //!
 //! Accepted means: the batch has its part of the budget and a place in its collector's queue. Nothing accepted is dropped
@@ -19,15 +20,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Connection};
 use crate::config::CollectorSettings;
 use crate::fairness::{Charge, FairBudget, Limits};
 use crate::ingest::batch::CollectorBatch;
 use crate::ingest::budget::Budget;
 use crate::ingest::channels::Channels;
 use crate::ingest::registry::{COLLECTORS_MAX, Registry};
+use crate::ingest::storing::Storing;
 use crate::ingest::writer::{Identity, Job, Left, Writers};
-use crate::ops::node::Node;
+use crate::ops::node::{Fault, Node};
+use crate::proto::channel::CollectorId;
 
 pub mod batch;
 pub mod budget;
@@ -36,6 +39,7 @@ mod params;
 pub mod registry;
 mod report;
 mod socket;
+mod storing;
 #[cfg(test)]
 mod testing;
 mod write;
@@ -51,9 +55,11 @@ const SOCKETS_GRACE: Duration = Duration::from_secs(1);
 pub struct Ingest {
     node: Arc<Node>,
     settings: CollectorSettings,
+    broker: Arc<dyn Broker>,
     registry: Arc<Registry>,
     channels: Arc<Channels>,
     writers: Writers,
+    storing: Arc<Storing>,
     /// Accepted bytes that the log has not acknowledged.
     budget: Budget,
     /// Bytes of bodies and messages that are being received, and of messages that wait for `budget`. Apart from it, so that
@@ -84,10 +90,13 @@ impl Ingest {
             window: settings.receive_window,
         };
         node.meters.collector_buffer_bytes_max.set(settings.buffer_bytes_max as f64);
+        let storing = Storing::new(broker.shards());
         Arc::new(Self {
             registry,
             channels,
-            writers: Writers::new(node.clone(), broker),
+            writers: Writers::new(node.clone(), broker.clone(), storing.clone()),
+            storing,
+            broker,
             budget: Budget::new(settings.buffer_bytes_max, node.meters.collector_buffered_bytes.clone()),
             receiving: FairBudget::new(limits, node.meters.receive_bytes.clone()),
             places: Arc::new(Semaphore::new(SOCKETS_MAX)),
@@ -108,6 +117,66 @@ impl Ingest {
             .route("/write", any(write::write))
             .route("/ping", any(write::ping))
             .with_state(self)
+    }
+
+    /// Once a second: whether what was accepted is being stored, for health, metrics and the readers of the log. Never ends.
+    pub async fn watch_storing(self: Arc<Self>) {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            second.tick().await;
+            self.look_at_storing().await;
+        }
+    }
+
+    async fn look_at_storing(&self) {
+        let look = self.storing.look(Instant::now(), &self.node.id);
+        self.node.meters.publish_oldest_seconds.set(look.oldest.as_secs_f64());
+        self.node.meters.publish_stalled_seconds.set(look.stalled.as_secs_f64());
+        self.node.set_fault("storing", look.fault.map(|reason| Fault { reason, is_ready: false }));
+        self.node.set_concern("storing", look.concern);
+        self.node.set_concern("envelope_limit", self.narrow_limit());
+        for stall in &look.stalls {
+            // Where there is no connection, readers notice by themselves.
+            let _ = self.broker.tell_stalled(stall).await;
+        }
+    }
+
+    /// Largest envelope just now, and what sets that bound if it is not the configuration.
+    fn envelope_bound(&self) -> (usize, Option<Arc<str>>) {
+        let configured = self.settings.envelope_bytes_max;
+        match self.broker.envelope_limit() {
+            Some(limit) if limit.bytes_max < configured => (limit.bytes_max, Some(limit.why)),
+            _ => (configured, None),
+        }
+    }
+
+    /// Works, and costs whoever sends a long line.
+    fn narrow_limit(&self) -> Option<String> {
+        let (bytes_max, why) = self.envelope_bound();
+        let configured = self.settings.envelope_bytes_max;
+        Some(format!(
+            "{}: envelopes end at {bytes_max} bytes instead of collector.envelope_bytes_max = {configured}, and longer lines \
+             are refused; raise the servers' bound or lower ours",
+            why?
+        ))
+    }
+
+    /// Why the log does not take what this collector sends, as far as this node knows: for whoever waited for it in vain.
+    fn obstacle(&self, collector: &CollectorId) -> Option<String> {
+        self.lost_log().or_else(|| self.storing.failure(collector.shard(self.broker.shards())))
+    }
+
+    /// The same for what waits altogether.
+    fn any_obstacle(&self) -> Option<String> {
+        self.lost_log().or_else(|| self.storing.any_failure())
+    }
+
+    fn lost_log(&self) -> Option<String> {
+        match &*self.node.log.borrow() {
+            Connection::Connected | Connection::Embedded => None,
+            Connection::Disconnected { reason } => Some(reason.clone()),
+        }
     }
 
     /// Accepts what a socket brought: waits for room, then queues each collector's batch, which holds a token of `unsettled`

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits, StateStore,
-    Stored,
+    Bounds, Broker, BrokerError, Cause, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits,
+    StateStore, Stored,
 };
 use crate::config::{ChannelLimits, CollectorSettings, LogSettings, OnConflict, Role, Storage};
 use crate::ingest::Ingest;
@@ -104,17 +104,17 @@ impl Broker for MoodyBroker {
         let mood = *mood.wait_for(|mood| *mood != Mood::Silent).await.unwrap();
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         match mood {
-            Mood::Away => Err(BrokerError::Unavailable("away".into())),
+            Mood::Away => Err(BrokerError::retryable(Cause::NoAnswer, "away")),
             Mood::Refuses(name) if batch.iter().any(|one| &*one.envelope.channel.measurement == name) => {
                 Err(BrokerError::Refused("not this one".into()))
             }
             Mood::Forgetful => {
                 self.inner.publish(shard, batch).await?;
-                Err(BrokerError::Unavailable("no answer".into()))
+                Err(BrokerError::retryable(Cause::NoAnswer, "no answer"))
             }
             Mood::Partial => {
                 self.inner.publish(shard, &batch[..1]).await?;
-                Err(BrokerError::Unavailable("cut off".into()))
+                Err(BrokerError::retryable(Cause::NoAnswer, "cut off"))
             }
             Mood::Well | Mood::Silent | Mood::Refuses(_) => self.inner.publish(shard, batch).await,
         }
@@ -162,7 +162,7 @@ impl Broker for MoodyBroker {
     async fn newest(&self, shard: Shard, collector: &CollectorId) -> Result<Option<Newest>, BrokerError> {
         let away = *self.mood.borrow() == Mood::Away;
         if away {
-            return Err(BrokerError::Unavailable("away".into()));
+            return Err(BrokerError::retryable(Cause::NoAnswer, "away"));
         }
         self.inner.newest(shard, collector).await
     }

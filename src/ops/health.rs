@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::broker::Connection;
-use crate::ops::node::{Lifecycle, Node};
+use crate::ops::node::{Fault, Lifecycle, Node};
 
 /// What the assessment is made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Inputs {
     pub memory_limit_bytes: u64,
     /// CPU used, in percent of what the process may use.
     pub cpu_percent: f64,
+    /// What parts of the process do not do, although the log is connected.
+    pub faults: Vec<Fault>,
     /// What parts of the process warn of.
     pub concerns: Vec<String>,
     /// Seconds since the start.
@@ -39,6 +41,7 @@ impl Inputs {
             memory_bytes: node.usage.memory_bytes(),
             memory_limit_bytes: node.usage.memory_limit_bytes(),
             cpu_percent: node.usage.cpu_percent(),
+            faults: node.faults(),
             concerns: node.concerns(),
             uptime_s: node.started.elapsed().as_secs(),
         }
@@ -106,7 +109,8 @@ pub struct Checks {
 /// Whether the log can be reached; the embedded one always can.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NatsCheck {
-    /// `connected`, `disconnected`, or `embedded` where the log is in the process and there is no NATS.
+    /// `connected`; `embedded` where the log is in the process and there is no NATS; `disconnected`; or `stalled`: there is a log,
+    /// and it is of no use, because what was accepted is not stored, or nothing arrives.
     pub status: &'static str,
     /// Whether this is good.
     pub healthy: bool,
@@ -151,24 +155,21 @@ pub struct CpuCheck {
 pub fn assess(inputs: &Inputs) -> Health {
     let mut findings = Findings::default();
     let nats = match &inputs.log {
-        Connection::Connected => NatsCheck { status: "connected", healthy: true },
-        Connection::Embedded => NatsCheck { status: "embedded", healthy: true },
         Connection::Disconnected { reason } => {
             findings.errors.push(format!("NATS is not connected: {reason}"));
             NatsCheck { status: "disconnected", healthy: false }
         }
+        Connection::Connected | Connection::Embedded if !inputs.faults.is_empty() => {
+            findings.errors.extend(inputs.faults.iter().map(|fault| fault.reason.clone()));
+            NatsCheck { status: "stalled", healthy: false }
+        }
+        Connection::Connected => NatsCheck { status: "connected", healthy: true },
+        Connection::Embedded => NatsCheck { status: "embedded", healthy: true },
     };
     if inputs.lifecycle == Lifecycle::Error {
         findings.errors.push("the process is beyond repair and about to exit; its log says why".to_owned());
     }
-    let (current, max) = (inputs.clients, inputs.clients_max);
-    let percentage = percent(current as f64, max as f64);
-    let capacity = CapacityCheck {
-        current,
-        max,
-        percentage,
-        healthy: findings.judge("connections", percentage, CAPACITY, &format!("{current} of {max}")),
-    };
+    let capacity = findings.judge_capacity(inputs.clients, inputs.clients_max);
     let (used_mb, limit_mb) = (mebibytes(inputs.memory_bytes), mebibytes(inputs.memory_limit_bytes));
     let percentage = percent(inputs.memory_bytes as f64, inputs.memory_limit_bytes as f64);
     let memory = MemoryCheck {
@@ -206,6 +207,21 @@ struct Findings {
 }
 
 impl Findings {
+    /// A full node serves those that it has: it is not ready for more ([`crate::ops::status::readiness`]), which is no reason to end it.
+    fn judge_capacity(&mut self, current: usize, max: usize) -> CapacityCheck {
+        let percentage = percent(current as f64, max as f64);
+        let Thresholds { warning, critical } = CAPACITY;
+        if percentage >= warning {
+            let (level, from) =
+                if percentage >= critical { ("critical", critical) } else { ("warning", warning) };
+            let full = if max > 0 && current >= max { "; clients are turned away" } else { "" };
+            self.warnings.push(format!(
+                "connections at {percentage} % ({current} of {max}), {level} from {from} %{full}"
+            ));
+        }
+        CapacityCheck { current, max, percentage, healthy: percentage < critical }
+    }
+
     fn judge(&mut self, what: &str, percentage: f64, thresholds: Thresholds, detail: &str) -> bool {
         let Thresholds { warning, critical } = thresholds;
         if percentage >= critical {
@@ -243,6 +259,7 @@ mod tests {
             memory_bytes: 100 << 20,
             memory_limit_bytes: 512 << 20,
             cpu_percent: 12.345,
+            faults: Vec::new(),
             concerns: Vec::new(),
             uptime_s: 3_600,
         }
@@ -287,16 +304,6 @@ mod tests {
 
     #[test]
     fn thresholds_degrade_first_and_fail_later() {
-        for (clients, status) in [
-            (799, Status::Healthy),
-            (800, Status::Degraded),
-            (949, Status::Degraded),
-            (950, Status::Unhealthy),
-            (1_000, Status::Unhealthy),
-        ] {
-            let health = check(&Inputs { clients, ..calm() }, status, "connections");
-            assert_eq!(health.checks.capacity.healthy, status != Status::Unhealthy);
-        }
         for (memory_bytes, status) in [(79, Status::Healthy), (80, Status::Degraded), (90, Status::Unhealthy)]
         {
             let inputs = Inputs { memory_bytes: memory_bytes << 20, memory_limit_bytes: 100 << 20, ..calm() };
@@ -308,6 +315,31 @@ mod tests {
             let inputs = Inputs { cpu_percent, ..calm() };
             assert_eq!(check(&inputs, status, "CPU").checks.cpu.healthy, status != Status::Unhealthy);
         }
+    }
+
+    #[test]
+    fn a_full_node_is_degraded_and_never_unhealthy() {
+        for (clients, status, text) in [
+            (799, Status::Healthy, ""),
+            (800, Status::Degraded, "warning from 80 %"),
+            (949, Status::Degraded, "warning from 80 %"),
+            (950, Status::Degraded, "critical from 95 %"),
+            (1_000, Status::Degraded, "turned away"),
+        ] {
+            let health = check(&Inputs { clients, ..calm() }, status, text);
+            assert_eq!(health.checks.capacity.healthy, clients < 950);
+        }
+    }
+
+    #[test]
+    fn a_log_that_takes_nothing_is_unhealthy_and_says_why() {
+        let faults = vec![Fault { reason: "nothing has been stored for 54 s".to_owned(), is_ready: false }];
+        let health =
+            check(&Inputs { faults: faults.clone(), ..calm() }, Status::Unhealthy, "stored for 54 s");
+        assert_eq!(health.checks.nats, NatsCheck { status: "stalled", healthy: false });
+        // What follows from a lost connection is not said again.
+        let log = Connection::Disconnected { reason: "connection refused".to_owned() };
+        check(&Inputs { log, faults, ..calm() }, Status::Unhealthy, "connection refused");
     }
 
     #[test]

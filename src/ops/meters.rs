@@ -5,6 +5,7 @@
 
 use metrics::{Counter, Gauge, Unit};
 
+use crate::broker::{BrokerError, Cause};
 use crate::proto::message::CloseCode;
 use crate::proto::offset::Shard;
 
@@ -154,6 +155,42 @@ label! {
         Conflict = "conflict",
         /// The node knows as many collectors as it can.
         Capacity = "capacity",
+    }
+}
+
+label! {
+    /// Why the log did not take a batch at an attempt.
+    PublishFailure = "reason" {
+        /// No connection, or it was lost before the answer.
+        Disconnected = "disconnected",
+        /// No acknowledgement in time over a connection that works.
+        NoAnswer = "no_answer",
+        /// The stream is missing or has no leader.
+        NoStream = "no_stream",
+        /// No room: disk, account or stream.
+        Full = "full",
+        /// The log does not match the configuration.
+        Incompatible = "incompatible",
+        /// The log will never take it.
+        Refused = "refused",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+impl From<&BrokerError> for PublishFailure {
+    fn from(error: &BrokerError) -> Self {
+        match error {
+            BrokerError::Refused(_) => Self::Refused,
+            BrokerError::Incompatible(_) => Self::Incompatible,
+            BrokerError::Unavailable { cause, .. } => match cause {
+                Cause::Disconnected => Self::Disconnected,
+                Cause::NoAnswer => Self::NoAnswer,
+                Cause::NoStream => Self::NoStream,
+                Cause::Full => Self::Full,
+                Cause::Other => Self::Other,
+            },
+        }
     }
 }
 
@@ -421,6 +458,7 @@ macro_rules! meters {
     (@type rejections) => { CounterBy<LineRejection> };
     (@type suspicions) => { CounterBy<SuspiciousTime> };
     (@type drops) => { CounterBy<DropReason> };
+    (@type publish_failures) => { CounterBy<PublishFailure> };
     (@type write_failures) => { CounterBy<WriteFailure> };
     (@type ends) => { CounterBy<ConnectionEnd> };
     (@type cuts) => { CounterBy<Cut> };
@@ -501,6 +539,10 @@ meters! {
     envelopes_dropped: drops "ws_envelopes_dropped_total", Count, "Envelopes that had arrived and never reached the log, by reason.";
     writes_failed: write_failures "ws_writes_failed_total", Count, "HTTP writes that were not stored, by reason.";
     publish_duration: histogram "ws_publish_duration_seconds", Seconds, "From handing a batch to the log until it is acknowledged.";
+    publish_failures: publish_failures "ws_publish_failures_total", Count, "Attempts at storing a batch that failed, by reason; all but refused ones are made again.";
+    publish_oldest_seconds: gauge "ws_publish_oldest_seconds", Seconds, "Age of the oldest accepted batch that the log has not acknowledged; 0 while none waits.";
+    publish_stalled_seconds: gauge "ws_publish_stalled_seconds", Seconds, "For how long nothing was stored although something waits, of the shard where that is longest; else 0.";
+    clock_ahead_seconds: gauge "ws_clock_ahead_seconds", Seconds, "This machine's clock minus that of the log's server, exact to half a round trip; negative where it is behind.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
     views: gauge "ws_views", Count, "Distinct views (filter, format, wire form and interval) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";

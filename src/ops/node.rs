@@ -64,6 +64,16 @@ pub struct Node {
     gates: Locked<Vec<Arc<Gate>>>,
     sections: Locked<Vec<Arc<dyn StatusSection>>>,
     concerns: Locked<BTreeMap<&'static str, String>>,
+    faults: Locked<BTreeMap<&'static str, Fault>>,
+}
+
+/// Why a part of the process does not do its work, although the log is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// For operators.
+    pub reason: String,
+    /// Whether new peers should be sent here all the same: others would fare no better, and something is still served.
+    pub is_ready: bool,
 }
 
 /// A condition without which the node is not ready.
@@ -125,6 +135,7 @@ impl Node {
             gates: Locked::empty("gates"),
             sections: Locked::empty("status sections"),
             concerns: Locked::empty("concerns"),
+            faults: Locked::empty("faults"),
         })
     }
 
@@ -178,6 +189,19 @@ impl Node {
         let sections = self.sections.with(|sections| sections.clone());
         all.extend(sections.iter().filter_map(|section| section.concern()));
         all
+    }
+
+    /// Has `/health` say that a part of the process does not do its work, until it says that it does.
+    pub fn set_fault(&self, part: &'static str, fault: Option<Fault>) {
+        self.faults.with(|faults| match fault {
+            Some(fault) => faults.insert(part, fault),
+            None => faults.remove(part),
+        });
+    }
+
+    /// Parts of the process that do not do their work.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults.with(|faults| faults.values().cloned().collect())
     }
 
     /// Adds a section to the status.

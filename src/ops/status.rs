@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::broker::Connection;
 use crate::ops::health::{Health, Status};
-use crate::ops::node::{Lifecycle, Node};
+use crate::ops::node::{Fault, Lifecycle, Node};
 use crate::ops::version;
 
 /// The answer of `/readyz`.
@@ -28,6 +28,8 @@ pub struct ReadinessInputs {
     pub log: Connection,
     /// Conditions that do not hold.
     pub closed_gates: Vec<&'static str>,
+    /// What does not work although the log is connected.
+    pub faults: Vec<Fault>,
     /// Clients connected now.
     pub clients: usize,
     /// Clients the node may have; 0 on a node without clients.
@@ -41,6 +43,7 @@ impl ReadinessInputs {
             lifecycle: node.lifecycle(),
             log: node.log.borrow().clone(),
             closed_gates: node.closed_gates(),
+            faults: node.faults(),
             clients: node.clients(),
             clients_max: node.clients_max,
         }
@@ -59,6 +62,9 @@ pub fn readiness(inputs: &ReadinessInputs) -> Readiness {
     reasons.extend(inputs.closed_gates.iter().map(|gate| format!("waiting for {gate}")));
     if let Connection::Disconnected { reason } = &inputs.log {
         reasons.push(format!("the log is not connected: {reason}"));
+    } else {
+        let faults = inputs.faults.iter().filter(|fault| !fault.is_ready);
+        reasons.extend(faults.map(|fault| fault.reason.clone()));
     }
     if inputs.clients_max > 0 && inputs.clients >= inputs.clients_max {
         reasons.push(format!("full: {} of {} clients", inputs.clients, inputs.clients_max));
@@ -159,6 +165,7 @@ mod tests {
             lifecycle: Lifecycle::Running,
             log: Connection::Connected,
             closed_gates: Vec::new(),
+            faults: Vec::new(),
             clients: 5,
             clients_max: 10,
         }
@@ -189,6 +196,9 @@ mod tests {
             &["draining: it was asked to stop"],
         );
         refused(&ReadinessInputs { clients: 10, ..ready() }, &["full: 10 of 10 clients"]);
+        let fault = |is_ready| vec![Fault { reason: "nothing is stored".to_owned(), is_ready }];
+        refused(&ReadinessInputs { faults: fault(false), ..ready() }, &["nothing is stored"]);
+        assert!(readiness(&ReadinessInputs { faults: fault(true), ..ready() }).ready, "clients are served");
         let log = Connection::Disconnected { reason: "refused".to_owned() };
         let closed_gates = vec!["replay ring warmed"];
         refused(

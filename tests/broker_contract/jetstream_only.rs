@@ -8,7 +8,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use telecast::broker::{Broker, BrokerError, Connection, Expected, Outgoing, ReadLimits, StateEvent};
+use telecast::broker::{Broker, BrokerError, Connection, Expected, Outgoing, ReadLimits, Stall, StateEvent};
 use telecast::config::{LogSettings, NatsSettings, Secret};
 use telecast::proto::channel::{Channel, CollectorId};
 use telecast::proto::offset::Shard;
@@ -93,7 +93,9 @@ async fn nats_may_be_absent_at_the_start() {
     let reason = node.disconnected("cannot be reached").await;
     assert!(reason.contains(&server.port().to_string()), "{reason}");
     let refused = node.broker.publish(SHARD, &batch("a", 1)).await.unwrap_err();
-    assert!(matches!(&refused, BrokerError::Unavailable(reason) if reason.contains("cannot be reached")));
+    assert!(
+        matches!(&refused, BrokerError::Unavailable { reason, .. } if reason.contains("cannot be reached"))
+    );
     assert!(node.broker.bounds(SHARD).await.unwrap_err().is_retryable());
     assert!(node.broker.state().get("a").await.unwrap_err().is_retryable());
     // Following may begin before there is anything to follow.
@@ -344,7 +346,95 @@ async fn wrong_credentials_are_named() {
     let wrong = Node::connect_to(&with("wrong"), &settings, "node");
     let reason = wrong.disconnected("authorization").await;
     assert!(!reason.contains("wrong"), "{reason}");
+    assert!(reason.contains("check nats.user and nats.password"), "{reason}");
+    let nobody = Node::connect(&server, &settings, "node");
+    let reason = nobody.disconnected("authorization").await;
+    assert!(reason.contains("set nats.user and nats.password, nats.token or nats.creden"), "{reason}");
+    // Whoever waits for a write hears the same.
+    let refused = wrong.broker.publish(SHARD, &batch("a", 1)).await.unwrap_err().to_string();
+    assert!(refused.contains("check nats.user"), "{refused}");
     Node::connect_to(&with("right"), &settings, "node").connected().await;
+}
+
+/// The server's own limit, and that of an account; a stream that asks for servers that are not there.
+#[tokio::test]
+async fn what_there_is_no_room_for_names_the_key_that_asks_for_it() {
+    let servers = [
+        "jetstream { max_file_store: 8M }",
+        "accounts { A { jetstream { max_file: 8M }, users: [ { user: a, password: a } ] } }\nno_auth_user: a",
+    ];
+    for configuration in servers {
+        let server = NatsServer::start_with(configuration);
+        let settings = log();
+        let reason = Node::connect(&server, &settings, "node").disconnected("no room").await;
+        for words in
+            [&*first_stream(&settings), "log.max_bytes = 67108864", "max_file_store", "JetStream error"]
+        {
+            assert!(reason.contains(words), "{words:?} in {reason}");
+        }
+        let fits = LogSettings { max_bytes: 1 << 20, ..settings };
+        Node::connect(&server, &fits, "node").connected().await;
+    }
+    let replicas = LogSettings { replicas: 3, ..log() };
+    Node::connect(&NatsServer::shared(), &replicas, "node").disconnected("log.replicas = 3").await;
+}
+
+#[tokio::test]
+async fn what_an_envelope_may_be_follows_server_and_stream_with_every_connection() {
+    let server = NatsServer::start_with("max_payload: 65536");
+    let settings = log();
+    let node = Node::connect(&server, &settings, "node");
+    node.connected().await;
+    let limit = async || node.broker.envelope_limit().unwrap();
+    let first = limit().await;
+    assert!(first.bytes_max < 65_536 && first.why.contains("65536 bytes (max_payload"), "{first:?}");
+    // As large as is promised, with the longest of what comes with it.
+    let mut largest = outgoing(&format!("n-{}", "x".repeat(100)), &"x".repeat(first.bytes_max));
+    largest.envelope.stamp.as_mut().unwrap().received_ns = i64::MIN;
+    node.broker.publish(SHARD, &[largest]).await.unwrap();
+    server.stop();
+    server.configure("max_payload: 16384");
+    server.restart();
+    eventually("a new bound", async || limit().await.why.contains("16384")).await;
+    let mut config = stream_config(&admin(&server).await, &first_stream(&settings)).await;
+    config.max_message_size = 4_096;
+    admin(&server).await.update_stream(config).await.unwrap();
+    let again = Node::connect(&server, &settings, "node-2");
+    again.connected().await;
+    let limit = again.broker.envelope_limit().unwrap();
+    assert!(limit.bytes_max < 4_096 && limit.why.contains("4096 bytes (max_msg_size"), "{limit:?}");
+}
+
+#[tokio::test]
+async fn readers_hear_of_a_writer_that_cannot_store() {
+    let it = JetStream::begin(log()).await;
+    let mut stalls = it.broker().stalls();
+    let stall = Stall { shard: 3, writer: "ingest-1".into(), since_ms: 7_000, reason: "no room".into() };
+    let heard = async {
+        loop {
+            // The subscription may come after the first ones.
+            it.broker().tell_stalled(&stall).await.unwrap();
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(50), stalls.recv()).await {
+                return heard;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, heard).await.unwrap(), Some(stall.clone()));
+    // Rubbish on the subject is none.
+    let subject = format!("{}.stalled.3", it.settings.name);
+    let client = async_nats::connect(it.server.url()).await.unwrap();
+    client.publish(subject, "rubbish".into()).await.unwrap();
+    client.flush().await.unwrap();
+    it.broker().tell_stalled(&stall).await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, stalls.recv()).await.unwrap(), Some(stall));
+}
+
+#[tokio::test]
+async fn the_clock_of_the_server_is_compared_with_this_machines() {
+    let it = JetStream::begin(log()).await;
+    assert_eq!(it.broker().clock_ahead_ns(), None);
+    it.broker().bounds(SHARD).await.unwrap();
+    assert!(it.broker().clock_ahead_ns().unwrap().abs() < 1_000_000_000);
 }
 
 #[tokio::test]

@@ -27,3 +27,4 @@ mod slow;
 mod snapshot;
 mod sse;
 mod stage;
+mod storing;

@@ -322,6 +322,19 @@ async fn a_full_node_refuses_says_when_to_come_back_and_is_not_ready() {
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json["reasons"], json!(["full: 2 of 2 clients"]));
     assert_eq!(node.metric(r#"ws_connections_failed_total{reason="capacity"}"#).await, 1.0);
+    // Those whom it has are served: that is no illness, for whatever asks.
+    let health = node.get("/health").await;
+    assert_eq!(
+        (health.status, &health.json["status"], &health.json["healthy"]),
+        (200, &json!("degraded"), &json!(true))
+    );
+    assert!(
+        health.json["warnings"][0].as_str().is_some_and(|text| text.contains("2 of 2")),
+        "{}",
+        health.json
+    );
+    let status = telecast::status(node.address()).await;
+    assert_eq!((status.code, status.text.starts_with("degraded: ")), (Some(0), true), "{}", status.text);
     // A place that is left is free again.
     drop(first);
     node.ready().await;

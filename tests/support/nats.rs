@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub struct NatsServer {
     port: u16,
     folder: tempfile::TempDir,
-    configuration: String,
+    configuration: Mutex<String>,
     process: Mutex<Option<Child>>,
 }
 
@@ -85,6 +85,25 @@ impl NatsServer {
         }
     }
 
+    /// Has other lines in its configuration file from the next [`NatsServer::restart`] on.
+    pub fn configure(&self, configuration: &str) {
+        configuration.clone_into(&mut self.configuration.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Lets every write to a new block of a stream's file fail, as a full disk does: the block that is open takes some more.
+    pub fn break_disk(&self, stream: &str) {
+        let streams = self.folder.path().join("store/jetstream/$G/streams").join(stream);
+        std::fs::rename(streams.join("msgs"), streams.join("kept")).expect("the stream's files");
+        std::fs::write(streams.join("msgs"), "no folder").expect("a file in their place");
+    }
+
+    /// Ends [`NatsServer::break_disk`].
+    pub fn mend_disk(&self, stream: &str) {
+        let streams = self.folder.path().join("store/jetstream/$G/streams").join(stream);
+        std::fs::remove_file(streams.join("msgs")).expect("the file");
+        std::fs::rename(streams.join("kept"), streams.join("msgs")).expect("the stream's files");
+    }
+
     /// Freezes it: connections stay open, nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
@@ -99,7 +118,7 @@ impl NatsServer {
         Self {
             port: free_port(),
             folder: tempfile::tempdir().expect("a temporary folder"),
-            configuration: configuration.to_owned(),
+            configuration: Mutex::new(configuration.to_owned()),
             process: Mutex::new(None),
         }
     }
@@ -110,7 +129,9 @@ impl NatsServer {
         let store = self.folder.path().join("store");
         let configuration = format!(
             "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?} }}\n{}\n",
-            self.port, store, self.configuration
+            self.port,
+            store,
+            self.configuration.lock().unwrap_or_else(PoisonError::into_inner)
         );
         std::fs::write(&file, configuration).expect("writing nats.conf");
         let mut process = Command::new(binary())

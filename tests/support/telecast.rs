@@ -63,6 +63,20 @@ pub fn edge(nats: &str) -> Launch {
     Launch::new(&["edge", "--nats", nats])
 }
 
+/// What `telecast status` says of a node, and its exit code.
+pub struct Status {
+    pub code: Option<i32>,
+    pub text: String,
+}
+
+/// Runs `telecast status` against a node.
+pub async fn status(node: SocketAddr) -> Status {
+    let arguments = ["status".to_owned(), "--url".to_owned(), format!("http://{node}")];
+    let run = move || Command::new(binary()).args(arguments).env_clear().output().expect("running telecast");
+    let output = tokio::task::spawn_blocking(run).await.expect("its end");
+    Status { code: output.status.code(), text: String::from_utf8_lossy(&output.stdout).into_owned() }
+}
+
 impl Launch {
     fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::BrokerError;
 use crate::broker::nats::link::Live;
+use crate::broker::{BrokerError, Cause};
 
 /// Error numbers of JetStream that mean something to us (`errors.json` of the server).
 pub(super) mod code {
@@ -24,6 +24,14 @@ pub(super) mod code {
     pub(crate) const WRONG_LAST_SEQUENCE: u32 = 10071;
     /// The message, or its headers, are larger than the stream takes.
     pub(crate) const TOO_LARGE: [u32; 2] = [10054, 10097];
+    /// No room: in the account, on the server, in memory, on disk, in the stream, or for as large a stream in the account.
+    pub(crate) const NO_ROOM: [u32; 6] = [10002, 10023, 10028, 10047, 10077, 10122];
+    /// Not enough servers for so many replicas: one server alone, or too small a cluster.
+    pub(crate) const TOO_FEW_SERVERS: [u32; 2] = [10074, 10005];
+    /// The account may have no more streams.
+    pub(crate) const TOO_MANY_STREAMS: u32 = 10027;
+    /// The account wants every stream to have a bound in bytes, and the state has none.
+    pub(crate) const BYTES_REQUIRED: u32 = 10113;
 }
 
 /// Why there is no useful answer.
@@ -33,7 +41,9 @@ pub(super) enum Failure {
     Api(ApiError),
     /// Nobody listens to the request's subject: no such stream, or no JetStream.
     NoResponders,
-    /// No answer, in words.
+    /// No answer in time, in words.
+    NoAnswer(String),
+    /// The connection was lost before the answer, or the answer cannot be read; in words.
     Lost(String),
 }
 
@@ -63,6 +73,11 @@ impl Failure {
         matches!(self, Self::Api(error) if error.err_code == err_code)
     }
 
+    /// Whether JetStream answered with one of these error numbers.
+    pub(super) fn is_one_of(&self, err_codes: &[u32]) -> bool {
+        matches!(self, Self::Api(error) if err_codes.contains(&error.err_code))
+    }
+
     /// Whether the stream may be missing, which looking after the streams can repair.
     pub(super) fn hints_at_missing_stream(&self) -> bool {
         matches!(self, Self::NoResponders) || self.is(code::STREAM_NOT_FOUND)
@@ -71,9 +86,9 @@ impl Failure {
     /// As the answer to a published envelope, which is lost when it counts as refused: only what is wrong with the
     /// envelope itself does. Full accounts, disks and streams also answer 400, and pass.
     pub(super) fn of_publish(self) -> BrokerError {
-        let too_large = matches!(&self, Self::Api(error) if code::TOO_LARGE.contains(&error.err_code));
+        let too_large = self.is_one_of(&code::TOO_LARGE);
         match self.into() {
-            BrokerError::Refused(text) if !too_large => BrokerError::Unavailable(text),
+            BrokerError::Refused(reason) if !too_large => BrokerError::retryable(Cause::Other, reason),
             error => error,
         }
     }
@@ -82,18 +97,26 @@ impl Failure {
 impl From<Failure> for BrokerError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NoResponders => Self::Unavailable(
-                "nothing answers for the stream: it does not exist, or JetStream is off or has no leader"
-                    .into(),
+            Failure::NoResponders => Self::retryable(
+                Cause::NoStream,
+                "nothing answers for the stream: it does not exist, or JetStream is off or has no leader",
             ),
-            Failure::Lost(reason) => Self::Unavailable(reason),
-            Failure::Api(error) if code::NOT_ENABLED.contains(&error.err_code) => Self::Unavailable(
-                "JetStream is not enabled: start nats-server with -js, or enable it for this account".into(),
+            Failure::NoAnswer(reason) => Self::retryable(Cause::NoAnswer, reason),
+            Failure::Lost(reason) => Self::retryable(Cause::Disconnected, reason),
+            Failure::Api(error) if code::NOT_ENABLED.contains(&error.err_code) => Self::retryable(
+                Cause::NoStream,
+                "JetStream is not enabled: start nats-server with -js, or enable it for this account",
             ),
             Failure::Api(error) => {
                 let text = format!("{} (JetStream error {})", error.description, error.err_code);
+                if code::NO_ROOM.contains(&error.err_code) {
+                    return Self::retryable(Cause::Full, format!("NATS has no room: {text}"));
+                }
                 // 400 and 403 judge the request itself; everything else is the servers' state of the moment.
-                if matches!(error.code, 400 | 403) { Self::Refused(text) } else { Self::Unavailable(text) }
+                match error.code {
+                    400 | 403 => Self::Refused(text),
+                    _ => Self::retryable(Cause::Other, text),
+                }
             }
         }
     }
@@ -152,7 +175,7 @@ impl Live {
 
     /// Too long without an answer; a request that is not permitted ends here, too.
     pub(super) fn no_answer(&self, subject: &str) -> Failure {
-        Failure::Lost(format!("NATS did not answer {subject} in time{}", self.complaint()))
+        Failure::NoAnswer(format!("NATS did not answer {subject} in time{}", self.complaint()))
     }
 }
 
@@ -170,8 +193,18 @@ mod tests {
             assert!(matches!(answered(400, err_code), BrokerError::Refused(_)), "{err_code}");
         }
         // Limits of the account, insufficient resources, a sealed stream, a failed store, something of 2030.
-        for (status, err_code) in [(400, 10002), (503, 10023), (400, 10109), (503, 10077), (403, 10999)] {
-            assert!(matches!(answered(status, err_code), BrokerError::Unavailable(_)), "{err_code}");
+        for (status, err_code, expected) in [
+            (400, 10002, Cause::Full),
+            (503, 10023, Cause::Full),
+            (400, 10109, Cause::Other),
+            (503, 10077, Cause::Full),
+            (403, 10999, Cause::Other),
+        ] {
+            let answer = answered(status, err_code);
+            assert!(
+                matches!(answer, BrokerError::Unavailable { cause, .. } if cause == expected),
+                "{answer:?}"
+            );
         }
     }
 }

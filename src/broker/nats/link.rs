@@ -6,17 +6,18 @@
 //! the next connection is a new client.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ReconnectToServer, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ReconnectToServer, ServerAddr};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::nats::login;
 use crate::broker::nats::publish::AckInbox;
 use crate::broker::nats::reconcile::{self, Updates};
-use crate::broker::{BrokerError, Connection};
+use crate::broker::{BrokerError, Cause, Connection, EnvelopeLimit};
 use crate::config::{LogSettings, NatsSettings};
 use crate::sync::Locked;
 
@@ -31,6 +32,8 @@ const RETRY_LAST: Duration = Duration::from_secs(2);
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// However often something looks wrong, streams are not looked at more often than this.
 const RECHECK_PAUSE: Duration = Duration::from_millis(100);
+/// Headers count as a part of a message. Ours: an id of at most a node's name and 40 digits, four of 40 bytes each.
+const HEADER_BYTES_RESERVED: usize = 1024;
 /// Where nobody listens: what the client is told to reconnect to.
 const NOWHERE: &str = "127.0.0.1:0";
 
@@ -45,6 +48,9 @@ pub(super) struct Link {
     /// Why nothing can be asked of the log just now; meaningless while connected.
     obstacle: Locked<BrokerError>,
     recheck: Notify,
+    envelope_limit: Locked<Option<EnvelopeLimit>>,
+    /// See [`crate::broker::Broker::clock_ahead_ns`]; [`i64::MIN`] before the first answer.
+    clock_ahead_ns: AtomicI64,
 }
 
 /// One connection. Whoever holds it past its end gets errors, and looks for the next one.
@@ -83,8 +89,13 @@ impl Link {
             client_name,
             live: watch::Sender::new(None),
             connection: watch::Sender::new(Connection::Disconnected { reason: reason.clone() }),
-            obstacle: Locked::leaf("why the log is not ready", BrokerError::Unavailable(reason)),
+            obstacle: Locked::leaf(
+                "why the log is not ready",
+                BrokerError::retryable(Cause::Disconnected, reason),
+            ),
             recheck: Notify::new(),
+            envelope_limit: Locked::empty("the bound of envelopes"),
+            clock_ahead_ns: AtomicI64::new(i64::MIN),
         })
     }
 
@@ -101,10 +112,33 @@ impl Link {
             Some(live) if is_connected => Ok(live),
             _ => Err(match self.obstacle.with(|obstacle| obstacle.clone()) {
                 // What was refused is a stream, and by no means what the caller has in hand: that may succeed later.
-                BrokerError::Refused(reason) => BrokerError::Unavailable(reason),
+                BrokerError::Refused(reason) => BrokerError::retryable(Cause::Other, reason),
                 obstacle => obstacle,
             }),
         }
+    }
+
+    /// See [`crate::broker::Broker::envelope_limit`].
+    pub(super) fn envelope_limit(&self) -> Option<EnvelopeLimit> {
+        self.envelope_limit.with(|limit| limit.clone())
+    }
+
+    /// Learns what the server of this connection takes, and the streams, if one has a bound.
+    pub(super) fn note_envelope_limit(&self, live: &Live, stream_bytes_max: Option<u64>) {
+        let limit = envelope_limit(live.client.max_payload(), stream_bytes_max);
+        self.envelope_limit.with(|known| *known = Some(limit));
+    }
+
+    /// See [`crate::broker::Broker::clock_ahead_ns`].
+    pub(super) fn clock_ahead_ns(&self) -> Option<i64> {
+        Some(self.clock_ahead_ns.load(Ordering::Relaxed)).filter(|ahead| *ahead != i64::MIN)
+    }
+
+    /// A server answered with its clock, so long after it was asked.
+    pub(super) fn note_clock(&self, asked: jiff::Timestamp, round_trip: Duration, server: jiff::Timestamp) {
+        let midway = asked.as_nanosecond() + round_trip.as_nanos() as i128 / 2;
+        let ahead = i64::try_from(midway - server.as_nanosecond()).unwrap_or(i64::MAX);
+        self.clock_ahead_ns.store(ahead, Ordering::Relaxed);
     }
 
     /// The connection as it comes and goes, for subscriptions: those may begin before the streams are in place.
@@ -120,17 +154,19 @@ impl Link {
     /// Connects, and connects again, until told to stop.
     pub(super) async fn run(self: Arc<Self>, updates: Updates) {
         self.stop.run_until_cancelled(self.keep_connected(updates)).await;
-        self.note(Err(BrokerError::Unavailable("this process is stopping".into())));
+        self.note(Err(BrokerError::retryable(Cause::Disconnected, "this process is stopping")));
         if let Some(live) = self.live.send_replace(None) {
             live.closed.cancel();
         }
     }
 
     async fn keep_connected(&self, mut updates: Updates) {
-        let servers = match server_addresses(&self.nats.url) {
+        let servers = match login::server_addresses(&self.nats.url) {
             Ok(servers) => servers,
             // Configuration is fixed for the life of the process, so there is nothing to try again.
-            Err(reason) => return self.report_for_ever(BrokerError::Incompatible(reason)).await,
+            Err(unusable) => {
+                return self.report_for_ever(BrokerError::Incompatible(unusable.to_string())).await;
+            }
         };
         let mut retry = Retry::default();
         for server in servers.iter().cycle() {
@@ -150,14 +186,15 @@ impl Link {
     async fn serve(&self, live: Arc<Live>, acks: async_nats::Subscriber, updates: &mut Updates) {
         tracing::info!(event = "nats_connected", server = live.address, "connected to NATS");
         let reason = format!("connected to {}, and waiting for its streams", live.address);
-        self.note(Err(BrokerError::Unavailable(reason)));
+        self.note(Err(BrokerError::retryable(Cause::Disconnected, reason)));
         self.live.send_replace(Some(live.clone()));
         let end = tokio::select! {
             () = live.acks.hand_out(acks) => format!("the connection to {} was lost", live.address),
             () = self.look_after_streams(&live, updates) => "the state was deleted and created again".to_owned(),
         };
         // Readiness first: whoever sees the cancellation must not find the lost connection ready.
-        self.report(Err(BrokerError::Unavailable(format!("{end}{}", live.complaint()))));
+        let reason = format!("{end}{}", live.complaint());
+        self.report(Err(BrokerError::retryable(Cause::Disconnected, reason)));
         live.closed.cancel();
     }
 
@@ -225,14 +262,22 @@ impl Link {
 
     async fn dial(&self, server: &ServerAddr) -> Result<(Live, async_nats::Subscriber), BrokerError> {
         let address = display(server);
-        let unreachable =
-            |error: String| BrokerError::Unavailable(format!("NATS at {address} cannot be reached: {error}"));
+        let unreachable = |error: String| {
+            let reason = format!("NATS at {address} cannot be reached: {error}");
+            BrokerError::retryable(Cause::Disconnected, reason)
+        };
         let nowhere = nowhere(server).map_err(|error| unreachable(error.to_string()))?;
         let complaint = Arc::new(Locked::empty("what the server said last"));
         let options =
             self.options(complaint.clone(), server.clone(), nowhere.clone()).await.map_err(unreachable)?;
         let servers = vec![server.clone(), nowhere];
-        let client = options.connect(servers).await.map_err(|error| unreachable(error.to_string()))?;
+        let client = options.connect(servers).await.map_err(|error| match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                let reason = login::refused(&self.nats, server, &address);
+                BrokerError::retryable(Cause::Disconnected, reason)
+            }
+            _ => unreachable(error.to_string()),
+        })?;
         check_version(&client.server_info().version, &address)?;
         let (acks, subscription) =
             AckInbox::subscribe(&client).await.map_err(|error| unreachable(error.to_string()))?;
@@ -250,16 +295,8 @@ impl Link {
         nowhere: ServerAddr,
     ) -> Result<ConnectOptions, String> {
         let mut options = ConnectOptions::new();
-        if let Some(token) = &self.nats.token {
-            options = options.token(token.0.clone());
-        }
-        if let (Some(user), Some(password)) = (&self.nats.user, &self.nats.password) {
-            options = options.user_and_password(user.clone(), password.0.clone());
-        }
-        if let Some(file) = &self.nats.credentials_file {
-            let read = options.credentials_file(file).await;
-            options = read.map_err(|error| format!("nats.credentials_file {}: {error}", file.display()))?;
-        }
+        // Read again for every connection: credentials that run out are replaced in place.
+        options = login::with_credentials(options, &self.nats).await?;
         let dialled = AtomicBool::new(false);
         let choose = move || {
             let addr = if dialled.swap(true, Ordering::Relaxed) { nowhere.clone() } else { server.clone() };
@@ -297,17 +334,6 @@ impl Retry {
     }
 }
 
-fn server_addresses(urls: &str) -> Result<Vec<ServerAddr>, String> {
-    let urls: Vec<_> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
-    if urls.is_empty() {
-        return Err("nats.url names no server: write it like nats://127.0.0.1:4222".into());
-    }
-    let parse = |url: &&str| {
-        url.parse().map_err(|error| format!("nats.url: {error}: write it like nats://127.0.0.1:4222"))
-    };
-    urls.iter().map(parse).collect()
-}
-
 /// Of the same family as `server`: the client does not mix WebSocket and plain addresses.
 fn nowhere(server: &ServerAddr) -> std::io::Result<ServerAddr> {
     let scheme = if server.is_websocket() { "ws" } else { "nats" };
@@ -317,6 +343,19 @@ fn nowhere(server: &ServerAddr) -> std::io::Result<ServerAddr> {
 /// Without user and password, which a URL may hold.
 fn display(server: &ServerAddr) -> String {
     format!("{}:{}", server.host(), server.port())
+}
+
+/// Of the server's bound and the streams', whichever is smaller.
+fn envelope_limit(max_payload: usize, stream_bytes_max: Option<u64>) -> EnvelopeLimit {
+    let stream = stream_bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
+    let (bytes, key) = match stream {
+        Some(stream) if stream < max_payload => (stream, "max_msg_size of its stream"),
+        _ => (max_payload, "max_payload of the server"),
+    };
+    EnvelopeLimit {
+        bytes_max: bytes.saturating_sub(HEADER_BYTES_RESERVED).max(bytes / 2),
+        why: format!("NATS takes messages of at most {bytes} bytes ({key}), headers included").into(),
+    }
 }
 
 /// Message TTLs, which expiry of state needs, came with 2.11.
@@ -335,6 +374,29 @@ fn check_version(version: &str, address: &str) -> Result<(), BrokerError> {
 mod tests {
     use super::*;
 
+    fn log() -> LogSettings {
+        LogSettings {
+            name: "telecast".into(),
+            shards: 1,
+            replicas: 1,
+            storage: crate::config::Storage::File,
+            max_age: Duration::from_secs(60),
+            max_bytes: 1 << 20,
+            duplicate_window: Duration::from_secs(60),
+        }
+    }
+
+    fn nats() -> NatsSettings {
+        NatsSettings {
+            url: NOWHERE.into(),
+            credentials_file: None,
+            user: None,
+            password: None,
+            token: None,
+            request_timeout: Duration::from_secs(1),
+        }
+    }
+
     #[test]
     fn an_old_server_is_refused() {
         assert!(check_version("2.11.0", "x").is_ok());
@@ -346,39 +408,38 @@ mod tests {
 
     #[test]
     fn passwords_in_urls_are_not_shown() {
-        let servers = server_addresses("nats://user:secret@one:4223, two").unwrap();
+        let servers = login::server_addresses("nats://user:secret@one:4223, two").unwrap();
         assert_eq!(servers.iter().map(display).collect::<Vec<_>>(), ["one:4223", "two:4222"]);
-        assert!(server_addresses(" , ").is_err());
-        assert!(server_addresses("http://x").is_err());
     }
 
     /// An account may have no room for another stream: that says nothing about the envelopes, which wait.
     #[test]
     fn a_refused_stream_is_no_verdict_on_what_waits_for_it() {
-        let log = LogSettings {
-            name: "telecast".into(),
-            shards: 1,
-            replicas: 1,
-            storage: crate::config::Storage::File,
-            max_age: Duration::from_secs(60),
-            max_bytes: 1 << 20,
-            duplicate_window: Duration::from_secs(60),
-        };
-        let nats = NatsSettings {
-            url: NOWHERE.into(),
-            credentials_file: None,
-            user: None,
-            password: None,
-            token: None,
-            request_timeout: Duration::from_secs(1),
-        };
-        let link = Link::new(nats, log, "test".into(), CancellationToken::new());
+        let link = Link::new(nats(), log(), "test".into(), CancellationToken::new());
         link.note(Err(BrokerError::Refused("maximum number of streams reached".into())));
         let error = link.ready().err().unwrap();
         assert!(
-            matches!(&error, BrokerError::Unavailable(why) if why.contains("number of streams")),
+            matches!(&error, BrokerError::Unavailable { reason, .. } if reason.contains("number of streams")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_smaller_bound_of_server_and_stream_is_the_envelopes_and_is_named() {
+        let limit = envelope_limit(64 << 10, None);
+        assert_eq!(limit.bytes_max, (64 << 10) - HEADER_BYTES_RESERVED);
+        assert!(limit.why.contains("65536 bytes (max_payload"), "{}", limit.why);
+        assert!(envelope_limit(64 << 10, Some(4096)).why.contains("4096 bytes (max_msg_size"));
+        assert_eq!(envelope_limit(1000, Some(4096)).bytes_max, 500);
+    }
+
+    #[test]
+    fn a_clock_is_compared_with_the_middle_of_a_round_trip() {
+        let link = Link::new(nats(), log(), "test".into(), CancellationToken::new());
+        assert_eq!(link.clock_ahead_ns(), None);
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        link.note_clock(at(189), Duration::from_secs(2), at(100));
+        assert_eq!(link.clock_ahead_ns(), Some(90_000_000_000));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The log and the state in JetStream. The only folder that names its client.
 //!
-//! - `link` keeps one connection at a time, and says in words why there is none.
+//! - `link` keeps one connection at a time, and says in words why there is none; `login` is what it is made with.
 //! - `stream` knows how streams have to be: pure. `reconcile` makes them so.
 //! - `publish`, `read`, `tail`: the three ways of the data; `back` reads a range from its end, `last` the newest of each channel,
 //!   `newest` of a collector. `message` knows an envelope's spelling on the bus.
+//! - `stall`: what writers tell readers when the log takes nothing.
 //! - `state` and `follow`: the keyed store, and its watchers.
 //! - `api`: one request and its answer, with failures sorted.
 //!
@@ -19,8 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::memory::{check_count, no_such_shard};
 use crate::broker::{
-    Bounds, Broker, BrokerError, Connection, LogChannel, Newest, Outgoing, Published, ReadLimits, StateStore,
-    Stored,
+    Bounds, Broker, BrokerError, Connection, EnvelopeLimit, LogChannel, Newest, Outgoing, Published,
+    ReadLimits, Stall, StateStore, Stored,
 };
 use crate::config::{LogSettings, NatsSettings};
 use crate::proto::channel::CollectorId;
@@ -31,16 +32,19 @@ mod back;
 mod follow;
 mod last;
 mod link;
+mod login;
 mod message;
 mod newest;
 mod publish;
 mod read;
 mod reconcile;
+mod stall;
 mod state;
 mod stream;
 mod tail;
 
 use link::Link;
+pub use login::{Unusable, check};
 pub use reconcile::Updates;
 use state::NatsState;
 
@@ -148,5 +152,21 @@ impl Broker for NatsBroker {
 
     fn connection(&self) -> watch::Receiver<Connection> {
         self.link.connection()
+    }
+
+    fn envelope_limit(&self) -> Option<EnvelopeLimit> {
+        self.link.envelope_limit()
+    }
+
+    fn clock_ahead_ns(&self) -> Option<i64> {
+        self.link.clock_ahead_ns()
+    }
+
+    async fn tell_stalled(&self, stall: &Stall) -> Result<(), BrokerError> {
+        stall::tell(&self.link, stall).await
+    }
+
+    fn stalls(&self) -> mpsc::Receiver<Stall> {
+        stall::stalls(&self.link, &self.tasks)
     }
 }

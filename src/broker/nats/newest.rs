@@ -10,7 +10,7 @@ use crate::broker::nats::api::code;
 use crate::broker::nats::link::Link;
 use crate::broker::nats::read::missing;
 use crate::broker::nats::{message, stream};
-use crate::broker::{BrokerError, Newest};
+use crate::broker::{BrokerError, Cause, Newest};
 use crate::proto::channel::CollectorId;
 use crate::proto::offset::{Sequence, Shard};
 
@@ -50,7 +50,7 @@ pub(super) async fn newest(
 /// A question is never refused for good: whoever asks has metrics to store.
 fn of_question(error: BrokerError) -> BrokerError {
     match error {
-        BrokerError::Refused(text) => BrokerError::Unavailable(text),
+        BrokerError::Refused(text) => BrokerError::retryable(Cause::Other, text),
         error => error,
     }
 }

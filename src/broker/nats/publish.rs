@@ -17,12 +17,17 @@ use tokio::sync::oneshot;
 use crate::broker::nats::api::{self, Failure};
 use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::message;
-use crate::broker::{BrokerError, Outgoing, Published};
+use crate::broker::{BrokerError, Cause, Outgoing, Published};
 use crate::proto::offset::Shard;
 use crate::sync::Locked;
 
 /// Answers handed out per turn.
 const ACKS_PER_TURN: usize = 256;
+
+/// What may be behind it. Seen with nats-server 2.15: a stream whose write failed answers no publish any more, and no request
+/// changes that (update, purge, step-down), only another start.
+pub(super) const SILENT_SERVER: &str = "its disk may be full, or the stream has no leader (its log, and /healthz on its \
+     monitoring port, say which); a nats-server whose disk was full stores nothing until it is restarted";
 
 /// Where one connection's answers arrive.
 pub(super) struct AckInbox {
@@ -80,9 +85,15 @@ pub(super) async fn publish(
         () = tokio::time::sleep(link.nats.request_timeout) => {
             // The connection may be fine and the stream without a leader: then nobody is ready.
             link.recheck();
-            Err(live.no_answer("a batch").into())
+            Err(unacknowledged(&live))
         }
     }
+}
+
+/// What a server does whose disk is full, too: it answers everything but publishes, and goes on so when there is room again.
+fn unacknowledged(live: &Live) -> BrokerError {
+    let Failure::NoAnswer(reason) = live.no_answer("a batch") else { return live.lost().into() };
+    BrokerError::retryable(Cause::NoAnswer, format!("{reason}: {SILENT_SERVER}"))
 }
 
 async fn send(
@@ -99,8 +110,8 @@ async fn send(
     let sent = live.client.publish_with_reply_and_headers(subject, reply, headers, lines).await;
     sent.map_err(|error| match error.kind() {
         PublishErrorKind::MaxPayloadExceeded => BrokerError::Refused(format!(
-            "an envelope of {} bytes is larger than NATS takes ({} with headers): lower \
-             collector.envelope_bytes_max, or raise max_payload of the servers",
+            "an envelope of {} bytes is larger than NATS takes ({} with headers): raise max_payload of the servers, \
+             or send shorter lines",
             outgoing.envelope.lines.len(),
             live.client.max_payload()
         )),

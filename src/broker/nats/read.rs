@@ -1,7 +1,7 @@
 //! Stored envelopes by range: batch direct get, bounded, checked for holes the transport may have made.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::header::NATS_LAST_SEQUENCE;
 use async_nats::{HeaderMap, HeaderName, Message, StatusCode};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::broker::nats::api::{ApiError, Failure};
 use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::{message, stream};
-use crate::broker::{Bounds, BrokerError, ReadLimits, Stored};
+use crate::broker::{Bounds, BrokerError, Cause, ReadLimits, Stored};
 use crate::proto::offset::{Epoch, Sequence, Shard};
 
 /// Most messages asked for at once; they wait in the subscription, which holds far more.
@@ -64,10 +64,13 @@ pub(super) async fn read(
         }
         lagging += 1;
         if lagging > LAGGING_ATTEMPTS {
-            return Err(BrokerError::Unavailable(format!(
-                "a replica of shard {} does not hold {} yet, of {}",
-                shard.0, range.next, bounds.last
-            )));
+            return Err(BrokerError::retryable(
+                Cause::Other,
+                format!(
+                    "a replica of shard {} does not hold {} yet, of {}",
+                    shard.0, range.next, bounds.last
+                ),
+            ));
         }
         tokio::time::sleep(LAGGING_PAUSE).await;
     }
@@ -78,15 +81,19 @@ pub(super) async fn read(
 pub(super) async fn bounds(link: &Link, shard: Shard) -> Result<Bounds, BrokerError> {
     let live = link.ready()?;
     let name = stream::log_stream_name(&link.log, shard);
+    let (asked, asked_at) = (Instant::now(), jiff::Timestamp::now());
     let info: StreamInfo = live
         .api(&format!("STREAM.INFO.{name}"), &json!({}))
         .await
         .map_err(|failure| missing(link, failure))?;
+    if let Some(ts) = info.ts.as_deref().and_then(|ts| ts.parse::<jiff::Timestamp>().ok()) {
+        link.note_clock(asked_at, asked.elapsed(), ts);
+    }
     let created: jiff::Timestamp = info.created.parse().map_err(|error| {
-        BrokerError::Unavailable(format!(
-            "stream {name}: unreadable time of creation {}: {error}",
-            info.created
-        ))
+        BrokerError::retryable(
+            Cause::Other,
+            format!("stream {name}: unreadable time of creation {}: {error}", info.created),
+        )
     })?;
     let created_ns = created.as_nanosecond();
     let StreamState { messages, first_seq, last_seq } = info.state;
@@ -99,6 +106,9 @@ struct StreamInfo {
     /// The log's incarnation: another one for a stream that was deleted and created again.
     created: String,
     state: StreamState,
+    /// The server's clock when it answered.
+    #[serde(default)]
+    ts: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::broker::BrokerError;
 use crate::broker::nats::api::{Failure, code};
 use crate::broker::nats::link::{Link, Live};
 use crate::broker::nats::stream::{self, Verdict};
+use crate::broker::{BrokerError, Cause};
+use crate::config::{LogSettings, Storage};
 use crate::proto::offset::Shard;
 
 /// A question that arrives while servers elect a leader is never answered, so it is asked again soon.
@@ -41,34 +42,44 @@ pub(super) async fn streams(
     live: &Live,
     updates: Updates,
 ) -> Result<StateIncarnation, BrokerError> {
+    let mut message_bytes_max = None;
     for shard in (0..link.log.shards).map(Shard) {
-        stream(live, &stream::log_stream(&link.log, shard), updates).await?;
+        let found = stream(link, live, &stream::log_stream(&link.log, shard), updates).await?;
+        let bound = found.config["max_msg_size"].as_u64().filter(|bound| *bound > 0);
+        message_bytes_max = message_bytes_max.into_iter().chain(bound).min();
     }
-    stream(live, &stream::state_stream(&link.log), updates).await.map(StateIncarnation)
+    link.note_envelope_limit(live, message_bytes_max);
+    let state = stream(link, live, &stream::state_stream(&link.log), updates).await?;
+    Ok(StateIncarnation(state.created))
 }
 
-/// Returns when it was created.
-async fn stream(live: &Live, wanted: &Value, updates: Updates) -> Result<String, BrokerError> {
+/// Returns it as it was found, or created.
+async fn stream(
+    link: &Link,
+    live: &Live,
+    wanted: &Value,
+    updates: Updates,
+) -> Result<StreamInfo, BrokerError> {
     let name = wanted["name"].as_str().unwrap_or_default();
     let found = match info(live, name).await {
         Err(failure) if failure.is(code::STREAM_NOT_FOUND) => create(live, name, wanted).await,
         found => found,
     };
-    let found = found.map_err(|failure| explain(name, failure))?;
+    let found = found.map_err(|failure| explain(&link.log, name, failure))?;
     match stream::judge(&found.config, wanted) {
-        Verdict::Matches => Ok(found.created),
-        Verdict::Update(_) if updates == Updates::Leave => Ok(found.created),
+        Verdict::Matches => Ok(found),
+        Verdict::Update(_) if updates == Updates::Leave => Ok(found),
         Verdict::Update(config) => {
             let changes = stream::changes(&found.config, &config);
             let updated: Result<StreamInfo, _> = live.api(&format!("STREAM.UPDATE.{name}"), &config).await;
-            updated.map_err(|failure| explain(name, failure))?;
+            updated.map_err(|failure| explain(&link.log, name, failure))?;
             tracing::info!(
                 event = "stream_changed",
                 stream = name,
                 changes,
                 "changed a stream's limits to the configured ones"
             );
-            Ok(found.created)
+            Ok(found)
         }
         Verdict::Incompatible(reason) => Err(BrokerError::Incompatible(reason)),
     }
@@ -94,19 +105,93 @@ async fn create(live: &Live, name: &str, wanted: &Value) -> Result<StreamInfo, F
 }
 
 /// With the stream's name, and what to do where that is known.
-fn explain(name: &str, failure: Failure) -> BrokerError {
+fn explain(log: &LogSettings, name: &str, failure: Failure) -> BrokerError {
     match failure {
-        Failure::NoResponders => BrokerError::Unavailable(
-            "JetStream does not answer: start nats-server with -js, or enable it for this account".into(),
+        Failure::NoResponders => BrokerError::retryable(
+            Cause::NoStream,
+            "JetStream does not answer: start nats-server with -js, or enable it for this account",
         ),
         failure if failure.is(code::SUBJECTS_OVERLAP) => BrokerError::Incompatible(format!(
             "stream {name} cannot be created, because another stream takes its subjects: set another log.name, \
              or delete the other one (`nats stream ls --subjects` names it)"
         )),
-        failure => match BrokerError::from(failure) {
-            BrokerError::Unavailable(text) => BrokerError::Unavailable(format!("stream {name}: {text}")),
-            BrokerError::Refused(text) => BrokerError::Refused(format!("stream {name}: {text}")),
-            BrokerError::Incompatible(text) => BrokerError::Incompatible(format!("stream {name}: {text}")),
-        },
+        failure => {
+            let (advice, no_room) = (advice(log, &failure), failure.is_one_of(&code::NO_ROOM));
+            let with = |text: String| match &advice {
+                Some(advice) => format!("stream {name}: {text}: {advice}"),
+                None => format!("stream {name}: {text}"),
+            };
+            match BrokerError::from(failure) {
+                BrokerError::Unavailable { cause, reason } => {
+                    let cause = if no_room { Cause::Full } else { cause };
+                    BrokerError::retryable(cause, with(reason))
+                }
+                BrokerError::Refused(text) => BrokerError::Refused(with(text)),
+                BrokerError::Incompatible(text) => BrokerError::Incompatible(with(text)),
+            }
+        }
+    }
+}
+
+/// Which key of ours, or of the server, decides whether there is room for the streams.
+fn advice(log: &LogSettings, failure: &Failure) -> Option<String> {
+    let LogSettings { shards, replicas, max_bytes, .. } = log;
+    if failure.is_one_of(&code::NO_ROOM) {
+        let (kind, server_key) = match log.storage {
+            Storage::File => ("disk", "max_file_store"),
+            Storage::Memory => ("memory", "max_memory_store"),
+        };
+        return Some(format!(
+            "the log reserves log.max_bytes = {max_bytes} bytes of {kind} for each of log.shards = {shards}: lower \
+             log.max_bytes, or raise {server_key} of nats-server's jetstream block, or the account's limit"
+        ));
+    }
+    if failure.is_one_of(&code::TOO_FEW_SERVERS) {
+        return Some(format!(
+            "log.replicas = {replicas} needs as many NATS servers in one cluster: lower it"
+        ));
+    }
+    if failure.is(code::TOO_MANY_STREAMS) {
+        let streams = u32::from(*shards) + 1;
+        return Some(format!(
+            "log.shards = {shards} needs {streams} streams: lower it, or let the account have more"
+        ));
+    }
+    failure.is(code::BYTES_REQUIRED).then(|| {
+        "the state's stream is small and has no bound: let the account have streams without one (max_bytes_required)".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::nats::api::ApiError;
+
+    #[test]
+    fn what_there_is_no_room_for_names_the_key_that_asks_for_it() {
+        let log = LogSettings {
+            name: "telecast".into(),
+            shards: 4,
+            replicas: 3,
+            storage: Storage::File,
+            max_age: Duration::from_secs(60),
+            max_bytes: 1 << 30,
+            duplicate_window: Duration::from_secs(60),
+        };
+        let check = |code, err_code, words: &[&str]| {
+            let failure = Failure::Api(ApiError { code, err_code, description: "so it is".into() });
+            let text = explain(&log, "telecast-0", failure).to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        };
+        for (status, err_code) in [(500, 10047), (400, 10002), (503, 10023), (500, 10028), (400, 10122)] {
+            let words = ["telecast-0", "log.max_bytes = 1073741824", "log.shards = 4", "max_file_store"];
+            check(status, err_code, &words);
+        }
+        check(500, 10074, &["log.replicas = 3"]);
+        check(400, 10005, &["log.replicas = 3"]);
+        check(400, 10027, &["log.shards = 4", "5 streams"]);
+        check(400, 10113, &["max_bytes_required"]);
     }
 }

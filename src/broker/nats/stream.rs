@@ -48,6 +48,11 @@ pub(super) fn live_subject(log: &LogSettings, shard: Shard) -> String {
     format!("{}.live.{}.>", log.name, shard.0)
 }
 
+/// Where writers that cannot store tell the readers of a shard (`*`: of every shard). No stream takes it.
+pub(super) fn stall_subject(log: &LogSettings, shard: &str) -> String {
+    format!("{}.stalled.{shard}", log.name)
+}
+
 /// The whole configuration of a shard's stream.
 pub(super) fn log_stream(log: &LogSettings, shard: Shard) -> Value {
     let subjects = format!("{}.in.{}.>", log.name, shard.0);

@@ -18,6 +18,7 @@ pub(super) struct Grouping<'a> {
     explicit: Option<&'a CollectorId>,
     envelope_bytes_max: usize,
     collectors_max: usize,
+    envelope_bound_by: Option<&'a str>,
     collectors: Vec<Collector<'a>>,
     by_host: HashMap<Cow<'a, str>, usize>,
     last: Option<(usize, usize)>,
@@ -36,6 +37,7 @@ pub(super) struct Group<'a> {
     measurement: Cow<'a, str>,
     channel: Channel,
     bytes_max: usize,
+    bound_by: Option<&'a str>,
     full: Vec<Draft>,
     open: Vec<u8>,
     metrics: u64,
@@ -62,6 +64,7 @@ impl<'a> Grouping<'a> {
             explicit: options.collector,
             envelope_bytes_max: options.envelope_bytes_max,
             collectors_max: options.collectors_max,
+            envelope_bound_by: options.envelope_bound_by,
             collectors: Vec::new(),
             by_host: HashMap::new(),
             last: None,
@@ -82,8 +85,8 @@ impl<'a> Grouping<'a> {
             }
             _ => {
                 let collector = self.collector(host)?;
-                let bytes_max = self.envelope_bytes_max;
-                (collector, self.collectors[collector].group(measurement, name, bytes_max)?)
+                let bound = (self.envelope_bytes_max, self.envelope_bound_by);
+                (collector, self.collectors[collector].group(measurement, name, bound)?)
             }
         };
         self.last = Some((collector, group));
@@ -133,7 +136,7 @@ impl<'a> Collector<'a> {
         &mut self,
         measurement: Cow<'a, str>,
         name: impl FnOnce() -> Cow<'l, str>,
-        bytes_max: usize,
+        (bytes_max, bound_by): (usize, Option<&'a str>),
     ) -> Result<usize, Misfit> {
         if let Some(&at) = self.by_measurement.get(&*measurement) {
             return Ok(at);
@@ -154,6 +157,7 @@ impl<'a> Collector<'a> {
             measurement,
             channel: Channel::new(self.id.clone(), &*name),
             bytes_max,
+            bound_by,
             full: Vec::new(),
             open: Vec::with_capacity(OPEN_BYTES.min(bytes_max)),
             metrics: 0,
@@ -186,7 +190,10 @@ impl Group<'_> {
         if bytes > self.bytes_max {
             return Err(Misfit {
                 kind: LineRejection::TooLarge,
-                message: format!("a line has at most {} bytes, this one has {bytes}", self.bytes_max),
+                message: {
+                    let by = self.bound_by.map_or_else(String::new, |by| format!(": {by}"));
+                    format!("a line has at most {} bytes, this one has {bytes}{by}", self.bytes_max)
+                },
             });
         }
         if !self.open.is_empty() && self.open.len() + 1 + bytes > self.bytes_max {

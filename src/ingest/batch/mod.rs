@@ -40,6 +40,8 @@ pub struct Options<'a> {
     pub received_ns: i64,
     /// Largest envelope, in bytes of lines.
     pub envelope_bytes_max: usize,
+    /// What sets that bound, where it is not the configuration: the end of a sentence about a longer line.
+    pub envelope_bound_by: Option<&'a str>,
     /// Collectors that one message may name.
     pub collectors_max: usize,
 }
@@ -91,6 +93,37 @@ pub struct Draft {
     pub metrics: u64,
     /// Every line brought its own time, so equal content is the same measurement sent again.
     pub own_timestamps: bool,
+}
+
+impl Draft {
+    /// Cuts it at the borders of lines into parts of at most `bytes_max`; a longer line is a part of its own.
+    pub fn split(self, bytes_max: usize) -> Vec<Self> {
+        if self.lines.len() <= bytes_max {
+            return vec![self];
+        }
+        let parts = split_lines(&self.lines, bytes_max).into_iter();
+        let part = |(lines, metrics)| Self { channel: self.channel.clone(), lines, metrics, ..self };
+        parts.map(part).collect()
+    }
+}
+
+/// Cuts normalised lines at their borders into parts of at most `bytes_max`, and counts each part's; a longer line is a part of its
+/// own. The parts share the memory.
+pub fn split_lines(lines: &Bytes, bytes_max: usize) -> Vec<(Bytes, u64)> {
+    let mut parts = Vec::new();
+    let (mut start, mut end, mut count) = (0, 0, 0);
+    // What was accepted can be read again; if not, it stays as it is.
+    for line in line::lines(lines).flatten() {
+        let from = (line.text().as_ptr() as usize).saturating_sub(lines.as_ptr() as usize);
+        let to = from + line.text().len();
+        if count > 0 && to - start > bytes_max {
+            parts.push((lines.slice(start..end), count));
+            (start, count) = (from, 0);
+        }
+        (end, count) = (to, count + 1);
+    }
+    parts.push((lines.slice(start..), count.max(1)));
+    parts
 }
 
 /// Counts of lines that were not accepted.

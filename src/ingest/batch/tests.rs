@@ -9,6 +9,7 @@ fn options() -> Options<'static> {
         received_ns: RECEIVED_NS,
         envelope_bytes_max: 1024,
         collectors_max: 1_000,
+        envelope_bound_by: None,
     }
 }
 

@@ -319,11 +319,13 @@ impl Session {
         let ingest = &self.ingest;
         ingest.node.meters.messages_received.increment(1);
         let received_ns = unix_ns();
+        let (envelope_bytes_max, bound_by) = ingest.envelope_bound();
         let options = Options {
             precision: self.params.precision,
             collector: self.params.collector.as_ref(),
             received_ns,
-            envelope_bytes_max: ingest.settings.envelope_bytes_max,
+            envelope_bytes_max,
+            envelope_bound_by: bound_by.as_deref(),
             collectors_max: ingest.settings.ids_per_connection_max,
         };
         let mut decoded = batch::decode(&message, &options);

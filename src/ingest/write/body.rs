@@ -50,7 +50,7 @@ pub(super) async fn read(ingest: &Ingest, request: Request, deadline: Instant) -
     // Waiting for room does not count against a sender, but its own patience has an end.
     match timeout_at(deadline + OVERTIME, received).await {
         Ok(received) => received?,
-        Err(_) => return Err(WriteError::Buffer),
+        Err(_) => return Err(WriteError::Buffer(ingest.any_obstacle())),
     }
     Ok(body)
 }

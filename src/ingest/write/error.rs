@@ -31,10 +31,10 @@ pub(in crate::ingest) enum WriteError {
     Incomplete(String),
     /// The body came too slowly, or had to make room for others.
     Cut(Cut),
-    /// No room until the log has taken more.
-    Buffer,
-    /// The log did not answer in time.
-    Timeout,
+    /// No room until the log has taken more; why it does not, if that is known.
+    Buffer(Option<String>),
+    /// The log did not answer in time; why, if that is known.
+    Timeout(Option<String>),
     /// The log will never take it.
     Refused(String),
     /// The node is going away.
@@ -69,8 +69,8 @@ impl WriteError {
             Self::Encoding(_) => WriteFailure::Encoding,
             Self::Incomplete(_) => WriteFailure::Incomplete,
             Self::Cut(_) => WriteFailure::Slow,
-            Self::Buffer => WriteFailure::Buffer,
-            Self::Timeout => WriteFailure::Timeout,
+            Self::Buffer(_) => WriteFailure::Buffer,
+            Self::Timeout(_) => WriteFailure::Timeout,
             Self::Refused(_) => WriteFailure::Refused,
             Self::Draining => WriteFailure::Draining,
             Self::Method(_) => WriteFailure::Method,
@@ -107,12 +107,19 @@ impl WriteError {
                 ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again")),
             ),
             Self::Cut(cut) => ("unavailable", cut_error(cut)),
-            Self::Buffer => {
-                let message = "the log is slow or away and this node's buffer is full: send it again later";
+            Self::Buffer(obstacle) => {
+                let message = match obstacle {
+                    Some(obstacle) => format!("this node's buffer is full ({obstacle}): send it again later"),
+                    None => "the log is slow or away and this node's buffer is full: send it again later"
+                        .to_owned(),
+                };
                 ("unavailable", ApiError::unavailable("buffer_full", message, RETRY_AFTER_S))
             }
-            Self::Timeout => {
-                let message = "the log did not answer in time: send it again later";
+            Self::Timeout(obstacle) => {
+                let message = match obstacle {
+                    Some(obstacle) => format!("not stored in time ({obstacle}): send it again later"),
+                    None => "the log did not answer in time: send it again later".to_owned(),
+                };
                 ("unavailable", ApiError::unavailable("log_unavailable", message, RETRY_AFTER_S))
             }
             Self::Refused(reason) => {
@@ -158,7 +165,7 @@ impl From<Lack> for WriteError {
     fn from(lack: Lack) -> Self {
         match lack {
             Lack::Cut(cut) => Self::Cut(cut),
-            Lack::Full => Self::Buffer,
+            Lack::Full => Self::Buffer(None),
         }
     }
 }

@@ -106,11 +106,13 @@ async fn store(ingest: &Ingest, request: Request) -> Result<Option<HeaderValue>,
     }
     let body = body::read(ingest, request, deadline).await?;
     let received_ns = unix_ns();
+    let (envelope_bytes_max, bound_by) = ingest.envelope_bound();
     let options = Options {
         precision: params.precision,
         collector: params.collector.as_ref(),
         received_ns,
-        envelope_bytes_max: ingest.settings.envelope_bytes_max,
+        envelope_bytes_max,
+        envelope_bound_by: bound_by.as_deref(),
         collectors_max: ingest.settings.ids_per_connection_max,
     };
     let mut decoded = batch::decode(&body.bytes, &options);
@@ -136,8 +138,9 @@ async fn submit(
     deadline: Instant,
 ) -> Result<(), WriteError> {
     let total = batches.iter().map(|batch| budget::cost(batch.bytes())).sum();
-    let mut room = ingest.budget.try_grant(total).ok_or(WriteError::Buffer)?;
+    let mut room = ingest.budget.try_grant(total).ok_or_else(|| WriteError::Buffer(ingest.any_obstacle()))?;
     let mut waiting = Vec::with_capacity(batches.len());
+    let mut collectors = Vec::with_capacity(batches.len());
     for CollectorBatch { collector, drafts } in batches {
         let (tell, done) = oneshot::channel();
         let bytes = drafts.iter().map(|draft| draft.lines.len()).sum();
@@ -146,15 +149,16 @@ async fn submit(
         let job = Job { drafts, received_ns, identity, grant, done: Some(tell), open: None };
         let ticket = ingest.writers.submit(&collector, job).map_err(|_| WriteError::Draining)?;
         waiting.push(Waiting { ticket, done });
+        collectors.push(collector);
     }
     let mut refused = None;
-    for one in &mut waiting {
+    for (one, collector) in waiting.iter_mut().zip(&collectors) {
         match timeout_at(deadline, &mut one.done).await {
             Ok(Ok(Outcome::Stored)) => {}
             Ok(Ok(Outcome::Refused(reason))) => refused = Some(reason),
             // The writer ended with the node.
             Ok(Err(_)) => return Err(WriteError::Draining),
-            Err(_) => return Err(WriteError::Timeout),
+            Err(_) => return Err(WriteError::Timeout(ingest.obstacle(collector))),
         }
     }
     refused.map_or(Ok(()), |reason| Err(WriteError::Refused(reason)))

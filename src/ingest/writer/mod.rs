@@ -17,6 +17,7 @@ use crate::broker::Broker;
 use crate::ingest::batch::Draft;
 use crate::ingest::budget::Grant;
 use crate::ingest::registry::WARN_INTERVAL;
+use crate::ingest::storing::Storing;
 use crate::ingest::writer::publish::Writer;
 use crate::ingest::writer::queue::{Enqueued, Queues};
 use crate::ops::clock::unix_ns;
@@ -99,6 +100,7 @@ pub struct Left {
 struct Shared {
     node: Arc<Node>,
     broker: Arc<dyn Broker>,
+    storing: Arc<Storing>,
     queues: Queues,
     losses: Locked<Losses>,
     /// Time is up: writers end now.
@@ -115,10 +117,11 @@ struct Losses {
 
 impl Writers {
     /// Writers to this log.
-    pub fn new(node: Arc<Node>, broker: Arc<dyn Broker>) -> Self {
+    pub(super) fn new(node: Arc<Node>, broker: Arc<dyn Broker>, storing: Arc<Storing>) -> Self {
         let shared = Shared {
             node,
             broker,
+            storing,
             queues: Queues::default(),
             losses: Locked::empty("losses of writers"),
             abandoned: CancellationToken::new(),
@@ -190,6 +193,9 @@ impl Shared {
     ) {
         self.node.meters.envelopes_dropped.of(reason).increment(envelopes as u64);
         let now = Instant::now();
+        if reason == DropReason::Refused {
+            self.storing.refused(now, why);
+        }
         if self.losses.with(|losses| losses.is_due(reason, now)) {
             tracing::error!(event = "envelopes_dropped", %collector, envelopes, bytes, why, "metrics were lost");
         }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broker::{BrokerError, Outgoing, Published};
-use crate::ingest::batch::Draft;
+use crate::ingest::batch::{Draft, split_lines};
+use crate::ingest::storing::Underway;
 use crate::ingest::writer::identity::BatchId;
 use crate::ingest::writer::queue::Queue;
 use crate::ingest::writer::recognise::Unidentified;
 use crate::ingest::writer::{Job, Outcome, Shared, WRITER_IDLE};
-use crate::ops::meters::DropReason;
+use crate::ops::meters::{DropReason, PublishFailure};
 use crate::proto::channel::CollectorId;
 use crate::proto::envelope::{Envelope, Stamp};
 use crate::proto::offset::{Sequence, Shard};
@@ -56,19 +57,20 @@ impl Writer {
     }
 
     pub(super) async fn run(mut self) {
-        while let Some(job) = self.next().await {
-            if self.carry(job).await.is_break() {
+        while let Some((job, accepted)) = self.next().await {
+            if self.carry(job, accepted).await.is_break() {
                 self.abandon_queue();
                 break;
             }
         }
     }
 
-    /// The next job, or `None` when the writer has ended.
-    async fn next(&self) -> Option<Job> {
+    /// The next job and when it was accepted, or `None` when the writer has ended.
+    async fn next(&self) -> Option<(Job, Instant)> {
         loop {
-            if let Some(job) = self.queue.pop() {
-                return Some(job);
+            let next = self.queue.pop();
+            if next.is_some() {
+                return next;
             }
             let queues = &self.shared.queues;
             let ending = queues.finishing().is_cancelled() || queues.is_crowded();
@@ -88,10 +90,16 @@ impl Writer {
     }
 
     /// Carries one job to its end. Its grant is kept until then.
-    async fn carry(&mut self, mut job: Job) -> ControlFlow<()> {
-        let id = match self.identify(&mut job).await {
+    async fn carry(&mut self, mut job: Job, accepted: Instant) -> ControlFlow<()> {
+        let underway = self.shared.storing.begin(self.shard, accepted);
+        // Before it gets its id: that says which envelopes it has.
+        job.drafts = self.fitting(std::mem::take(&mut job.drafts));
+        let id = match self.identify(&underway, &mut job).await {
             Ok(id) => id,
-            Err(Unidentified::Withdrawn) => return ControlFlow::Continue(()),
+            Err(Unidentified::Withdrawn) => {
+                underway.withdrawn(Instant::now());
+                return ControlFlow::Continue(());
+            }
             Err(Unidentified::Abandoned) => {
                 self.shared.abandon(&self.collector, job.done.as_ref(), job.drafts.len(), job.bytes());
                 return ControlFlow::Break(());
@@ -99,10 +107,10 @@ impl Writer {
         };
         let Job { drafts, received_ns, grant, done, open, .. } = job;
         let stamped = self.stamp(drafts, received_ns, &id);
-        let stored = match self.store(&stamped.outgoing, &stamped.metrics, false).await {
+        let stored = match self.store(&underway, &stamped.outgoing, &stamped.metrics, false).await {
             Ok(()) => ControlFlow::Continue(Outcome::Stored),
             Err(StoreError::Abandoned) => ControlFlow::Break(0),
-            Err(StoreError::Refused(_)) => self.store_one_by_one(&stamped).await,
+            Err(StoreError::Refused(_)) => self.store_one_by_one(&underway, &stamped).await,
         };
         let outcome = match stored {
             ControlFlow::Continue(outcome) => outcome,
@@ -120,28 +128,78 @@ impl Writer {
         ControlFlow::Continue(())
     }
 
+    /// The log may take less by now than when these were decoded: another server, with another `max_payload`.
+    fn fitting(&self, drafts: Vec<Draft>) -> Vec<Draft> {
+        let Some(limit) = self.shared.broker.envelope_limit() else { return drafts };
+        if drafts.iter().all(|draft| draft.lines.len() <= limit.bytes_max) {
+            return drafts;
+        }
+        drafts.into_iter().flat_map(|draft| draft.split(limit.bytes_max)).collect()
+    }
+
     /// After a refusal: the envelope that the log refuses must not cost its neighbours. Those that were stored already
     /// are recognised by their ids. Breaks with the index of the first envelope that was not tried.
-    async fn store_one_by_one(&mut self, stamped: &Stamped) -> ControlFlow<usize, Outcome> {
+    async fn store_one_by_one(
+        &mut self,
+        underway: &Underway,
+        stamped: &Stamped,
+    ) -> ControlFlow<usize, Outcome> {
         let mut outcome = Outcome::Stored;
         for (at, outgoing) in stamped.outgoing.iter().enumerate() {
-            match self.store(std::slice::from_ref(outgoing), &stamped.metrics[at..=at], true).await {
+            let metrics = &stamped.metrics[at..=at];
+            match self.store(underway, std::slice::from_ref(outgoing), metrics, true).await {
                 Ok(()) => {}
                 Err(StoreError::Abandoned) => return ControlFlow::Break(at),
                 Err(StoreError::Refused(reason)) => {
-                    let bytes = outgoing.envelope.lines.len();
-                    self.shared.discard(&self.collector, DropReason::Refused, 1, bytes, &reason);
-                    outcome = Outcome::Refused(reason);
+                    match self.store_in_parts(underway, outgoing, reason).await {
+                        ControlFlow::Continue(Outcome::Stored) => {}
+                        ControlFlow::Continue(refused) => outcome = refused,
+                        ControlFlow::Break(()) => return ControlFlow::Break(at),
+                    }
                 }
             }
         }
         ControlFlow::Continue(outcome)
     }
 
+    /// The log refused an envelope: because it takes less than when this was stamped, if cutting it at its lines makes a difference.
+    /// Else it is lost, and so is a line that is too long by itself. Parts share their envelope's stamp; ids of their own keep
+    /// them apart.
+    async fn store_in_parts(
+        &mut self,
+        underway: &Underway,
+        outgoing: &Outgoing,
+        mut reason: String,
+    ) -> ControlFlow<(), Outcome> {
+        let lines = &outgoing.envelope.lines;
+        let limit = self.shared.broker.envelope_limit();
+        let parts = limit.map_or_else(Vec::new, |limit| split_lines(lines, limit.bytes_max));
+        if parts.len() < 2 {
+            self.shared.discard(&self.collector, DropReason::Refused, 1, lines.len(), &reason);
+            return ControlFlow::Continue(Outcome::Refused(reason));
+        }
+        let mut refused = false;
+        for (number, (lines, metrics)) in parts.into_iter().enumerate() {
+            let bytes = lines.len();
+            let envelope = Envelope { lines, ..outgoing.envelope.clone() };
+            let part = Outgoing { envelope, message_id: format!("{}.{number}", outgoing.message_id) };
+            match self.store(underway, std::slice::from_ref(&part), &[metrics], false).await {
+                Ok(()) => {}
+                Err(StoreError::Abandoned) => return ControlFlow::Break(()),
+                Err(StoreError::Refused(why)) => {
+                    self.shared.discard(&self.collector, DropReason::Refused, 1, bytes, &why);
+                    (refused, reason) = (true, why);
+                }
+            }
+        }
+        ControlFlow::Continue(if refused { Outcome::Refused(reason) } else { Outcome::Stored })
+    }
+
     /// Publishes until the log has it. The order of a collector rests on this: nothing else of it is in flight.
     /// `sent_before` says that some of it may be stored already, by this writer.
     async fn store(
         &mut self,
+        underway: &Underway,
         outgoing: &[Outgoing],
         metrics: &[u64],
         sent_before: bool,
@@ -159,13 +217,17 @@ impl Writer {
                     self.shared.node.meters.publish_duration.record(began.elapsed().as_secs_f64());
                     self.last_stored =
                         published.iter().map(|one| one.sequence).max().unwrap_or(self.last_stored);
+                    underway.stored(Instant::now());
                     self.count(&published, metrics, sent_before || attempt > 1);
                     return Ok(());
                 }
-                Err(BrokerError::Refused(reason)) => return Err(StoreError::Refused(reason)),
+                Err(BrokerError::Refused(reason)) => {
+                    self.shared.node.meters.publish_failures.of(PublishFailure::Refused).increment(1);
+                    return Err(StoreError::Refused(reason));
+                }
                 // An incompatible log is an operator's to mend; until then waiting loses nothing.
-                Err(error @ (BrokerError::Unavailable(_) | BrokerError::Incompatible(_))) => {
-                    self.retried(attempt, outgoing.len(), &error);
+                Err(error @ (BrokerError::Unavailable { .. } | BrokerError::Incompatible(_))) => {
+                    self.retried(underway, attempt, outgoing.len(), &error);
                 }
             }
             tokio::select! {
@@ -176,7 +238,9 @@ impl Writer {
     }
 
     /// Counts a failure that is tried again, and tells of the first.
-    pub(super) fn retried(&self, attempt: u32, envelopes: usize, error: &BrokerError) {
+    pub(super) fn retried(&self, underway: &Underway, attempt: u32, envelopes: usize, error: &BrokerError) {
+        underway.failed(&error.to_string());
+        self.shared.node.meters.publish_failures.of(PublishFailure::from(error)).increment(1);
         self.shared.node.meters.publish_retries.increment(1);
         if attempt == 1 {
             tracing::warn!(
@@ -217,7 +281,7 @@ impl Writer {
     }
 
     fn abandon_queue(&self) {
-        while let Some(job) = self.queue.pop() {
+        while let Some((job, _)) = self.queue.pop() {
             self.shared.abandon(&self.collector, job.done.as_ref(), job.drafts.len(), job.bytes());
         }
         self.shared.queues.retire(&self.collector, &self.queue);

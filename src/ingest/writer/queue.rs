@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -44,8 +45,14 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    jobs: VecDeque<(u64, Job)>,
+    jobs: VecDeque<Queued>,
     next_number: u64,
+}
+
+struct Queued {
+    number: u64,
+    accepted: Instant,
+    job: Job,
 }
 
 /// A place in a queue.
@@ -60,7 +67,7 @@ impl Ticket {
     pub fn withdraw(&self) -> bool {
         let withdrawn = self.queue.waiting.with(|Waiting { jobs, .. }| {
             // Numbers ascend along the queue.
-            let found = jobs.binary_search_by_key(&self.number, |(number, _)| *number);
+            let found = jobs.binary_search_by_key(&self.number, |queued| queued.number);
             found.ok().and_then(|at| jobs.remove(at))
         });
         withdrawn.is_some()
@@ -78,15 +85,16 @@ impl Queue {
         let number = self.waiting.with(|waiting| {
             let number = waiting.next_number;
             waiting.next_number += 1;
-            waiting.jobs.push_back((number, job));
+            waiting.jobs.push_back(Queued { number, accepted: Instant::now(), job });
             number
         });
         self.arrived.notify_one();
         Ticket { queue: self.clone(), number }
     }
 
-    pub(super) fn pop(&self) -> Option<Job> {
-        self.waiting.with(|waiting| waiting.jobs.pop_front()).map(|(_, job)| job)
+    /// The first job, and when it was accepted.
+    pub(super) fn pop(&self) -> Option<(Job, Instant)> {
+        self.waiting.with(|waiting| waiting.jobs.pop_front()).map(|queued| (queued.job, queued.accepted))
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::future::pending;
 
 use crate::broker::Newest;
+use crate::ingest::storing::Underway;
 use crate::ingest::writer::Job;
 use crate::ingest::writer::identity::{BatchId, Digest, Identity};
 use crate::ingest::writer::publish::{Writer, backoff};
@@ -17,7 +18,7 @@ pub(super) enum Unidentified {
 
 impl Writer {
     /// The id of a batch, from what it is recognised by and from what the log holds.
-    pub(super) async fn identify(&self, job: &mut Job) -> Result<BatchId, Unidentified> {
+    pub(super) async fn identify(&self, underway: &Underway, job: &mut Job) -> Result<BatchId, Unidentified> {
         if job.done.as_ref().is_some_and(|done| done.is_closed()) {
             return Err(Unidentified::Withdrawn);
         }
@@ -28,7 +29,7 @@ impl Writer {
         let (Some(digest), Identity::Content) = (digest, &job.identity) else {
             return Ok(BatchId::of_writer(digest, &self.shared.node.id, self.revision, self.sequence + 1));
         };
-        let newest = self.newest(job).await?;
+        let newest = self.newest(underway, job).await?;
         let repeated = newest.as_ref().and_then(|newest| BatchId::repeated(digest, newest));
         Ok(repeated.unwrap_or_else(|| {
             // Where retention took everything, what this writer stored last stands in for it.
@@ -38,7 +39,7 @@ impl Writer {
     }
 
     /// Asks until the log answers. Other nodes may have stored something of this collector, so no memory of this one will do.
-    async fn newest(&self, job: &mut Job) -> Result<Option<Newest>, Unidentified> {
+    async fn newest(&self, underway: &Underway, job: &mut Job) -> Result<Option<Newest>, Unidentified> {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -46,7 +47,7 @@ impl Writer {
                 match self.shared.broker.newest(self.shard, &self.collector).await {
                     Ok(newest) => Some(newest),
                     Err(error) => {
-                        self.retried(attempt, job.drafts.len(), &error);
+                        self.retried(underway, attempt, job.drafts.len(), &error);
                         tokio::time::sleep(backoff(attempt)).await;
                         None
                     }

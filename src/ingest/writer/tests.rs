@@ -201,7 +201,7 @@ fn no_job_meets_a_writer_that_has_gone_and_no_collector_has_two() {
 
 fn write_until_idle(queues: &Queues, queue: &Queue, stored: &Locked<Vec<String>>) {
     loop {
-        while let Some(job) = queue.pop() {
+        while let Some((job, _)) = queue.pop() {
             stored.with(|stored| stored.push(job.drafts[0].channel.measurement.to_string()));
         }
         if queues.retire(&id("a"), queue) {
