@@ -21,16 +21,13 @@ export const get = (
   return fetch(url, { method, headers, signal, cache: "no-store" });
 };
 
-/** A longer order to wait is taken for a mistake. */
-const RETRY_AFTER_MS_MAX = 3_600_000;
-
 /** `Retry-After`, in seconds or as a date (RFC 9110 section 10.2.3). */
 export const retryAfterMs = (value: string | null, date: string | null, now: number): number | undefined => {
   if (!value) return undefined;
   const seconds = Number(value);
   // Where the server says what time it is there, its clock counts.
   const ms = Number.isNaN(seconds) ? Date.parse(value) - (Date.parse(date ?? "") || now) : seconds * 1000;
-  return ms > 0 ? Math.min(ms, RETRY_AFTER_MS_MAX) : undefined;
+  return ms > 0 ? ms : undefined;
 };
 
 /** The end of a connection that got this answer instead of what it asked for. */

@@ -16,6 +16,8 @@ const TICK_MS = 5_000;
 const UNREADABLE_AFTER = 2;
 /** A server that reads no more messages for now says so; those of this client wait for so long. */
 const RATE_LIMITED_MS = 1_000;
+/** A longer order to wait is taken for a mistake. */
+const ORDER_MS_MAX = 3_600_000;
 /** Before `welcome` says it. */
 const HEARTBEAT_MS = 15_000;
 
@@ -214,7 +216,7 @@ export class Machine {
     if (error && this.#isFinal(status)) return this.close(new TelecastError(error.code, error.message, true));
     this.#choice.answered(status !== undefined && status >= 200 && status < 300);
     if (this.state.state === "waiting" && (error || retryAfterMs !== undefined)) {
-      this.#orderedUntil = Math.max(this.#orderedUntil, now + (retryAfterMs ?? 0));
+      this.#orderedUntil = Math.max(this.#orderedUntil, now + Math.min(retryAfterMs ?? 0, ORDER_MS_MAX));
       if (retryAfterMs !== undefined) {
         this.#deadline = Math.max(this.#deadline, this.#orderedUntil + this.#random() * this.#timing.backoffBaseMs);
       }
@@ -408,10 +410,10 @@ export class Machine {
   /** How long to wait for the next attempt, and what of it a server ordered. */
   #pauseAfter(end: End, wasOpen: boolean, now: number): { delayMs: number; orderedMs: number } {
     if (this.#goodbyeUntil !== undefined) {
-      const orderedMs = Math.max(0, this.#goodbyeUntil - now);
+      const orderedMs = Math.min(Math.max(0, this.#goodbyeUntil - now), ORDER_MS_MAX);
       return { delayMs: orderedMs, orderedMs };
     }
-    const orderedMs = end.retryAfterMs ?? 0;
+    const orderedMs = Math.min(end.retryAfterMs ?? 0, ORDER_MS_MAX);
     // The other transport can be tried at once: nobody was asked yet.
     if (end.isForbidden) return { delayMs: 0, orderedMs };
     const atOnce = end.timeout || (end.code !== undefined && reconnect(end.code) === "at once");

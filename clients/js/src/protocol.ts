@@ -94,7 +94,11 @@ export const reconnect = (code: number): "no" | "at once" | "pause" =>
 
 /** One frame of a WebSocket, or the data of one event. Fails with a `SyntaxError` on what is neither. */
 export const decode = (text: string): ServerMessage => {
-  if (text[0] !== "#") return JSON.parse(text) as ServerMessage;
+  if (text[0] !== "#") {
+    const message: unknown = JSON.parse(text);
+    if (typeof message !== "object" || message === null) throw new SyntaxError("no object");
+    return message as ServerMessage;
+  }
   const message: LinesMessage = { type: "lines", offset: "", lines: text };
   // Comments come first: an offset, then what kind of data it is, if it is not simply what happened.
   for (let match; (match = /^# (\S+) (\S+)(?: conflated (\d+))?\r?\n?/.exec(message.lines));) {

@@ -12,9 +12,16 @@ export interface Events {
 /** Returns what to call with each piece of text. */
 export const sseParser = ({ onEvent, onComment, onRetry }: Events) => {
   let rest = "";
+  let isHalf = false;
   let data: string[] = [];
   let id: string | undefined;
   return (text: string): void => {
+    // Most pieces of a long line have no end in them: looking through all that came before for each would take its square.
+    if (!isHalf && !/[\r\n]/.test(text)) {
+      rest += text;
+      return;
+    }
+    isHalf = text.endsWith("\r");
     // A carriage return at the end may be half of a line's end: it waits for what follows.
     const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop() ?? "";

@@ -250,6 +250,13 @@ test("an order to wait holds when the machine wakes, the network comes back, or 
   }
 });
 
+test("an order to wait for longer than an hour is taken for a mistake", () => {
+  for (const end of [{ status: 503, retryAfterMs: 1e12 }, { retryAfterMs: 1e12 }]) {
+    const { delayMs } = new Rig({ transports: ["sse"] }).start().lose(end);
+    assert.ok(delayMs && delayMs >= 3_600_000 && delayMs < 3_700_000, String(delayMs));
+  }
+});
+
 test("a clock that is set back makes no order to wait longer", () => {
   const rig = new Rig({ transports: ["sse"] }).start().lose({ status: 503, retryAfterMs: 5_000 });
   rig.now -= 3_600_000;

@@ -78,7 +78,6 @@ test("Retry-After is read in seconds and as a date, by the server's clock where 
     ["-1", null, undefined],
     ["", null, undefined],
     [null, null, undefined],
-    ["99999999999", null, 3_600_000],
   ] as const)
     assert.equal(retryAfterMs(value, date, now), expected, `${value} ${date}`);
 });
@@ -104,7 +103,8 @@ test("frames are read in both formats", () => {
     conflated: 7,
     lines: "cpu x=1 1",
   });
-  assert.throws(() => decode("<html>"), SyntaxError);
+  for (const text of ["<html>", "", "null", "5", '"text"', "[object Blob]"])
+    assert.throws(() => decode(text), SyntaxError);
 });
 
 test("events are read however their bytes are cut", () => {
@@ -132,6 +132,16 @@ test("events are read however their bytes are cut", () => {
     assert.equal(comments, 2);
     assert.deepEqual(retries, [100]);
   }
+});
+
+test("a long event in many pieces costs no more than its length", () => {
+  const events: number[] = [];
+  const parse = sseParser({ onEvent: (data) => events.push(data.length), onComment: () => {}, onRetry: () => {} });
+  parse("data: ");
+  for (let i = 0; i < 20_000; i++) parse("x".repeat(1_000));
+  parse("\r");
+  parse("\n\r\n");
+  assert.deepEqual(events, [20_000_000]);
 });
 
 test("a queue gives everything in order, and knows what its reader is done with", async () => {
