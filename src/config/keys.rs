@@ -147,6 +147,8 @@ pub const KEYS: &[Key] = &[
     integer("edge.send_buffer_bytes", 8 << 10, 16 * MIB, 128 << 10),
     integer("edge.ring_bytes_max", MIB, 256 * GIB, 64 * MIB),
     integer("edge.view_bytes_max", MIB, 64 * GIB, 16 * MIB),
+    integer("edge.views_max", 1, 1_000_000, 4_000),
+    integer("edge.views_per_address_max", 1, 1_000_000, 2_000),
     integer("edge.heartbeat_ms", 1_000, 300_000, 15_000),
     integer("edge.client_message_bytes_max", 256, MIB, 16 << 10),
     integer("edge.client_message_timeout_ms", 100, 600_000, 10_000),

@@ -318,6 +318,10 @@ pub struct EdgeSettings {
     pub ring_bytes_max: usize,
     /// Bytes a view may hold beside the ring: frames of its own, and its places of frames it shares.
     pub view_bytes_max: usize,
+    /// Distinct views of the edge; more are refused.
+    pub views_max: usize,
+    /// Of these, those that clients of one address may have.
+    pub views_per_address_max: usize,
     /// See [`SnapshotSettings`].
     pub snapshot: SnapshotSettings,
     /// After so long a start serves clients although last values from before it are still being read.

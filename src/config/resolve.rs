@@ -229,6 +229,7 @@ fn check_relations(values: &Values) -> Result<(), ConfigError> {
     at_most("collector.message_bytes_max", "collector.buffer_bytes_max", 1)?;
     at_most("collector.envelope_bytes_max", "edge.ring_bytes_max", FRAMES_PER_ENVELOPE)?;
     at_most("collector.envelope_bytes_max", "edge.view_bytes_max", FRAMES_PER_ENVELOPE)?;
+    at_most("edge.views_per_address_max", "edge.views_max", 1)?;
     // Two pings, so that one lost pong does not cost the connection.
     at_most("collector.ping_interval_ms", "collector.idle_timeout_ms", 2)?;
     at_most("edge.heartbeat_ms", "edge.slow_client.timeout_ms", 1)?;
@@ -404,6 +405,8 @@ fn edge(values: &Values) -> Result<EdgeSettings, ConfigError> {
         send_buffer_bytes: size(values, "edge.send_buffer_bytes")?,
         ring_bytes_max: size(values, "edge.ring_bytes_max")?,
         view_bytes_max: size(values, "edge.view_bytes_max")?,
+        views_max: size(values, "edge.views_max")?,
+        views_per_address_max: size(values, "edge.views_per_address_max")?,
         snapshot: SnapshotSettings {
             series_max: size(values, "edge.snapshot.series_max")?,
             bytes_max: size(values, "edge.snapshot.bytes_max")?,

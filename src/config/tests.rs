@@ -354,6 +354,8 @@ fn every_bound_has_its_unit_in_its_name() {
             "connects_per_address_per_s_max",
             "pending_connections_max",
             "replay_concurrency_max",
+            "views_max",
+            "views_per_address_max",
             "series_max",
             "level",
         ];

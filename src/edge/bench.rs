@@ -11,7 +11,7 @@ use crate::config::{CompressionSettings, SnapshotSettings};
 use crate::edge::batch::Batch;
 use crate::edge::compress::Compressor;
 use crate::edge::doorbell::Doorbell;
-use crate::edge::hub::Hub;
+use crate::edge::hub::{Hub, ViewLimits};
 use crate::edge::outbox::{Outbox, SLICES_MAX};
 use crate::edge::sequencer::Ordered;
 use crate::edge::series::SeriesStore;
@@ -51,10 +51,17 @@ impl Middle {
         let compressor = Compressor::new(settings, &meters);
         let settings = SnapshotSettings { series_max: 1 << 20, bytes_max: 1 << 30, age_max: Duration::MAX };
         let series = SeriesStore::new(Offset::start(Epoch(1), 1), settings);
-        let hub = Hub::new(vec![Epoch(1)], series, bytes_max, bytes_max, vec![doorbell.clone()], compressor);
+        let hub = Hub::new(
+            vec![Epoch(1)],
+            series,
+            bytes_max,
+            ViewLimits::of_bytes(bytes_max),
+            vec![doorbell.clone()],
+            compressor,
+        );
         let seat = |filters| {
             let key = ViewKey { filters, format: Format::Json, wire: Wire::WebSocket, interval_ms: None };
-            let seat = hub.attach(&key, None).view;
+            let seat = hub.attach_to(&key, None).view;
             seat.view().listen(doorbell.clone());
             seat
         };

@@ -9,7 +9,6 @@
 //! frames. Entries wait in `State::unapplied`, in the ring's order, and whoever holds that lock applies them. Order of the
 //! locks: last values, then state.
 
-use std::collections::HashMap;
 use std::iter::Peekable;
 use std::sync::Arc;
 
@@ -22,10 +21,10 @@ use crate::edge::doorbell::Doorbell;
 use crate::edge::ring::{Entry, Index, Ring};
 use crate::edge::sequencer::Ordered;
 use crate::edge::series::{SeriesCounts, SeriesStore};
+use crate::edge::shares::{Client, TooManyViews};
 use crate::edge::view::{Account, Cursor, Seat, View, ViewKey};
-use crate::edge::wire::Wire;
 use crate::ops::meters::{Label, Meters, SeriesDrop};
-use crate::proto::filter::{FilterIndex, Ticket};
+use crate::proto::filter::FilterIndex;
 use crate::proto::message::GapReason;
 use crate::proto::offset::{Epoch, Offset, Sequence, Shard};
 use crate::sync::{Level, Locked};
@@ -35,9 +34,12 @@ mod head;
 mod matching;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub(crate) use head::{Back, Head};
 use matching::Looks;
+pub(crate) use views::ViewLimits;
+use views::Views;
 
 /// Entries that are encoded, and compressed, before the lock is let go and writers are told: with compression a
 /// millisecond's work.
@@ -69,12 +71,13 @@ pub(crate) struct Hub {
     values: Locked<Values>,
     counts: Arc<SeriesCounts>,
     looks: Locked<Looks>,
+    /// Never to be locked by whoever holds `state`.
+    views: Locked<Views>,
     /// Groups of views with an interval that have come to be: for whoever gives them their beat.
     new_groups: Locked<Option<mpsc::UnboundedReceiver<GroupKey>>>,
     state: Locked<State>,
     head: watch::Sender<Head>,
     doorbells: Vec<Arc<Doorbell>>,
-    view_bytes_max: usize,
     /// What views hold beside the ring.
     account: Arc<Account>,
 }
@@ -87,8 +90,7 @@ struct State {
     back: Option<Back>,
     /// What the last values do not know yet: little, unless somebody is copying many of them.
     unapplied: Vec<Step>,
-    views: HashMap<ViewKey, Listed>,
-    /// The same views by what they want of an envelope.
+    /// Views by what they want of an envelope.
     index: FilterIndex<Arc<View>>,
 }
 
@@ -107,27 +109,21 @@ enum Step {
     Left(Arc<View>),
 }
 
-struct Listed {
-    view: Arc<View>,
-    /// None with an interval: then no envelope is given to it.
-    ticket: Option<Ticket>,
-}
-
 impl Hub {
     /// A hub whose log begins behind where `series` is; `epochs` are those of the shards.
     pub(crate) fn new(
         epochs: Vec<Epoch>,
         series: SeriesStore,
         ring_bytes_max: usize,
-        view_bytes_max: usize,
+        view_limits: ViewLimits,
         doorbells: Vec<Arc<Doorbell>>,
         compressor: Arc<Compressor>,
     ) -> Arc<Self> {
         let ring = Ring::new((*series.at().offset).clone(), ring_bytes_max);
         let head = Head { index: 0, offset: ring.head().clone(), resets: 0, back: None };
-        let (views, index) = (HashMap::new(), FilterIndex::default());
-        let unapplied = Vec::new();
-        let state = State { compressor, ring, epochs, resets: 0, back: None, unapplied, views, index };
+        let (unapplied, index) = (Vec::new(), FilterIndex::default());
+        let state = State { compressor, ring, epochs, resets: 0, back: None, unapplied, index };
+        let account = Account::new(ring_bytes_max);
         let (announce, new_groups) = mpsc::unbounded_channel();
         let counts = series.counts();
         let values = Values { series, conflation: Conflation::new(announce) };
@@ -136,11 +132,11 @@ impl Hub {
             counts,
             looks: Locked::leaf("looks at last values", Looks::default()),
             new_groups: Locked::leaf("new groups", Some(new_groups)),
+            views: Locked::new(Level::Views, "the views", Views::new(view_limits, account.clone())),
             state: Locked::new(Level::Hub, "the hub", state),
             head: watch::Sender::new(head),
             doorbells,
-            view_bytes_max,
-            account: Account::new(ring_bytes_max),
+            account,
         })
     }
 
@@ -285,9 +281,25 @@ impl Hub {
         self.head.subscribe()
     }
 
-    /// Gives a session the view it asks for, beginning after `at`, or after the newest place.
-    pub(crate) fn attach(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
-        self.state.with(|state| state.attach(key, at, self.view_bytes_max, &self.account))
+    /// Gives a session of `client` the view it asks for; it gives up `leaving` for it.
+    pub(crate) fn seat(
+        &self,
+        key: &ViewKey,
+        client: Client,
+        leaving: Option<&Seat>,
+    ) -> Result<Seat, TooManyViews> {
+        self.views.with(|views| views.seat(key, client, leaving, &self.state))
+    }
+
+    /// How a session begins with its view after `at`, or after the newest place.
+    pub(crate) fn attach(&self, seat: Seat, at: Option<Offset>) -> Attachment {
+        self.state.with(|state| state.attach(seat, at))
+    }
+
+    /// Both, for somebody.
+    #[cfg(any(test, feature = "bench"))]
+    pub(crate) fn attach_to(&self, key: &ViewKey, at: Option<Offset>) -> Attachment {
+        self.attach(self.seat(key, Client::at(None), None).expect("room for a view"), at)
     }
 
     /// As many entries as `limits` allow of a shard that follow `after`, if the ring reaches back that far in `epoch`.
@@ -321,11 +333,15 @@ impl Hub {
         self.state.with(|state| state.ring.stored_ns())
     }
 
-    /// Once a second: frames of evicted entries go, views without sessions go, gauges are set.
-    pub(crate) fn tidy(&self, meters: &Meters) {
-        let ring_bytes = self.state.with(|state| state.tidy(meters));
+    /// Once a second: frames of evicted entries go, views without sessions go, gauges are set. Returns how many views there are.
+    pub(crate) fn tidy(&self, meters: &Meters) -> usize {
+        let (first, ring_bytes) = self.state.with(|state| (state.ring.first_index(), state.ring.bytes()));
+        // With pauses in between, for whoever comes.
+        while self.views.with_fair(|views| views.take_out_some(&self.state)) {}
+        let views = self.views.with(|views| views.tidy(first, meters));
         meters.ring_bytes.set(ring_bytes as f64);
         meters.view_bytes.set(self.account.bytes() as f64);
+        views
     }
 
     /// Once a second: last values that are too old go, what was dropped is counted. `now_ns` is the time since 1970. Returns
@@ -346,15 +362,13 @@ impl Hub {
 }
 
 impl State {
-    fn attach(
-        &mut self,
-        key: &ViewKey,
-        at: Option<Offset>,
-        bytes_max: usize,
-        account: &Arc<Account>,
-    ) -> Attachment {
-        let view = Seat::take(self.view(key, bytes_max, account));
-        if key.interval_ms.is_some() {
+    /// The newest place.
+    fn place(&self) -> (Index, Arc<Offset>) {
+        (self.ring.head_index(), self.ring.head().clone())
+    }
+
+    fn attach(&self, view: Seat, at: Option<Offset>) -> Attachment {
+        if view.view().key().interval_ms.is_some() {
             // Where its view is: what has changed since comes with the next flush.
             let (cursor, index, place) = view.view().place();
             let start = at.as_ref().is_none_or(|at| *at == *place);
@@ -369,54 +383,5 @@ impl State {
             .and_then(|index| Some(Start::Live(view.view().join(index)?, index)))
             .unwrap_or(Start::CatchUp);
         Attachment { view, at, start }
-    }
-
-    /// See [`Hub::tidy`]; returns the ring's bytes.
-    fn tidy(&mut self, meters: &Meters) -> usize {
-        let first = self.ring.first_index();
-        let Self { views, index, ring, unapplied, .. } = self;
-        for (_, gone) in views.extract_if(|_, listed| listed.view.sessions() == 0) {
-            match gone.ticket {
-                Some(ticket) => drop(index.remove(ticket)),
-                None => unapplied.push(Step::Left(gone.view)),
-            }
-        }
-        for Listed { view, ticket } in views.values() {
-            match ticket {
-                Some(_) => view.trim(first),
-                // Frames of newest values are no entry's.
-                None => view.kept_parts().clear(),
-            }
-        }
-        meters.views.set(views.len() as f64);
-        let deflated = views
-            .values()
-            .map(|listed| &listed.view)
-            .filter(|view| view.key().wire == Wire::Deflated)
-            .map(|view| view.sessions());
-        meters.connections_deflated.set(deflated.sum::<usize>() as f64);
-        ring.bytes()
-    }
-
-    fn view(&mut self, key: &ViewKey, bytes_max: usize, account: &Arc<Account>) -> Arc<View> {
-        if let Some(listed) = self.views.get(key) {
-            return listed.view.clone();
-        }
-        let view = Arc::new(View::new(
-            key.clone(),
-            self.ring.head_index(),
-            self.ring.head().clone(),
-            bytes_max,
-            account.clone(),
-        ));
-        let ticket = match key.interval_ms {
-            None => Some(self.index.insert(&key.filters, view.clone())),
-            Some(_) => {
-                self.unapplied.push(Step::Joined(view.clone()));
-                None
-            }
-        };
-        self.views.insert(key.clone(), Listed { view: view.clone(), ticket });
-        view
     }
 }

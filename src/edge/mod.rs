@@ -32,7 +32,7 @@ use crate::edge::conflate::pace::Pacer;
 use crate::edge::doorbell::Doorbell;
 use crate::edge::encode::Said;
 use crate::edge::follow::Follower;
-use crate::edge::hub::Hub;
+use crate::edge::hub::{Hub, ViewLimits};
 use crate::edge::replay::Replays;
 use crate::edge::snapshot::Snapshots;
 use crate::edge::stall::{Stalls, Stopped};
@@ -68,6 +68,7 @@ mod ring;
 mod sequencer;
 mod series;
 mod session;
+mod shares;
 mod snapshot;
 mod socket;
 mod stall;
@@ -257,7 +258,11 @@ impl Edge {
             bounds.iter().map(|bounds| bounds.epoch).collect(),
             warm::last_values(&self.shared, &bounds),
             settings.ring_bytes_max,
-            settings.view_bytes_max,
+            ViewLimits {
+                bytes_max: settings.view_bytes_max,
+                count_max: settings.views_max,
+                per_address_max: settings.views_per_address_max,
+            },
             self.doorbells.clone(),
             self.shared.compressor.clone(),
         );
@@ -296,7 +301,8 @@ impl Edge {
             let concern = clocks.look(&self.shared.stamp_ages, Instant::now());
             self.shared.node.set_concern("source_clock", concern);
             if let Some(hub) = self.hub.get() {
-                hub.tidy(&self.shared.node.meters);
+                let views = hub.tidy(&self.shared.node.meters);
+                self.warn_of_views(views);
                 self.shared.node.meters.replay_bytes.set(self.shared.replays.bytes() as f64);
                 self.shared.snapshots.tidy();
                 let (hub, node) = (hub.clone(), self.shared.node.clone());
@@ -346,6 +352,17 @@ impl Edge {
             }
             _ => {}
         }
+    }
+
+    /// Has `/health` warn while nobody can be given a view that nobody else has.
+    fn warn_of_views(&self, views: usize) {
+        let most = self.shared.settings.views_max;
+        let concern = (views >= most).then(|| {
+            format!(
+                "there are {views} distinct views, edge.views_max = {most}: clients that ask for others are refused"
+            )
+        });
+        self.shared.node.set_concern("views", concern);
     }
 
     async fn broadcast(&self, message: &ServerMessage<'_>) {

@@ -15,9 +15,10 @@ use crate::edge::batch::{Batch, Frame};
 use crate::edge::conflate::resume::KeptParts;
 use crate::edge::doorbell::{Doorbell, ViewAddress};
 use crate::edge::ring::Index;
+use crate::edge::shares::{Client, Shares};
 use crate::edge::wire::Wire;
 use crate::proto::filter::FilterSet;
-use crate::proto::message::{Format, Subscription};
+use crate::proto::message::{Format, Subscription, interval_served};
 use crate::proto::offset::Offset;
 use crate::sync::{Level, Locked};
 
@@ -47,7 +48,7 @@ impl ViewKey {
             filters: subscription.filters.clone(),
             format: subscription.format,
             wire,
-            interval_ms: subscription.interval_ms,
+            interval_ms: subscription.interval_ms.map(interval_served),
         }
     }
 }
@@ -114,24 +115,35 @@ pub(crate) struct View {
 }
 
 /// A session's hold on its view: a view without one is dropped.
-pub(crate) struct Seat(Arc<View>);
+pub(crate) struct Seat {
+    view: Arc<View>,
+    shares: Arc<Shares>,
+    client: Client,
+}
 
 impl Seat {
-    /// Takes part in a view.
-    pub(crate) fn take(view: Arc<View>) -> Self {
+    /// Takes part in a view, which is one of its client's then.
+    pub(crate) fn take(view: Arc<View>, shares: Arc<Shares>, client: Client) -> Self {
         view.sessions.fetch_add(1, Ordering::Relaxed);
-        Self(view)
+        shares.enter(client, view.address());
+        Self { view, shares, client }
     }
 
     /// The view.
     pub(crate) fn view(&self) -> &Arc<View> {
-        &self.0
+        &self.view
+    }
+
+    /// Whose it is.
+    pub(crate) fn client(&self) -> Client {
+        self.client
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shares.leave(self.client, self.view.address());
+        self.view.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -189,6 +201,14 @@ impl View {
             flushed: Notify::new(),
             kept_parts: KeptParts::default(),
         }
+    }
+
+    /// It is known only from here on: it gets everything after `index`, which is at `offset`.
+    pub(crate) fn begin(&self, index: Index, offset: Arc<Offset>) {
+        self.state.with(|state| {
+            state.covered_after = index;
+            state.newest = (index, offset);
+        });
     }
 
     /// What its sessions asked for.

@@ -83,6 +83,20 @@ label! {
         Handshake = "handshake",
         /// The collector id is in use.
         Conflict = "conflict",
+        /// There are as many distinct views as there may be.
+        Views = "views",
+    }
+}
+
+label! {
+    /// Why a client gets no view of its own.
+    ViewRefusal = "reason" {
+        /// The node has its maximum.
+        Node = "node",
+        /// Clients of its address have their share.
+        Address = "address",
+        /// Clients of its address have new ones made too fast.
+        Rate = "rate",
     }
 }
 
@@ -455,6 +469,7 @@ macro_rules! meters {
     (@type shards) => { GaugeByShard };
     (@type failures) => { CounterBy<ConnectFailure> };
     (@type refusals) => { CounterBy<RequestRefusal> };
+    (@type view_refusals) => { CounterBy<ViewRefusal> };
     (@type rejections) => { CounterBy<LineRejection> };
     (@type suspicions) => { CounterBy<SuspiciousTime> };
     (@type drops) => { CounterBy<DropReason> };
@@ -544,6 +559,7 @@ meters! {
     publish_stalled_seconds: gauge "ws_publish_stalled_seconds", Seconds, "For how long nothing was stored although something waits, of the shard where that is longest; else 0.";
     clock_ahead_seconds: gauge "ws_clock_ahead_seconds", Seconds, "This machine's clock minus that of the log's server, exact to half a round trip; negative where it is behind.";
     publish_retries: counter "ws_publish_retries_total", Count, "Batches published again because the log did not answer.";
+    views_refused: view_refusals "ws_views_refused_total", Count, "Subscriptions that were refused because there are too many distinct views, by whose.";
     views: gauge "ws_views", Count, "Distinct views (filter, format, wire form and interval) with at least one session.";
     ring_bytes: gauge "ws_ring_bytes", Bytes, "Bytes of envelopes and of the frames all clients share, kept for replay.";
     replay_bytes: gauge "ws_replay_bytes", Bytes, "Bytes of older parts of the log, as they were read and as frames, held for clients that catch up.";

@@ -32,7 +32,9 @@ pub const REPORT_AFTER: Duration = Duration::from_millis(100);
 pub enum Level {
     /// The last values of an edge's series, and who is made of them.
     LastValues,
-    /// An edge's ring and the list of its views.
+    /// The list of an edge's views.
+    Views,
+    /// An edge's ring, and by what views envelopes are wanted.
     Hub,
     /// The frames of one view.
     View,

@@ -12,4 +12,5 @@ mod snapshot;
 #[path = "../support/state.rs"]
 mod state;
 mod unruly;
+mod views;
 mod walk;

@@ -38,6 +38,11 @@ impl Stage {
                 clients.push(Client::connect(node.address(), "").await);
                 node
             }
+            Some("crowded") => {
+                let node = telecast::standalone().set("edge.views_per_address_max", 1).start().await;
+                clients.push(Client::connect(node.address(), "filter=nobody.nothing").await);
+                node
+            }
             Some("draining") => {
                 let node = telecast::standalone().set("edge.drain_grace_ms", 600_000).start().await;
                 node.terminate();

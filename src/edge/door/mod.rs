@@ -5,19 +5,25 @@
 //! to a writer; `latest` and `script` answer by themselves. Who is turned away is counted by reason, and gets an error that says what to do.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Query;
-use axum::http::{HeaderValue, Uri};
+use axum::extract::{ConnectInfo, FromRequestParts, Query};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use crate::edge::Edge;
 use crate::edge::hub::Hub;
 use crate::edge::resolve::{Place, resolve};
+use crate::edge::shares::{Client, TooManyViews};
+use crate::edge::view::{Seat, ViewKey};
+use crate::edge::wire::Wire;
 use crate::edge::writer::{Command, Joining};
 use crate::ops::http::{Access, Origins};
 use crate::ops::meters::ConnectFailure;
@@ -37,8 +43,26 @@ pub(crate) use websocket::REFUSALS_MAX;
 /// Why somebody is turned away, and what they are told.
 type Refusal = (ConnectFailure, ApiError);
 
+/// Where a request comes from, as the listener says.
+struct Address(Option<SocketAddr>);
+
+impl Address {
+    fn of(extensions: &Extensions) -> Self {
+        Self(extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Address {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
+    }
+}
+
 /// A client that may come in.
 struct Admitted {
+    seat: Seat,
     place: Place,
     admission: Admission,
 }
@@ -77,7 +101,12 @@ impl Edge {
     }
 
     /// Lets a client in that wants `subscription`, if this node takes clients now.
-    async fn admit(&self, subscription: &Subscription) -> Result<Admitted, Refusal> {
+    async fn admit(
+        &self,
+        subscription: &Subscription,
+        wire: Wire,
+        address: Address,
+    ) -> Result<Admitted, Refusal> {
         let (node, hub) = (&self.shared.node, self.serving()?);
         let admission = node.admit().ok_or_else(|| {
             let message = format!(
@@ -86,10 +115,15 @@ impl Edge {
             );
             (ConnectFailure::Capacity, ApiError::unavailable("capacity", message, 5))
         })?;
+        let key = ViewKey::of(subscription, wire);
+        let seat = hub.seat(&key, Client::at(address.0), None).map_err(|excess| {
+            node.meters.views_refused.of(excess.reason()).increment(1);
+            (ConnectFailure::Views, too_many(excess))
+        })?;
         // Only for clients that have their place: finding an old one costs reads of the log.
         let (from, snapshots) = (subscription.from.clone(), subscription.snapshot);
         let place = resolve(&self.shared, hub, from, snapshots).await.map_err(|e| away(&e.to_string()))?;
-        Ok(Admitted { place, admission })
+        Ok(Admitted { seat, place, admission })
     }
 
     /// Hands a client over to a writer. A writer that is gone takes none: the node has stopped.
@@ -116,6 +150,17 @@ impl Edge {
 fn away(why: &str) -> Refusal {
     let message = format!("the log cannot be reached, so there is nothing to show yet: try again ({why})");
     (ConnectFailure::NotReady, ApiError::unavailable("log_unavailable", message, 2))
+}
+
+/// One address can do something about it, or has to wait; a node that is full is one of several.
+fn too_many(excess: TooManyViews) -> ApiError {
+    let (status, retry_after_s) = match excess {
+        TooManyViews::OfNode(_) => (StatusCode::SERVICE_UNAVAILABLE, 5),
+        TooManyViews::OfAddress(_) => (StatusCode::TOO_MANY_REQUESTS, 10),
+        TooManyViews::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, 1),
+    };
+    let code = ErrorCode::TooManyViews.as_str();
+    ApiError { retry_after_s: Some(retry_after_s), ..ApiError::new(status, code, excess.to_string()) }
 }
 
 /// The parameters behind the `?`, in their order.

@@ -19,10 +19,9 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, timeout_at};
 
 use super::sse::Events;
-use super::{Admitted, Refusal, bad_request, content_type, parameters, refused};
+use super::{Address, Admitted, Refusal, bad_request, content_type, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::socket::Socket;
-use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
 use crate::edge::writer::Joining;
 use crate::ops::meters::{ConnectFailure, Transport};
@@ -51,26 +50,30 @@ const PIECE_BYTES: usize = 16 * 1024;
 const NEXT_OFFSET: HeaderName = HeaderName::from_static("x-next-offset");
 
 /// Answers as soon as there is something, or at the end of the client's time.
-pub(super) async fn answer(State(edge): State<Arc<Edge>>, method: Method, uri: Uri) -> Response {
-    let result = poll(&edge, &method, &uri).await;
+pub(super) async fn answer(
+    State(edge): State<Arc<Edge>>,
+    method: Method,
+    uri: Uri,
+    address: Address,
+) -> Response {
+    let result = poll(&edge, &method, &uri, address).await;
     edge.answer(result)
 }
 
-async fn poll(edge: &Edge, method: &Method, uri: &Uri) -> Result<Response, Refusal> {
+async fn poll(edge: &Edge, method: &Method, uri: &Uri, address: Address) -> Result<Response, Refusal> {
     let began = Instant::now();
     let parameters = parameters(uri).map_err(refused)?;
     let rules = Rules { lines: true, own: &[TIMEOUT], ..Rules::default() };
     let subscription = Subscription::from_query(&parameters, rules).map_err(refused)?;
     let timeout = timeout(&parameters)?;
-    let Admitted { place, admission } = edge.admit(&subscription).await?;
+    let Admitted { seat, place, admission } = edge.admit(&subscription, Wire::Events, address).await?;
     let (socket, reader) = Socket::pipe();
     if method == Method::HEAD {
         // The body is left out, and its length is not known without a session.
         return Ok((head(subscription.format, None), Body::new(Events(reader))).into_response());
     }
-    let view = ViewKey::of(&subscription, Wire::Events);
     let joining =
-        Joining { socket, transport: Transport::Poll, early: Bytes::new(), view, place, admission: None };
+        Joining { socket, transport: Transport::Poll, early: Bytes::new(), seat, place, admission: None };
     edge.hand_over(joining).await;
     let found = collect(Events(reader), subscription.format, began, timeout).await;
     let Some(next) = found.next.as_ref().filter(|_| !found.is_cut_off()) else {

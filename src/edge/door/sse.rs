@@ -13,10 +13,9 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
-use super::{Admitted, Refusal, bad_request, parameters, refused};
+use super::{Address, Admitted, Refusal, bad_request, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::socket::Socket;
-use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
 use crate::edge::writer::Joining;
 use crate::ops::meters::Transport;
@@ -37,21 +36,27 @@ pub(super) async fn connect(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    address: Address,
 ) -> Response {
-    let result = open(&edge, &method, &uri, &headers).await;
+    let result = open(&edge, &method, &uri, &headers, address).await;
     edge.answer(result)
 }
 
-async fn open(edge: &Edge, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refusal> {
+async fn open(
+    edge: &Edge,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    address: Address,
+) -> Result<Response, Refusal> {
     let mut parameters = parameters(uri).map_err(refused)?;
     resume_from_last_event(&mut parameters, headers)?;
     let subscription = Subscription::from_query(&parameters, Rules::default()).map_err(refused)?;
-    let Admitted { place, admission } = edge.admit(&subscription).await?;
+    let Admitted { seat, place, admission } = edge.admit(&subscription, Wire::Events, address).await?;
     let (socket, reader) = Socket::pipe();
     if method == Method::GET {
-        let view = ViewKey::of(&subscription, Wire::Events);
         let (early, admission) = (Bytes::new(), Some(admission));
-        edge.hand_over(Joining { socket, transport: Transport::Sse, early, view, place, admission }).await;
+        edge.hand_over(Joining { socket, transport: Transport::Sse, early, seat, place, admission }).await;
     }
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),

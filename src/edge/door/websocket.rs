@@ -11,11 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Admitted, Refusal, parameters, refused};
+use super::{Address, Admitted, Refusal, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::encode;
 use crate::edge::socket::Socket;
-use crate::edge::view::ViewKey;
 use crate::edge::wire::Wire;
 use crate::edge::writer::Joining;
 use crate::ops::http::{handshake, take_socket};
@@ -38,12 +37,6 @@ struct Handshake {
     is_of_browser: bool,
 }
 
-/// What it becomes.
-struct Accepted {
-    view: ViewKey,
-    admitted: Admitted,
-}
-
 /// Answers a handshake, and lets the client in behind it.
 pub(super) async fn connect(
     State(edge): State<Arc<Edge>>,
@@ -51,6 +44,7 @@ pub(super) async fn connect(
     method: Method,
     request: Request,
 ) -> Response {
+    let address = Address::of(request.extensions());
     let Handshake { key, compression, upgrade, is_of_browser } =
         match shake_hands(&edge, uri.path(), &method, request) {
             Ok(handshake) => handshake,
@@ -67,11 +61,10 @@ pub(super) async fn connect(
         }
     };
     let wire = Wire::of_websocket(compression.is_some());
-    match edge.admit(&subscription).await {
+    match edge.admit(&subscription, wire, address).await {
         Ok(admitted) => {
-            let accepted = Accepted { view: ViewKey::of(&subscription, wire), admitted };
             let joining = edge.clone();
-            edge.spawn_until_stopped(async move { join(&joining, upgrade, accepted).await });
+            edge.spawn_until_stopped(async move { join(&joining, upgrade, admitted).await });
             key.accept(compression)
         }
         Err(refusal) => handshake::refuse(edge.refuse(refusal)),
@@ -120,15 +113,15 @@ async fn tell(upgrade: OnUpgrade, error: MessageError, _turn: OwnedSemaphorePerm
 }
 
 /// Hands a client over to a writer, once the answer to its handshake is on its way.
-async fn join(edge: &Edge, upgrade: OnUpgrade, Accepted { view, admitted }: Accepted) {
+async fn join(edge: &Edge, upgrade: OnUpgrade, admitted: Admitted) {
     let Some((socket, early, held)) = take_socket(upgrade).await else {
         edge.shared.node.meters.connections_failed.of(ConnectFailure::Handshake).increment(1);
         return;
     };
     bound_kernel_memory(&socket, edge.shared.settings.send_buffer_bytes);
-    let Admitted { place, admission } = admitted;
+    let Admitted { seat, place, admission } = admitted;
     let (socket, admission) = (Socket::Tcp(socket), Some(admission.holding(held)));
-    edge.hand_over(Joining { socket, transport: Transport::WebSocket, early, view, place, admission }).await;
+    edge.hand_over(Joining { socket, transport: Transport::WebSocket, early, seat, place, admission }).await;
 }
 
 /// Keeps a slow client from having megabytes in the kernel, which would grow its send buffer as far as `tcp_wmem` allows.

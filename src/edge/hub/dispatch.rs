@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Listed, State};
+use super::State;
 use crate::edge::batch::Frame;
 use crate::edge::books::Passage;
 use crate::edge::encode;
@@ -31,8 +31,7 @@ impl State {
         match &entry.item {
             Item::Gap { from, reason } => {
                 let passage = Some(Arc::new(Passage::gap(from, &entry.offset, *reason)));
-                let of_entries = self.views.values().filter(|listed| listed.ticket.is_some());
-                for Listed { view, .. } in of_entries {
+                for view in self.index.values() {
                     let bytes = self.compressor.whole(entry, view.key());
                     bytes
                         .into_iter()

@@ -9,6 +9,7 @@ use crate::config::{CompressionSettings, SnapshotSettings};
 use crate::edge::batch::Frame;
 use crate::edge::encode;
 use crate::edge::view::Pending;
+use crate::edge::wire::Wire;
 use crate::proto::channel::{Channel, CollectorId};
 use crate::proto::envelope::Envelope;
 use crate::proto::filter::{FilterSet, Match};
@@ -24,7 +25,17 @@ fn hub() -> (Arc<Hub>, Vec<Arc<Doorbell>>) {
     let settings = CompressionSettings { enabled: true, level: 1, message_bytes_min: 256 };
     let compressor = Compressor::new(settings, &Meters::register());
     let series = SeriesStore::new(Offset::start(Epoch(1), 1), SNAPSHOT);
-    (Hub::new(vec![Epoch(1)], series, RING_BYTES, RING_BYTES, doorbells.clone(), compressor), doorbells)
+    (
+        Hub::new(
+            vec![Epoch(1)],
+            series,
+            RING_BYTES,
+            ViewLimits::of_bytes(RING_BYTES),
+            doorbells.clone(),
+            compressor,
+        ),
+        doorbells,
+    )
 }
 
 fn key(filter: &str, format: Format) -> ViewKey {
@@ -65,7 +76,7 @@ fn each_view_gets_its_lines_and_no_other_view_is_touched() {
     let (hub, doorbells) = hub();
     let seats: Vec<Seat> =
         ["*.cpu{host=a}", "*.cpu{host=b*}", "web.cpu", "*.cpu{host=a,x!=*} *.mem", "web.mem"]
-            .map(|filter| hub.attach(&key(filter, Format::Influx), None).view)
+            .map(|filter| hub.attach_to(&key(filter, Format::Influx), None).view)
             .into();
     seats[0].view().listen(doorbells[0].clone());
     seats[4].view().listen(doorbells[1].clone());
@@ -90,7 +101,7 @@ fn a_part_is_compressed_once_for_all_views_that_take_it() {
     let (hub, _) = hub();
     let seats = ["*.cpu{host=a}", "*.cpu{host=a*}"].map(|filter| {
         let key = ViewKey { wire: Wire::Deflated, ..key(filter, Format::Json) };
-        hub.attach(&key, None).view
+        hub.attach_to(&key, None).view
     });
     let line = |at: usize| format!("cpu,host={} usage_idle={at}.5,usage_user=1.5 {at}\n", ["a", "b"][at % 2]);
     append(&hub, stored(1, channel("web", "cpu"), &(0..20).map(line).collect::<String>()));
@@ -106,14 +117,14 @@ fn a_part_is_compressed_once_for_all_views_that_take_it() {
 fn a_view_without_sessions_is_forgotten_and_gets_nothing_more() {
     let (hub, _) = hub();
     let meters = Meters::register();
-    let stays = hub.attach(&key("*.cpu", Format::Json), None).view;
-    let goes = hub.attach(&key("*.cpu{host=a}", Format::Json), None).view;
+    let stays = hub.attach_to(&key("*.cpu", Format::Json), None).view;
+    let goes = hub.attach_to(&key("*.cpu{host=a}", Format::Json), None).view;
     let view = goes.view().clone();
     drop(goes);
     hub.tidy(&meters);
     append(&hub, stored(1, channel("web", "cpu"), "cpu,host=a v=1 1"));
     assert_eq!((stays.view().end(), view.end()), (1, 0));
-    let again = hub.attach(&key("*.cpu{host=a}", Format::Json), None).view;
+    let again = hub.attach_to(&key("*.cpu{host=a}", Format::Json), None).view;
     append(&hub, stored(2, channel("web", "cpu"), "cpu,host=a v=1 1"));
     assert_eq!((again.view().end(), view.end()), (1, 0));
 }
@@ -129,7 +140,7 @@ fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
     let (hub, _) = hub();
     let keys =
         [Format::Json, Format::Influx].map(|format| ViewKey { wire: Wire::Deflated, ..key(">", format) });
-    let seats = keys.each_ref().map(|key| hub.attach(key, None).view);
+    let seats = keys.each_ref().map(|key| hub.attach_to(key, None).view);
     for sequence in 1..200 {
         append(&hub, stored(sequence, channel("web", "cpu"), &lines_of(40_000)));
         assert!(hub.state.with(|state| state.ring.bytes()) <= RING_BYTES);
@@ -160,7 +171,7 @@ fn the_ring_is_within_its_bytes_whatever_views_and_replays_make_of_it() {
 fn who_looks_for_a_place_has_a_turn_between_the_steps_of_a_follower() {
     const ENVELOPES: u64 = 100;
     let (hub, _) = hub();
-    let _seat = hub.attach(&key(">", Format::Json), None).view;
+    let _seat = hub.attach_to(&key(">", Format::Json), None).view;
     let text = lines_of(BYTES_PER_LOCK + 100);
     let backlog: Vec<_> =
         (1..=ENVELOPES).map(|at| Ordered::Envelope(stored(at, channel("web", "cpu"), &text))).collect();
@@ -224,7 +235,7 @@ fn what_views_cost_per_envelope() {
         for views in [1, 100, 1_000] {
             let (hub, _) = hub();
             let seats: Vec<Seat> =
-                (0..views).map(|n| hub.attach(&key(&filter(n), Format::Json), None).view).collect();
+                (0..views).map(|n| hub.attach_to(&key(&filter(n), Format::Json), None).view).collect();
             let indexed = microseconds(|run| {
                 hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(run + 1, 1_000))]);
             });
@@ -280,7 +291,7 @@ fn what_views_that_come_and_go_cost_among_many_channels() {
     const CHANNELS: u64 = 100_000;
     let (hub, _) = hub();
     let meters = Meters::register();
-    let attach = |filter: String| hub.attach(&key(&filter, Format::Json), None).view;
+    let attach = |filter: String| hub.attach_to(&key(&filter, Format::Json), None).view;
     let seats: Vec<Seat> = (0..1_000).map(|n| attach(format!("*.cpu{{host=web-{n}}}"))).collect();
     let collectors: Vec<Channel> = (0..CHANNELS).map(|n| channel(&format!("host-{n}"), "cpu")).collect();
     let each = |begin: Duration, count: u64| (cpu_time() - begin).as_secs_f64() * 1e6 / count as f64;
@@ -312,7 +323,7 @@ fn the_last_values_are_those_of_a_place_whoever_appends_and_looks() {
     let settings = CompressionSettings { enabled: false, level: 1, message_bytes_min: 256 };
     let compressor = Compressor::new(settings, &Meters::register());
     let epochs = vec![Epoch(1); usize::from(SHARDS)];
-    let hub = Hub::new(epochs, series, RING_BYTES, RING_BYTES, doorbells, compressor);
+    let hub = Hub::new(epochs, series, RING_BYTES, ViewLimits::of_bytes(RING_BYTES), doorbells, compressor);
     let check = || {
         let extract = hub.with_series(|series| series.matching(&FilterSet::default()));
         for group in &extract.groups {
@@ -349,7 +360,7 @@ fn what_the_last_values_cost_per_envelope() {
     );
     for hosts in [10, 1_000, 100_000] {
         let (hub, _) = hub();
-        let seat = hub.attach(&key(">", Format::Json), None).view;
+        let seat = hub.attach_to(&key(">", Format::Json), None).view;
         for sequence in 1..=hosts / 10 {
             hub.append(Shard(0), vec![Ordered::Envelope(ten_hosts(sequence, hosts))]);
         }
@@ -411,7 +422,7 @@ fn entries_that_are_left_to_whoever_holds_the_last_values_are_applied_by_somebod
         };
         let followers = [model::spawn(append("a", 1)), model::spawn(append("b", 2))];
         hub.with_series(|_| ());
-        let seat = hub.attach(&key(">", Format::Influx), None).view;
+        let seat = hub.attach_to(&key(">", Format::Influx), None).view;
         followers.into_iter().for_each(|follower| follower.join().unwrap());
         assert!(hub.state.with(|state| state.unapplied.is_empty()), "nothing is left behind");
         assert_eq!(hub.values.with(|values| values.series.len()), 2);
@@ -465,4 +476,85 @@ fn counting_by_tags_is_bounded_in_series_and_in_times() {
     assert_eq!(hub.matching(&set("*.cpu{n=0}")), None);
     assert_eq!(hub.matching(&set("*.cpu")), Some(4_097));
     assert_eq!(hub.matching(&set("*.mem{n=0}")), Some(0));
+}
+
+/// A view is filed before it is somewhere, in an index that no envelope goes by; then the two change places.
+#[test]
+fn a_view_that_comes_while_envelopes_do_has_each_of_them_behind_its_place() {
+    model::check(|| {
+        let (hub, _) = hub();
+        let follower = {
+            let hub = hub.clone();
+            model::spawn(move || {
+                for sequence in 1..=2 {
+                    append(&hub, stored(sequence, channel("a", "cpu"), "cpu v=1i 1"));
+                }
+            })
+        };
+        let leaves = {
+            let hub = hub.clone();
+            model::spawn(move || {
+                drop(hub.attach_to(&key("b.cpu", Format::Influx), None).view);
+                hub.tidy(&Meters::register());
+            })
+        };
+        let Attachment { view, at, start } = hub.attach_to(&key("a.cpu", Format::Influx), None);
+        let Start::Live(cursor, _) = start else { panic!("the newest place is on the view") };
+        follower.join().unwrap();
+        leaves.join().unwrap();
+        assert_eq!(view.view().end() - cursor, 2 - at.sequence(Shard(0)));
+    });
+}
+
+proptest::proptest! {
+    /// Both indexes: each view that is filed or taken out has them change places.
+    #[test]
+    fn whoever_comes_and_goes_each_view_gets_what_it_wants_and_nothing_else(
+        steps in proptest::collection::vec((0usize..3, 0usize..6), 1..60),
+    ) {
+        const FILTERS: [&str; 6] = ["a.cpu", "*.cpu", ">", "a.cpu{host=x} b.>", "*.cpu{host!=x}", "b.cpu"];
+        let (hub, _) = hub();
+        let meters = Meters::register();
+        let mut seats: Vec<Option<Seat>> = FILTERS.map(|_| None).into();
+        let mut sequence = 0;
+        for (step, which) in steps {
+            match step {
+                0 => seats[which] = Some(hub.attach_to(&key(FILTERS[which], Format::Influx), None).view),
+                1 => seats[which] = None,
+                _ => drop(hub.tidy(&meters)),
+            }
+            sequence += 1;
+            let channel = channel(["a", "b"][which % 2], "cpu");
+            let before: Vec<_> = seats.iter().flatten().map(|seat| seat.view().end()).collect();
+            append(&hub, stored(sequence, channel.clone(), "cpu,host=x v=1i 1"));
+            for (seat, before) in seats.iter().flatten().zip(before) {
+                let filters = &seat.view().key().filters;
+                let wanted = filters.matches_channel(&channel) != Match::No
+                    && filters.matches_line(&channel, |tag| (tag == "host").then_some("x".into()));
+                proptest::prop_assert_eq!(seat.view().end() - before, u64::from(wanted), "{}", filters);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_hub_takes_views_out_that_nobody_has_before_it_refuses_and_joins_are_free() {
+    let (doorbells, settings) =
+        (vec![Doorbell::new(0)], CompressionSettings { enabled: true, level: 1, message_bytes_min: 256 });
+    let compressor = Compressor::new(settings, &Meters::register());
+    let series = SeriesStore::new(Offset::start(Epoch(1), 1), SNAPSHOT);
+    let limits = ViewLimits { count_max: 2, ..ViewLimits::of_bytes(RING_BYTES) };
+    let hub = Hub::new(vec![Epoch(1)], series, RING_BYTES, limits, doorbells, compressor);
+    let seat =
+        |filter, leaving: Option<&Seat>| hub.seat(&key(filter, Format::Json), Client::at(None), leaving);
+    let first = seat("a.b", None).unwrap();
+    let second = seat("c.d", None).unwrap();
+    assert_eq!(seat("e.f", None).err(), Some(TooManyViews::OfNode(2)));
+    let joined = seat("a.b", None).unwrap();
+    assert!(seat("e.f", Some(&first)).is_err(), "others have that view too");
+    let third = seat("e.f", Some(&second)).unwrap();
+    drop((second, third));
+    // Nobody has tidied since.
+    assert!(seat("g.h", None).is_ok());
+    drop((first, joined));
 }

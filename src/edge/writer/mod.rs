@@ -26,7 +26,7 @@ use crate::edge::outbox::Outbox;
 use crate::edge::resolve::{First, Place};
 use crate::edge::session::{Mode, Session};
 use crate::edge::socket::Socket;
-use crate::edge::view::ViewKey;
+use crate::edge::view::{Seat, ViewKey};
 use crate::edge::way::{Quiet, Way};
 use crate::edge::wire::Wire;
 use crate::edge::writer::clock::Clock;
@@ -34,7 +34,7 @@ use crate::edge::writer::sweep::Turn;
 use crate::edge::writer::table::Table;
 use crate::ops::meters::{ConnectionEnd, ReplayOutcome, Transport};
 use crate::ops::node::Admission;
-use crate::proto::message::{CloseCode, GoodbyeReason, ServerMessage};
+use crate::proto::message::{CloseCode, ErrorCode, GoodbyeReason, Id, ServerMessage};
 use crate::proto::offset::Offset;
 
 mod clock;
@@ -67,7 +67,7 @@ pub(crate) struct Joining {
     pub(crate) transport: Transport,
     /// What the client sent right behind its handshake.
     pub(crate) early: Bytes,
-    pub(crate) view: ViewKey,
+    pub(crate) seat: Seat,
     pub(crate) place: Place,
     /// Unless somebody else holds the client's place.
     pub(crate) admission: Option<Admission>,
@@ -174,9 +174,11 @@ impl Writer {
     }
 
     fn join(&mut self, joining: Joining) {
-        let Joining { socket, transport, early, view, place, admission } = joining;
+        let Joining { socket, transport, early, seat, place, admission } = joining;
         let key = self.table.next_key();
-        let Attachment { view: seat, at, start } = self.hub.attach(&view, place.at.clone());
+        let ViewKey { wire, interval_ms, .. } = *seat.view().key();
+        let matching = self.hub.matching(&seat.view().key().filters);
+        let Attachment { view: seat, at, start } = self.hub.attach(seat, place.at.clone());
         let now = self.turn.now;
         let name = fastrand::u64(..);
         self.table.insert(Session {
@@ -206,7 +208,7 @@ impl Writer {
             _admission: admission,
         });
         let name = format!("{name:016x}");
-        let (stale, wire, matching) = (self.shared.stale(), view.wire, self.hub.matching(&view.filters));
+        let stale = self.shared.stale();
         self.begin(key, start, place, |shared, offset, outbox| {
             let offset = offset.map(Offset::token);
             let welcome = ServerMessage::Welcome {
@@ -215,6 +217,7 @@ impl Writer {
                 offset: offset.as_deref(),
                 heartbeat_ms: shared.settings.heartbeat.as_millis() as u64,
                 matching,
+                interval_ms,
             };
             let mut fits = true;
             if wire == Wire::Events {
@@ -232,17 +235,26 @@ impl Writer {
         self.receive(key);
     }
 
-    fn attach(&mut self, key: SessionKey, view: &ViewKey, place: Option<Place>, ack: Bytes) {
-        self.table.leave_group(key);
-        let head = self.hub.head();
+    /// Gives a session another view or place, unless there are too many views: then nothing changes.
+    fn attach(&mut self, key: SessionKey, view: &ViewKey, place: Option<Place>, id: Option<Id>, ack: Bytes) {
         let Some(session) = self.table.get(key) else { return };
         if session.is_closing() {
             return;
         }
+        let seat = match self.hub.seat(view, session.seat.client(), Some(&session.seat)) {
+            Ok(seat) => seat,
+            Err(excess) => {
+                self.shared.node.meters.views_refused.of(excess.reason()).increment(1);
+                return self.refuse(key, id, ErrorCode::TooManyViews, &excess.to_string());
+            }
+        };
+        self.table.leave_group(key);
+        let head = self.hub.head();
+        let Some(session) = self.table.get(key) else { return };
         session.note_idle(&head);
         let (at, quiet) = (&session.at, session.quiet);
         let place = place.unwrap_or_else(|| Place { quiet, ..Place::at((**at).clone()) });
-        let Attachment { view: seat, at, start } = self.hub.attach(view, place.at.clone());
+        let Attachment { view: seat, at, start } = self.hub.attach(seat, place.at.clone());
         session.books.go_on_at(&session.at, at.clone());
         (session.seat, session.at) = (seat, at);
         self.begin(key, start, place, |_, _, outbox| outbox.put_control(ack));

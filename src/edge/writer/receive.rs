@@ -159,12 +159,12 @@ impl Writer {
                 let Some(session) = self.table.get(key) else { return };
                 let subscription = change.apply(&session.subscription());
                 let view = ViewKey::of(&subscription, session.wire());
-                let ack = ack(id.as_ref(), self.hub.matching(&view.filters));
+                let ack = ack(id.as_ref(), self.hub.matching(&view.filters), view.interval_ms);
                 match subscription.from {
                     Some(from) => self.find_place(key, id, view, ack, from, subscription.snapshot),
                     None => {
                         let place = subscription.snapshot.then(Place::snapshot);
-                        self.attach(key, &view, place, ack);
+                        self.attach(key, &view, place, id, ack);
                     }
                 }
             }
@@ -172,7 +172,7 @@ impl Writer {
                 let Some(session) = self.table.get(key) else { return };
                 let view = session.seat.view().key().clone();
                 let snapshots = snapshot.unwrap_or(session.snapshots);
-                let ack = ack(id.as_ref(), None);
+                let ack = ack(id.as_ref(), None, view.interval_ms);
                 self.find_place(key, id, view, ack, from, snapshots);
             }
             Err(MessageError { id, code, message }) => self.refuse(key, id, code, &message),
@@ -216,7 +216,7 @@ impl Writer {
             Err(oneshot::error::TryRecvError::Empty) => {
                 inbound.request = Some(request);
             }
-            Ok(Ok(place)) => self.attach(key, &request.view, Some(place), request.ack),
+            Ok(Ok(place)) => self.attach(key, &request.view, Some(place), request.id, request.ack),
             Ok(Err(why)) => self.refuse(key, request.id, ErrorCode::Unavailable, &why),
             // Only when the node stops, or when looking it up has failed in a way that nobody thought of.
             Err(oneshot::error::TryRecvError::Closed) => {
@@ -226,7 +226,7 @@ impl Writer {
         }
     }
 
-    fn refuse(&mut self, key: SessionKey, id: Option<Id>, code: ErrorCode, message: &str) {
+    pub(super) fn refuse(&mut self, key: SessionKey, id: Option<Id>, code: ErrorCode, message: &str) {
         let error = ServerMessage::Error { id: id.as_ref(), code, message };
         self.control(key, encode::server(Wire::WebSocket, &error));
     }
@@ -265,6 +265,6 @@ impl Session {
     }
 }
 
-fn ack(id: Option<&Id>, matching: Option<u64>) -> Bytes {
-    encode::server(Wire::WebSocket, &ServerMessage::Ack { id, matching })
+fn ack(id: Option<&Id>, matching: Option<u64>, interval_ms: Option<u32>) -> Bytes {
+    encode::server(Wire::WebSocket, &ServerMessage::Ack { id, matching, interval_ms })
 }

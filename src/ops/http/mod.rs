@@ -23,7 +23,7 @@ pub(crate) use body::malformed;
 pub(crate) use exchange::Held;
 pub use listener::Listener;
 pub use origins::{Access, Origins};
-pub(crate) use peers::Peers;
+pub(crate) use peers::{Peers, group};
 
 mod body;
 mod connection;

@@ -326,7 +326,7 @@ fn applying(limit: AddressLimit, remote: IpAddr) -> Option<usize> {
 }
 
 /// What counts as one address: of IPv6, what one customer usually has (RFC 6177).
-fn group(address: IpAddr) -> IpAddr {
+pub(crate) fn group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),

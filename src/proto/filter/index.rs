@@ -216,6 +216,11 @@ impl<V> FilterIndex<V> {
         })
     }
 
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.slots.iter().flatten().map(|slot| &slot.value)
+    }
+
     /// Whether some filter set lets something of the channel through, or may do so by its tags.
     pub fn asks_for(&self, channel: &Channel) -> bool {
         let shelves = [Some(&self.any_collector), self.collectors.get(channel.collector.as_str())];

@@ -1,16 +1,18 @@
 //! What clients and servers say to each other, byte for byte.
 //!
 //! [`subscription`] is what a session gets, also as the parameters of its first request; [`client`] reads clients'
-//! messages; [`server`] writes the answers; [`close`] is the table of close codes. An error names what was wrong and what
+//! messages; [`server`] writes the answers; [`close`] is the table of close codes, [`interval`] that of intervals. An error names what was wrong and what
 //! would have been right.
 
 pub mod client;
 pub mod close;
+pub mod interval;
 pub mod server;
 pub mod subscription;
 
 pub use client::{ClientMessage, Id};
 pub use close::{CloseCode, Reconnect};
+pub use interval::interval_served;
 pub use server::{
     Conflated, GapReason, GoodbyeReason, Incomplete, ServerMessage, SnapshotPart, kind, write_conflated_open,
     write_influx_conflated_head, write_influx_head, write_influx_incomplete, write_influx_snapshot_head,
@@ -38,6 +40,8 @@ pub enum ErrorCode {
     BadSnapshot,
     /// A parameter of the request is unknown or given twice.
     BadParameter,
+    /// The client, or the node, has as many distinct views as it may.
+    TooManyViews,
     /// A message is no JSON object, or has an unknown type or member.
     BadMessage,
     /// A message is larger than the node reads.
@@ -60,6 +64,7 @@ impl ErrorCode {
             Self::BadInterval => "bad_interval",
             Self::BadSnapshot => "bad_snapshot",
             Self::BadParameter => "bad_parameter",
+            Self::TooManyViews => "too_many_views",
             Self::BadMessage => "bad_message",
             Self::TooLarge => "too_large",
             Self::RateLimited => "rate_limited",

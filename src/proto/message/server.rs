@@ -23,6 +23,8 @@ pub enum ServerMessage<'a> {
         heartbeat_ms: u64,
         /// Series that the filters let through now, where that is known.
         matching: Option<u64>,
+        /// Newest values come this often, if the client asked for an interval: see [`super::interval_served`].
+        interval_ms: Option<u32>,
     },
     /// Everything up to `offset` has been sent or filtered out.
     Heartbeat {
@@ -62,6 +64,8 @@ pub enum ServerMessage<'a> {
         id: Option<&'a Id>,
         /// Series that the filters let through now, where it has named some and that is known.
         matching: Option<u64>,
+        /// As in a welcome.
+        interval_ms: Option<u32>,
     },
     /// The answer to `ping`.
     Pong {
@@ -130,14 +134,17 @@ impl ServerMessage<'_> {
     /// Appends the message as one JSON object.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Welcome { node, session, offset, heartbeat_ms, matching } => Object::open(out, "welcome")
-                .number("protocol", u64::from(PROTOCOL_VERSION))
-                .text("node", node)
-                .text("session", session)
-                .text_if("offset", *offset)
-                .number("heartbeat_ms", *heartbeat_ms)
-                .number_if("matching", *matching)
-                .close(),
+            Self::Welcome { node, session, offset, heartbeat_ms, matching, interval_ms } => {
+                Object::open(out, "welcome")
+                    .number("protocol", u64::from(PROTOCOL_VERSION))
+                    .text("node", node)
+                    .text("session", session)
+                    .text_if("offset", *offset)
+                    .number("heartbeat_ms", *heartbeat_ms)
+                    .number_if("matching", *matching)
+                    .number_if("interval_ms", interval_ms.map(u64::from))
+                    .close()
+            }
             Self::Heartbeat { offset } => Object::open(out, "heartbeat").text("offset", offset).close(),
             Self::Gap { from, to, reason, snapshot } => {
                 let gap = Object::open(out, "gap")
@@ -153,8 +160,12 @@ impl ServerMessage<'_> {
                 .text("code", code.as_str())
                 .text("message", &printable(message))
                 .close(),
-            Self::Ack { id, matching } => {
-                Object::open(out, "ack").id(*id).number_if("matching", *matching).close();
+            Self::Ack { id, matching, interval_ms } => {
+                Object::open(out, "ack")
+                    .id(*id)
+                    .number_if("matching", *matching)
+                    .number_if("interval_ms", interval_ms.map(u64::from))
+                    .close();
             }
             Self::Pong { id } => Object::open(out, "pong").id(*id).close(),
             Self::Goodbye { reason, offset, reconnect_after_ms } => Object::open(out, "goodbye")

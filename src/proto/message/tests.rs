@@ -40,6 +40,7 @@ fn server_messages_are_written_exactly() {
                 offset: Some("AQ"),
                 heartbeat_ms: 15_000,
                 matching: Some(0),
+                interval_ms: None,
             },
             r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s\n","offset":"AQ","heartbeat_ms":15000,"matching":0}"#,
         ),
@@ -58,8 +59,14 @@ fn server_messages_are_written_exactly() {
             ServerMessage::Error { id: None, code: ErrorCode::TooLarge, message: "m" },
             r#"{"type":"error","code":"too_large","message":"m"}"#,
         ),
-        (ServerMessage::Ack { id: Some(&id), matching: Some(7) }, r#"{"type":"ack","id":1,"matching":7}"#),
-        (ServerMessage::Ack { id: None, matching: None }, r#"{"type":"ack"}"#),
+        (
+            ServerMessage::Ack { id: Some(&id), matching: Some(7), interval_ms: None },
+            r#"{"type":"ack","id":1,"matching":7}"#,
+        ),
+        (
+            ServerMessage::Ack { id: None, matching: None, interval_ms: Some(150) },
+            r#"{"type":"ack","interval_ms":150}"#,
+        ),
         (ServerMessage::Pong { id: Some(&text_id) }, r#"{"type":"pong","id":"a\"b"}"#),
         (
             ServerMessage::Goodbye {
@@ -77,8 +84,9 @@ fn server_messages_are_written_exactly() {
                 offset: None,
                 heartbeat_ms: 1,
                 matching: None,
+                interval_ms: Some(1_000),
             },
-            r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s","heartbeat_ms":1}"#,
+            r#"{"type":"welcome","protocol":1,"node":"edge-1","session":"s","heartbeat_ms":1,"interval_ms":1000}"#,
         ),
         (
             ServerMessage::Gap { from: "A", to: "B", reason: GapReason::Slow, snapshot: true },

@@ -12,7 +12,7 @@ use crate::broker::Stored;
 use crate::config::{CompressionSettings, SnapshotSettings};
 use crate::edge::books::{Books, Fates, Passage, Settled};
 use crate::edge::compress::Compressor;
-use crate::edge::hub::{Hub, Start};
+use crate::edge::hub::{Hub, Start, ViewLimits};
 use crate::edge::sequencer::Ordered;
 use crate::edge::view::{Pending, Seat, ViewKey};
 use crate::edge::wire::Wire;
@@ -56,7 +56,14 @@ impl Stage {
         let compressor = Compressor::new(settings, &meters);
         let epochs = vec![Epoch(1); usize::from(shards)];
         let series = SeriesStore::new(Offset::start(Epoch::combine(&epochs), shards), limits);
-        let hub = Hub::new(epochs, series, 64 << 20, 16 << 20, Vec::new(), compressor.clone());
+        let hub = Hub::new(
+            epochs,
+            series,
+            64 << 20,
+            ViewLimits::of_bytes(16 << 20),
+            Vec::new(),
+            compressor.clone(),
+        );
         let new_groups = hub.take_new_groups().unwrap();
         let sequences = vec![0; usize::from(shards)];
         Self { hub, compressor, meters, new_groups, groups: Vec::new(), sequences }
@@ -83,7 +90,7 @@ impl Stage {
     fn join(&self, filter: &str, format: Format) -> Reader {
         let filters = FilterSet::parse(filter.split(' ')).unwrap();
         let key = ViewKey { filters, format, wire: Wire::WebSocket, interval_ms: Some(1000) };
-        let attachment = self.hub.attach(&key, None);
+        let attachment = self.hub.attach_to(&key, None);
         let Start::Live(cursor, index) = attachment.start else { panic!("at its view's place") };
         Reader { seat: attachment.view, cursor, index, books: Books::open(1, attachment.at) }
     }
