@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::edge::Edge;
 use crate::edge::sequencer::Ordered;
+use crate::ops::listing::{self, PRESENT, Row};
 use crate::ops::log::{Followed, Follows};
 use crate::ops::node::StatusSection;
 use crate::proto::channel::CollectorId;
@@ -16,8 +16,6 @@ use crate::sync::Locked;
 
 /// Collectors remembered; those that are gone make room, and where all are present, newcomers are not listed.
 const COLLECTORS_MAX: usize = 10_000;
-/// A collector that wrote nothing for so long counts as gone. Telegraf's default flush is every ten seconds.
-const PRESENT: Duration = Duration::from_secs(30);
 
 /// Collectors, as seen through the log.
 pub(crate) struct Collectors(Locked<Table>);
@@ -48,22 +46,23 @@ impl Collectors {
         self.0.with(|table| table.note(arrivals, now));
     }
 
-    fn describe(&self) -> (bool, Value) {
+    /// An edge sees what collectors store, and not their connections: of one that is silent it cannot say whether it is there.
+    fn listed(&self) -> listing::Collectors {
         // The live flow waits for the lock: nothing is written under it.
-        let mut rows: Vec<(CollectorId, Seen)> =
+        let seen: Vec<(CollectorId, Seen)> =
             self.0.with(|table| table.seen.iter().map(|(id, seen)| (id.clone(), *seen)).collect());
-        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let present = rows.iter().any(|(_, seen)| seen.last.elapsed() < PRESENT);
-        let row = |(id, seen): (CollectorId, Seen)| {
-            json!({
-                "id": id.as_str(),
-                "connected": seen.last.elapsed() < PRESENT,
+        let row = |(id, Seen { last, envelopes }): (CollectorId, Seen)| {
+            let age = last.elapsed();
+            let about = json!({
                 "transport": "log",
-                "last_frame_age_ms": seen.last.elapsed().as_millis() as u64,
-                "envelopes": seen.envelopes,
-            })
+                "last_frame_age_ms": age.as_millis() as u64,
+                "envelopes": envelopes,
+            });
+            Row { id, connected: (age < PRESENT).then_some(true), about }
         };
-        (present, rows.into_iter().map(row).collect())
+        let rows: Vec<Row> = seen.into_iter().map(row).collect();
+        let any_connected = rows.iter().find_map(|row| row.connected);
+        listing::Collectors { rows, any_connected }
     }
 }
 
@@ -102,13 +101,37 @@ pub(crate) struct Section(pub(crate) Arc<Edge>);
 
 impl StatusSection for Section {
     fn describe(&self, status: &mut Map<String, Value>) {
-        let (present, collectors) = self.0.shared.collectors.describe();
-        // An ingest in the same process knows its collectors better.
-        if !status.contains_key("collectors") {
-            status.insert("collector_connected".to_owned(), present.into());
-            status.insert("collectors".to_owned(), collectors);
-        }
         let offset = self.0.hub.get().map(|hub| hub.head().offset.token());
         status.insert("offset".to_owned(), offset.into());
+    }
+
+    /// An ingest in the same process knows its collectors better, and is asked first.
+    fn collectors(&self) -> Option<listing::Collectors> {
+        Some(self.0.shared.collectors.listed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::broker::Stored;
+    use crate::proto::channel::Channel;
+    use crate::proto::envelope::Envelope;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edge_does_not_know_whether_a_silent_collector_is_connected() {
+        let collectors = Collectors::default();
+        assert_eq!(collectors.listed().any_connected, None);
+        let channel = Channel::new(CollectorId::new("web-01").unwrap(), "cpu");
+        let envelope = Envelope { channel, stamp: None, lines: Bytes::from_static(b"cpu v=1 1") };
+        collectors.note(&[Ordered::Envelope(Stored { sequence: 1, stored_ns: 1, envelope })]);
+        let connected = || (collectors.listed().any_connected, collectors.listed().rows[0].connected);
+        assert_eq!(connected(), (Some(true), Some(true)));
+        tokio::time::advance(PRESENT + Duration::from_secs(1)).await;
+        assert_eq!(connected(), (None, None));
     }
 }

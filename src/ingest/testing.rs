@@ -17,6 +17,7 @@ use crate::broker::{
 };
 use crate::config::{ChannelLimits, CollectorSettings, LogSettings, OnConflict, Role, Storage};
 use crate::ingest::Ingest;
+use crate::ops::listing::Listing;
 use crate::ops::meters::Meters;
 use crate::ops::node::Node;
 use crate::proto::channel::CollectorId;
@@ -257,6 +258,6 @@ impl Bench {
 
     /// The node's status.
     pub(super) fn status(&self) -> serde_json::Value {
-        self.node.status().into()
+        Listing::of(self.node.collectors()).beside(self.node.status())
     }
 }

@@ -7,6 +7,7 @@ pub mod clock;
 mod foreign;
 pub mod health;
 pub mod http;
+pub mod listing;
 pub mod log;
 pub mod meters;
 pub mod node;

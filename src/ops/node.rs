@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::broker::Connection;
 use crate::config::Role;
 use crate::ops::http::Held;
+use crate::ops::listing::{Collectors, Listings};
 use crate::ops::meters::Meters;
 use crate::ops::process::Usage;
 use crate::proto::channel::CollectorId;
@@ -65,6 +66,8 @@ pub struct Node {
     sections: Locked<Vec<Arc<dyn StatusSection>>>,
     concerns: Locked<BTreeMap<&'static str, String>>,
     faults: Locked<BTreeMap<&'static str, Fault>>,
+    /// Its collectors, written down.
+    pub listings: Listings,
 }
 
 /// Why a part of the process does not do its work, although the log is connected.
@@ -99,6 +102,11 @@ impl Gate {
 pub trait StatusSection: Send + Sync {
     /// Adds members to the status object.
     fn describe(&self, status: &mut serde_json::Map<String, serde_json::Value>);
+
+    /// The collectors it knows, if it knows collectors. Of several sections, the first that does is heard.
+    fn collectors(&self) -> Option<Collectors> {
+        None
+    }
 
     /// What it is concerned about now, for the warnings of `/health`.
     fn concern(&self) -> Option<String> {
@@ -136,6 +144,7 @@ impl Node {
             sections: Locked::empty("status sections"),
             concerns: Locked::empty("concerns"),
             faults: Locked::empty("faults"),
+            listings: Listings::default(),
         })
     }
 
@@ -215,6 +224,13 @@ impl Node {
         let mut status = serde_json::Map::new();
         sections.iter().for_each(|section| section.describe(&mut status));
         status
+    }
+
+    /// The collectors that this process knows; none are connected where it is no part of its work to know any.
+    pub fn collectors(&self) -> Collectors {
+        let sections = self.sections.with(|sections| sections.clone());
+        let none = Collectors { rows: Vec::new(), any_connected: Some(false) };
+        sections.iter().find_map(|section| section.collectors()).unwrap_or(none)
     }
 
     /// Up to `most` collectors with the most metrics per second, busiest first.

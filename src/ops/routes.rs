@@ -1,25 +1,31 @@
 //! The operations' routes, the same on every role, and the answers for wrong addresses.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{OriginalUri, State};
-use axum::http::{StatusCode, header};
+use axum::body::Body;
+use axum::extract::{OriginalUri, Query, State};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::config::{Role, Secret};
 use crate::ops::admin;
 use crate::ops::health::{self, Health, Status};
 use crate::ops::http::{Access, Origins};
+use crate::ops::listing;
 use crate::ops::node::Node;
 use crate::ops::paths::{PATHS, ServedPath, directions};
 use crate::ops::prometheus::{CONTENT_TYPE, Exporter};
 use crate::ops::reply::{ApiError, Json, wrong_method};
 use crate::ops::status::{self, ReadinessInputs};
 use crate::ops::version;
+use crate::proto::printable::printable_json;
 
 /// What operators are served.
 #[derive(Clone)]
@@ -119,8 +125,42 @@ async fn metrics(State(Operations { node, exporter, .. }): State<Operations>) ->
     }
 }
 
-async fn metrics_status(State(Operations { node, .. }): State<Operations>) -> Json<Map<String, Value>> {
-    Json(status::metrics_status(&node))
+/// Which part of the collectors is asked for.
+#[derive(Deserialize)]
+struct Paging {
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+async fn metrics_status(State(Operations { node, .. }): State<Operations>, uri: Uri) -> Response {
+    let paging = Query::<Paging>::try_from_uri(&uri)
+        .map_err(|error| ApiError::bad_request("bad_query", format!("the query cannot be read: {error}")));
+    let paging = paging.and_then(|Query(Paging { limit, after })| Ok((page_rows(limit.as_deref())?, after)));
+    let (limit, after) = match paging {
+        Ok(paging) => paging,
+        Err(error) => return error.into_response(),
+    };
+    let listing = node.listings.latest(&node).await;
+    let page = listing.page(after.as_deref(), limit);
+    let mut status = status::metrics_status(&node);
+    listing.describe(&page, &mut status);
+    // The rows come last, and are not copied.
+    let mut head = printable_json(&Value::Object(status).to_string()).into_owned();
+    head.pop();
+    head.push_str(",\"collectors\":[");
+    let parts = [Bytes::from(head), page.rows, Bytes::from_static(b"]}")];
+    let body = Body::from_stream(stream::iter(parts.map(Ok::<_, Infallible>)));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn page_rows(limit: Option<&str>) -> Result<usize, ApiError> {
+    let Some(limit) = limit else { return Ok(listing::PAGE_ROWS) };
+    let rows = limit.parse().ok().filter(|rows| (1..=listing::PAGE_ROWS_MAX).contains(rows));
+    rows.ok_or_else(|| {
+        let max = listing::PAGE_ROWS_MAX;
+        let message = format!("`limit` is a number of collectors from 1 to {max}, and not {limit:?}; for more, ask again with `after`");
+        ApiError::bad_request("bad_parameter", message)
+    })
 }
 
 fn assess(node: &Node) -> Health {
@@ -148,14 +188,17 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
     use http_body_util::BodyExt as _;
+    use serde_json::Map;
     use tokio::sync::watch;
     use tower::ServiceExt as _;
 
     use super::*;
     use crate::broker::Connection;
+    use crate::ops::listing::{Collectors, Row};
     use crate::ops::meters::{CATALOGUE, Described, Meters};
     use crate::ops::node::{Lifecycle, StatusSection};
     use crate::ops::prometheus;
+    use crate::proto::channel::CollectorId;
 
     /// A standalone node with its routes, and the switch of its log.
     fn node() -> (Arc<Node>, watch::Sender<Connection>, Router) {
@@ -277,9 +320,16 @@ mod tests {
 
     impl StatusSection for Section {
         fn describe(&self, status: &mut Map<String, Value>) {
-            status.insert("collector_connected".to_owned(), json!(true));
-            status.insert("collectors".to_owned(), json!([{"id": "web-01"}]));
             status.insert("node".to_owned(), json!("an impostor"));
+        }
+
+        fn collectors(&self) -> Option<Collectors> {
+            let row = |n| Row {
+                id: CollectorId::new(&format!("web-{n:02}")).unwrap(),
+                connected: Some(n == 1),
+                about: json!({}),
+            };
+            Some(Collectors { rows: (1..=3).map(row).collect(), any_connected: Some(true) })
         }
     }
 
@@ -291,6 +341,28 @@ mod tests {
         node.add_status(Arc::new(Section));
         let (_, status) = json_of(&router, "/api/metrics/status").await;
         assert_eq!((&status["collector_connected"], &status["node"]), (&json!(true), &json!("node-1")));
+    }
+
+    #[tokio::test]
+    async fn the_status_gives_its_collectors_page_by_page() {
+        let (node, _switch, router) = node();
+        node.add_status(Arc::new(Section));
+        let ids = |status: &Value| {
+            let rows = status["collectors"].as_array().unwrap().clone();
+            rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let (_, all) = json_of(&router, "/api/metrics/status").await;
+        assert_eq!(ids(&all), ["web-01", "web-02", "web-03"]);
+        assert_eq!((&all["collectors_total"], &all["collectors_next"]), (&json!(3), &Value::Null));
+        assert_eq!(all["collectors"][1], json!({"id": "web-02", "connected": false}));
+        let (_, first) = json_of(&router, "/api/metrics/status?limit=2").await;
+        assert_eq!((ids(&first).len(), &first["collectors_next"]), (2, &json!("web-02")));
+        let (_, second) = json_of(&router, "/api/metrics/status?limit=2&after=web-02").await;
+        assert_eq!((ids(&second), &second["collectors_next"]), (vec!["web-03".to_owned()], &Value::Null));
+        for limit in ["0", "1001", "all", ""] {
+            let (status, error) = json_of(&router, &format!("/api/metrics/status?limit={limit}")).await;
+            assert_eq!((status, &error["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("bad_parameter")));
+        }
     }
 
     #[tokio::test]

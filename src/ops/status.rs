@@ -134,18 +134,15 @@ pub fn detailed(node: &Node, health: Health) -> Detailed {
     }
 }
 
-/// The answer of `/api/metrics/status`: the node, its log, and what its roles add. A node without collectors says so.
+/// The answer of `/api/metrics/status` but for the collectors: the node, its log, and what its roles add.
 pub fn metrics_status(node: &Node) -> Map<String, Value> {
     let log = node.log.borrow().clone();
     let (connected, reason) = match log {
         Connection::Connected | Connection::Embedded => (true, None),
         Connection::Disconnected { reason } => (false, Some(reason)),
     };
-    let mut status = Map::new();
-    status.insert("collector_connected".to_owned(), json!(false));
-    status.insert("collectors".to_owned(), json!([]));
     // Identity goes on top: a section cannot hide it.
-    status.extend(node.status());
+    let mut status = node.status();
     status.insert("node".to_owned(), json!(node.id));
     status.insert("role".to_owned(), json!(node.role.as_str()));
     status.insert("state".to_owned(), json!(node.lifecycle().as_str()));

@@ -50,6 +50,7 @@ struct State {
 }
 
 /// What is known of one collector.
+#[derive(Clone)]
 struct Collector {
     holder: Option<Holder>,
     transport: Transport,
@@ -64,6 +65,7 @@ struct Collector {
 }
 
 /// The connection that has a collector id.
+#[derive(Clone)]
 struct Holder {
     connection: u64,
     since: Timestamp,
