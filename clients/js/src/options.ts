@@ -5,7 +5,7 @@ export type TransportName = "websocket" | "sse";
 
 /** What to get. */
 export interface Subscription {
-  /** `*.cpu`, `web-01.>`, `*.disk{path=/}`: what any of them lets through comes. Without one: everything. */
+  /** `*.cpu`, `web-01.*`, `*.disk{path=/}`: what any of them lets through comes. Without one: everything. */
   filter?: string | readonly string[] | undefined;
   /** Last values of everything that matches come first, then what follows them. */
   snapshot?: boolean | undefined;
