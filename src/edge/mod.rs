@@ -6,7 +6,7 @@
 //!   stamp envelopes; `series` keeps last values, `ring`
 //!   the newest part of the log.
 //! * Frames: `wire` says of which form, `encode` makes them, `pieces` parts of them, `compress` smaller ones; `batch` is a run
-//!   of them and `view` shares them. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
+//!   of them and `view` shares them, of which clients of one address have their `shares`. `hub` ties these together, `doorbell` tells writers which views have grown, `conflate`
 //!   gives views newest values instead of all.
 //! * The way in: `resolve` finds a client's place; `catch_up` leads it on its `way` to its view with what `replay` has of the
 //!   log, through its `feed`; `snapshot` gives it last values first.
