@@ -140,8 +140,10 @@ export class SeriesStore implements Iterable<Series> {
       if (this.#remembered.size >= REMEMBERED_MAX) this.#remembered.clear();
       this.#remembered.set(about, (before = []));
     }
-    before.length = Math.min(before.length, metrics.length);
-    metrics.forEach((metric, index) => {
+    if (before.length > metrics.length) before.length = metrics.length;
+    // No closure, no iterator: this is the busiest line of a page.
+    for (let index = 0; index < metrics.length; index++) {
+      const metric = metrics[index] as Metric;
       let entry = before[index];
       if (!entry?.isHere || entry.series.name !== metric.name || !sameTags(entry.series.tags, metric.tags)) {
         entry = before[index] = this.#entry(collector, metric);
@@ -152,7 +154,7 @@ export class SeriesStore implements Iterable<Series> {
       entry.seenAt = now;
       if (entry.message !== this.#message) changed.push(entry);
       entry.message = this.#message;
-    });
+    }
   }
 
   #entry(collector: string, { name, tags, fields, timestamp }: Metric): Entry {
