@@ -460,6 +460,9 @@ async fn a_reader_needs_no_right_to_change_streams() {
     early.connected().await;
     owner.broker.publish(SHARD, &batch("a", 2)).await.unwrap();
     assert_eq!(early.broker.read(SHARD, 1, UNLIMITED).await.unwrap().len(), 2);
+    // Whoever may not publish hears that, and no guess.
+    let forbidden = early.broker.publish(SHARD, &batch("b", 1)).await.unwrap_err().to_string();
+    assert!(forbidden.contains("ermissions") && !forbidden.contains("disk"), "{forbidden}");
     early.broker.state().put("node/edge", Bytes::new(), Expected::Any, None).await.unwrap();
 }
 

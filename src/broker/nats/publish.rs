@@ -90,10 +90,15 @@ pub(super) async fn publish(
     }
 }
 
-/// What a server does whose disk is full, too: it answers everything but publishes, and goes on so when there is room again.
+/// What a server does whose disk is full, too: it answers everything but publishes, and goes on so when there is room again. One that
+/// said something against us, a missing permission for instance, has given its reason.
 fn unacknowledged(live: &Live) -> BrokerError {
-    let Failure::NoAnswer(reason) = live.no_answer("a batch") else { return live.lost().into() };
-    BrokerError::retryable(Cause::NoAnswer, format!("{reason}: {SILENT_SERVER}"))
+    let complaint = live.complaint();
+    let reason = match complaint.is_empty() {
+        true => format!("NATS did not answer a batch in time: {SILENT_SERVER}"),
+        false => format!("NATS did not answer a batch in time{complaint}"),
+    };
+    BrokerError::retryable(Cause::NoAnswer, reason)
 }
 
 async fn send(
