@@ -451,3 +451,27 @@ async fn messages_that_wait_for_the_log_are_charged_until_it_has_room() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+/// On a socket there is no answer: what its agent got wrong is listed, and nothing of it costs the socket.
+#[tokio::test]
+async fn mistakes_of_an_agent_are_listed_with_what_to_do() {
+    let mut bench = bench(settings());
+    let mut client = connect(bench.listen().await, "?collector=a").await;
+    for message in [
+        "\u{feff}cpu u=1 1700000000",
+        "page.views:1|c",
+        "\u{feff}{\"name\":\"m\",\"fields\":{\"v\":2}}",
+        "cpu,a=1,a=2 u=1",
+    ] {
+        send(&mut client, message.as_bytes().to_vec()).await;
+    }
+    send(&mut client, "last u=1").await;
+    let lines = stored(&bench, 3).await;
+    assert_eq!(lines[0], "cpu u=1 1700000000");
+    assert!(lines[1].starts_with("m v=2 "), "{lines:?}");
+    let errors = bench.status()["collectors"][0]["recent_errors"].to_string();
+    for word in ["precision=s would fit", "statsd", "comes twice"] {
+        assert!(errors.contains(word), "{word} in {errors}");
+    }
+    assert_eq!(bench.metric("ws_lines_suspicious_total{kind=\"precision\"}"), 1.0);
+}
