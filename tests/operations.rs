@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 
 /// Far beyond what any step takes on a busy machine; only a hang reaches it.
@@ -28,7 +29,19 @@ impl Process {
 
     /// With these settings besides.
     async fn start_with<const N: usize>(settings: [(&str, &str); N]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_telecast"))
+        Self::run(Command::new(env!("CARGO_BIN_EXE_telecast")), settings).await
+    }
+
+    /// With so few files that it may open.
+    async fn start_with_descriptors(most: usize) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_telecast")]);
+        Self::run(shell, []).await
+    }
+
+    async fn run<const N: usize>(mut command: Command, settings: [(&str, &str); N]) -> Self {
+        let mut child = command
             .args(["standalone", "--listen", "127.0.0.1:0", "--node", "node-1"])
             .env_clear()
             .envs([
@@ -191,4 +204,39 @@ async fn a_node_that_was_stopped_as_a_whole_for_longer_than_the_watchdog_waits_g
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(process.stop().await.0, Some(0));
+}
+
+/// Sockets of collectors have no limit of their own below the descriptors.
+#[tokio::test]
+async fn a_node_out_of_descriptors_answers_probes_and_does_not_flood_its_log() {
+    const SOCKETS: usize = 300;
+    let process = Process::start_with_descriptors(128).await;
+    let address = process.url.trim_start_matches("http://").to_owned();
+    let ask = async |request: &str| {
+        let mut socket = TcpStream::connect(&address).await.unwrap();
+        // One that is dropped at once may be reset before it is written to.
+        let _ = socket.write_all(request.as_bytes()).await;
+        let mut status = [0; "HTTP/1.1 200".len()];
+        let read = tokio::time::timeout(PATIENCE, socket.read_exact(&mut status)).await.unwrap();
+        (socket, read.map_or("none".to_owned(), |_| String::from_utf8_lossy(&status[9..]).into_owned()))
+    };
+    let upgrade = "GET /ws/collector HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut held = Vec::new();
+    let mut full = 0;
+    for _ in 0..SOCKETS {
+        let (socket, status) = ask(upgrade).await;
+        full += usize::from(status == "503");
+        held.push(socket);
+    }
+    assert!(full > 0, "nobody was told that there is no room");
+    for _ in 0..20 {
+        assert_eq!(ask("GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.1, "200");
+    }
+    drop(held);
+    let again = async { while ask(upgrade).await.1 != "101" {} };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    let (_, log) = process.stop().await;
+    let complaints = log.iter().filter(|line| line["event"] == "accept_failed").count();
+    assert!(complaints <= 3, "{complaints} lines");
 }

@@ -136,9 +136,16 @@ def answering(stage, proxy, process, write, nodes, again):
     return proxy
 
 
-def websocket(address, path="/ws"):
+def websocket(address, path="/ws", source="127.0.0.1"):
     """A socket after the handshake, and what came behind it already."""
-    peer = socket.create_connection(address.split(":"), timeout=30)
+    peer, head, behind = handshake(address, path, source)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return peer, behind
+
+
+def handshake(address, path="/ws", source="127.0.0.1"):
+    """A socket, the head of the answer to its handshake, and what came behind it already."""
+    peer = socket.create_connection(address.split(":"), timeout=30, source_address=(source, 0))
     key = base64.b64encode(os.urandom(16)).decode()
     lines = [f"GET {path} HTTP/1.1", f"Host: {address}", "Connection: Upgrade", "Upgrade: websocket"]
     lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", "", ""]
@@ -148,8 +155,7 @@ def websocket(address, path="/ws"):
         part = peer.recv(4096)
         assert part, head
         head += part
-    assert head.startswith(b"HTTP/1.1 101 "), head
-    return peer, head.split(b"\r\n\r\n", 1)[1]
+    return peer, *head.split(b"\r\n\r\n", 1)
 
 
 def ping(peer):
@@ -186,6 +192,22 @@ class Behind:
         ping(peer)
         self.assertEqual(peer.recv(6), b"\x8a\x04idle")
         peer.close()
+
+    def test_nodes_tell_the_clients_of_a_trusted_proxy_apart(self):
+        limits = {
+            "TELECAST__SERVER__CONNECTIONS_PER_ADDRESS_MAX": "1",
+            "TELECAST__SERVER__TRUSTED_PROXIES": "127.0.0.1",
+        }
+        _, ingest, edges = self.cluster(1, limits)
+        proxy = self.behind(ingest, edges)
+        first, head, _ = handshake(proxy.clients, source="127.0.0.2")
+        self.assertTrue(head.startswith(b"HTTP/1.1 101 "), head)
+        again, head, _ = handshake(proxy.clients, source="127.0.0.2")
+        self.assertTrue(head.startswith(b"HTTP/1.1 429 "), head)
+        other, head, _ = handshake(proxy.clients, source="127.0.0.3")
+        self.assertTrue(head.startswith(b"HTTP/1.1 101 "), head)
+        for peer in (first, again, other):
+            peer.close()
 
     def test_events_come_when_they_are_sent(self):
         _, ingest, edges = self.cluster(1, self.SILENT)
@@ -348,6 +370,17 @@ class Samples(unittest.TestCase):
             "envoy.yaml": ["stream_idle_timeout: 3600s", "timeout: 0s", "LEAST_REQUEST", "upgrade_type: websocket"],
             "traefik.yaml": ["idleTimeout: 3600s", "readTimeout: 0s"],
             "traefik-routes.yaml": ["strategy: p2c"],
+        }.items():
+            text = read(f"deploy/proxy/{file}")
+            for word in words:
+                self.assertIn(word, text, file)
+
+    def test_every_sample_bounds_what_one_address_takes(self):
+        for file, words in {
+            "nginx.conf": ["limit_conn connections 2500", "limit_req zone=requests", "X-Forwarded-For", "keepalive_timeout 180s"],
+            "haproxy.cfg": ["sc0_conn_cur gt 2500", "sc0_conn_rate gt 500", "option forwardfor", "http-keep-alive 180s"],
+            "envoy.yaml": ["masked_remote_address", "use_remote_address: true"],
+            "traefik-routes.yaml": ["inFlightReq:", "amount: 2500", "average: 500", "ipv6Subnet: 64"],
         }.items():
             text = read(f"deploy/proxy/{file}")
             for word in words:

@@ -10,6 +10,7 @@ use axum::http::{Request, Response, StatusCode};
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
@@ -427,4 +428,27 @@ async fn a_request_brings_metrics_of_so_many_hosts_and_those_of_more_are_refused
         StatusCode::NO_CONTENT,
         "another request"
     );
+}
+
+#[tokio::test]
+async fn chunks_that_are_none_are_a_bad_request_and_a_body_that_breaks_off_is_incomplete() {
+    let mut bench = bench(settings());
+    let address = bench.listen().await;
+    for (body, status, code) in [
+        ("zz\r\nm v=1\r\n0\r\n\r\n", 400, "bad_chunks"),
+        ("5\r\nm v=1m v=2\r\n0\r\n\r\n", 400, "bad_chunks"),
+        ("FFFFFFFFFFFFFFFFF\r\n", 400, "bad_chunks"),
+        ("5\r\nm v=1\r\n0\r\n\r\n", 204, ""),
+    ] {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = "POST /write?collector=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+        socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let bytes = socket.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..bytes]);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code),
+            "{body:?}: {answer}"
+        );
+    }
 }

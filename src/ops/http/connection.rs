@@ -37,19 +37,21 @@ pub(super) struct Connection {
     pub(super) remote: SocketAddr,
     pub(super) place: Place,
     pub(super) excess: Option<Excess>,
+    /// Cancelled when it has to make room for others.
+    pub(super) leave: CancellationToken,
 }
 
 impl Connection {
     /// Serves it to its end, or until `shutdown` and the end of what is being answered.
     pub(super) async fn serve(self, router: Router, shutdown: CancellationToken, tasks: TaskTracker) {
-        let Self { policy, socket, remote, place, excess } = self;
+        let Self { policy, socket, remote, place, excess, leave } = self;
         let deadlines = Deadlines {
             head: policy.header_timeout,
             idle: policy.idle_timeout,
             refused: REFUSED_TIMEOUT.min(policy.header_timeout),
         };
         let (exchange, displaced) =
-            Exchange::new(policy.peers.clone(), remote.ip(), deadlines, place, excess.is_some());
+            Exchange::new(policy.peers.clone(), remote.ip(), deadlines, place, excess.is_some(), leave);
         if displaced {
             policy.count(RequestRefusal::Pending);
         }
@@ -125,6 +127,7 @@ async fn end(
     let _ = socket.shutdown().await;
     tokio::select! {
         () = body::linger(&socket) => {}
+        () = exchange.leave().cancelled() => {}
         () = shutdown.cancelled() => {}
     }
 }

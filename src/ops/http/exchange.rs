@@ -102,8 +102,8 @@ impl Exchange {
         deadlines: Deadlines,
         place: Place,
         is_refused: bool,
+        leave: CancellationToken,
     ) -> (Arc<Self>, bool) {
-        let leave = CancellationToken::new();
         let (wait, displaced) = peers.unused(remote, leave.clone());
         let phase = Phase::Waiting {
             since: Instant::now(),

@@ -83,11 +83,11 @@ impl Gate {
     /// unread bytes resets the connection, and the answer may be lost with it.
     fn end_body(&self, rest: &Rest, response: &mut Response, serving: &Arc<Serving>) {
         let Some(incoming) = rest.take() else { return };
-        if let Some(incoming) = incoming.filter(|incoming| rest.is_worth_reading(incoming)) {
+        let keeps = |incoming: &Incoming| self.excess.is_none() && rest.is_worth_reading(incoming);
+        if let Some(incoming) = incoming.filter(keeps) {
             let (exchange, serving) = (self.exchange.clone(), serving.clone());
             self.tasks.spawn(async move {
                 if !body::discard(incoming).await {
-                    exchange.linger();
                     exchange.leave().cancel();
                 }
                 drop(serving);

@@ -100,7 +100,8 @@ impl Listener {
         complaints: &mut Complaints,
     ) -> Option<Connection> {
         let policy = self.policy.clone();
-        let (place, excess) = match policy.peers.arrive(remote.ip(), policy.trusts(remote.ip())) {
+        let leave = CancellationToken::new();
+        let (place, excess) = match policy.peers.arrive(remote.ip(), policy.trusts(remote.ip()), &leave) {
             Arrival::Served(place) => (place, None),
             Arrival::Refused(place, excess) => (place, Some(excess)),
             Arrival::Dropped(excess) => {
@@ -110,7 +111,7 @@ impl Listener {
             }
         };
         bound_peer(&socket, policy.unacknowledged_max);
-        Some(Connection { policy, socket, remote, place, excess })
+        Some(Connection { policy, socket, remote, place, excess, leave })
     }
 }
 

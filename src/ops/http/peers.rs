@@ -17,10 +17,11 @@ use crate::sync::Locked;
 /// Connections of one address on which nothing was asked yet, and which may stay so: a browser opens some in advance, an
 /// office has some browsers.
 const UNUSED_PER_ADDRESS_MAX: usize = 64;
-/// Connections that are over a limit and still get an answer, and so descriptors beyond `connections_max`.
-const REFUSING_MAX: usize = 32;
-/// The same of one address: a probe must find room beside an attacker of the same address, such as a Kubernetes node's.
-const REFUSING_PER_ADDRESS_MAX: usize = 8;
+/// Connections that are over a limit and still get an answer; for the next one, the oldest ends. A probe needs one for a
+/// millisecond, and finds it whatever others leave unsaid.
+const REFUSED_MAX: usize = 32;
+/// Descriptors beyond `connections_max` for these, with some that are just being closed.
+const REFUSED_DESCRIPTORS_MAX: usize = 40;
 /// One address may open so many seconds' worth of connections at once.
 const BURST_S: usize = 5;
 /// Addresses that are remembered before those without connections are forgotten for the first time.
@@ -41,7 +42,7 @@ pub(super) enum Excess {
 pub(super) enum Arrival {
     /// It is served.
     Served(Place),
-    /// Its first request gets the reason, unless it is a probe's.
+    /// Its first request gets the reason, unless it is a probe's. It ends early for others of its kind.
     Refused(Place, Excess),
     /// There is no room even for an answer.
     Dropped(Excess),
@@ -62,13 +63,14 @@ struct Table {
     next: u64,
     /// Nothing was asked on these yet; the oldest first.
     unused: LinkedHashMap<u64, CancellationToken>,
+    /// These are told why they are refused; the oldest first.
+    refused: LinkedHashMap<u64, CancellationToken>,
     /// These were answered, and wait for the next request; those that wait longest first.
     idle: LinkedHashMap<u64, CancellationToken>,
 }
 
 struct Address {
     places: usize,
-    refusing: usize,
     unused: usize,
     crowded_until: Option<Instant>,
     /// Connections it may open at once, at `filled`.
@@ -86,7 +88,7 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Served,
-    Refused,
+    Refused(u64),
     Forwarded,
 }
 
@@ -106,13 +108,20 @@ impl Peers {
             sweep_at: ADDRESSES_SWEPT_AT,
             next: 0,
             unused: LinkedHashMap::new(),
+            refused: LinkedHashMap::new(),
             idle: LinkedHashMap::new(),
         };
         Arc::new(Self { limits, crowded, table: Locked::leaf("connections by address", table) })
     }
 
-    /// A connection was accepted. Trusted proxies have no limits of their own.
-    pub(super) fn arrive(self: &Arc<Self>, remote: IpAddr, is_proxy: bool) -> Arrival {
+    /// A connection was accepted; `leave` is cancelled when it has to make room for others. Trusted proxies have no limits of
+    /// their own.
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        remote: IpAddr,
+        is_proxy: bool,
+        leave: &CancellationToken,
+    ) -> Arrival {
         let (address, now) = (group(remote), Instant::now());
         let arrived = self.table.with(|table| table.arrive(&self.limits, remote, address, is_proxy, now));
         let (excess, leaving) = match arrived {
@@ -120,12 +129,16 @@ impl Peers {
             Err(excess) => return Arrival::Dropped(excess),
         };
         leaving.inspect(CancellationToken::cancel);
-        let kind = if excess.is_some() { Kind::Refused } else { Kind::Served };
-        let place = Place { peers: self.clone(), kind, address };
-        match excess {
-            Some(excess) => Arrival::Refused(place, excess),
-            None => Arrival::Served(place),
-        }
+        let place = |kind| Place { peers: self.clone(), kind, address };
+        let Some(excess) = excess else { return Arrival::Served(place(Kind::Served)) };
+        let (id, oldest) = self.table.with(|table| {
+            let id = table.id();
+            table.refused.insert(id, leave.clone());
+            let is_full = table.refused.len() > REFUSED_MAX;
+            (id, if is_full { table.refused.pop_front() } else { None })
+        });
+        oldest.inspect(|(_, oldest)| oldest.cancel());
+        Arrival::Refused(place(Kind::Refused(id)), excess)
     }
 
     /// A trusted proxy forwards a request of this address; `connects` if it will be a connection of its own.
@@ -216,7 +229,7 @@ impl Table {
         now: Instant,
     ) -> Result<(Option<Excess>, Option<CancellationToken>), Excess> {
         let is_full = self.open >= limits.connections_max;
-        if self.open >= limits.connections_max + REFUSING_MAX {
+        if self.open >= limits.connections_max + REFUSED_DESCRIPTORS_MAX {
             return Err(Excess::Descriptors);
         }
         // A connection on which nothing is asked gives way to one on which something may be.
@@ -228,14 +241,8 @@ impl Table {
         } else {
             self.excess(limits, remote, address, now)
         };
-        let of_address = self.address(limits, address, now);
-        if let Some(excess) = excess {
-            if of_address.refusing >= REFUSING_PER_ADDRESS_MAX {
-                return Err(excess);
-            }
-            of_address.refusing += 1;
-        } else {
-            of_address.places += 1;
+        if excess.is_none() {
+            self.address(limits, address, now).places += 1;
         }
         self.open += 1;
         Ok((excess, leaving))
@@ -258,7 +265,6 @@ impl Table {
         }
         self.addresses.entry(address).or_insert_with(|| Address {
             places: 0,
-            refusing: 0,
             unused: 0,
             crowded_until: None,
             tokens: burst(limits),
@@ -312,7 +318,7 @@ impl Address {
     fn is_forgettable(&mut self, limits: &ConnectionLimits, now: Instant) -> bool {
         self.fill(limits, now);
         let is_crowded = self.crowded_until.is_some_and(|until| now < until);
-        self.places + self.refusing + self.unused == 0 && !is_crowded && self.tokens >= burst(limits)
+        self.places + self.unused == 0 && !is_crowded && self.tokens >= burst(limits)
     }
 }
 
@@ -335,15 +341,19 @@ pub(crate) fn group(address: IpAddr) -> IpAddr {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.peers.table.with(|table| {
+        // What was there is dropped without the lock, as below.
+        drop(self.peers.table.with(|table| {
             if self.kind != Kind::Forwarded {
                 table.open -= 1;
             }
-            let Some(of_address) = table.addresses.get_mut(&self.address) else { return };
-            let count =
-                if self.kind == Kind::Refused { &mut of_address.refusing } else { &mut of_address.places };
-            *count = count.saturating_sub(1);
-        });
+            if let Kind::Refused(id) = self.kind {
+                return table.refused.remove(&id);
+            }
+            if let Some(of_address) = table.addresses.get_mut(&self.address) {
+                of_address.places = of_address.places.saturating_sub(1);
+            }
+            None
+        }));
     }
 }
 
@@ -385,7 +395,7 @@ mod tests {
     fn fill(peers: &Arc<Peers>, address: &str, most: usize) -> (Vec<Place>, Option<Excess>) {
         let mut places = Vec::new();
         for _ in 0..most {
-            match peers.arrive(ip(address), false) {
+            match peers.arrive(ip(address), false, &CancellationToken::new()) {
                 Arrival::Served(place) => places.push(place),
                 Arrival::Refused(_, excess) | Arrival::Dropped(excess) => return (places, Some(excess)),
             }
@@ -420,7 +430,12 @@ mod tests {
         assert_eq!(peers.forwarded(ip("203.0.113.9"), false).err(), Some(Excess::AddressConnections(2)));
         assert!(peers.forwarded(ip("203.0.113.10"), false).is_ok());
         assert_eq!(
-            (0..9).filter(|_| matches!(peers.arrive(ip("10.0.0.1"), true), Arrival::Served(_))).count(),
+            (0..9)
+                .filter(|_| matches!(
+                    peers.arrive(ip("10.0.0.1"), true, &CancellationToken::new()),
+                    Arrival::Served(_)
+                ))
+                .count(),
             9
         );
         drop(held);
@@ -473,6 +488,14 @@ mod tests {
         let _wait = peers.idle(idle.clone());
         let (all, excess) = fill(&peers, "203.0.113.9", 2_000);
         assert_eq!((all.len(), excess, idle.is_cancelled()), (1_001, Some(Excess::Descriptors), true));
-        assert!(matches!(peers.arrive(ip("127.0.0.1"), false), Arrival::Refused(..)));
+        let mut refused = Vec::new();
+        for _ in 0..=REFUSED_MAX {
+            let leave = CancellationToken::new();
+            let Arrival::Refused(place, _) = peers.arrive(ip("127.0.0.1"), false, &leave) else { panic!() };
+            refused.push((place, leave));
+        }
+        let ended: Vec<bool> = refused.iter().map(|(_, leave)| leave.is_cancelled()).collect();
+        assert_eq!(ended.iter().position(|ended| *ended), Some(0));
+        assert_eq!(ended.iter().filter(|ended| **ended).count(), 1);
     }
 }

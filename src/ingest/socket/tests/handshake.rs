@@ -1,4 +1,5 @@
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -29,6 +30,35 @@ async fn a_plain_get_is_told_how_to_connect() {
     let posted = reqwest::Client::new().post(format!("http://{address}/ws/collector")).send().await.unwrap();
     assert_eq!((posted.status().as_u16(), &posted.headers()["allow"]), (405, &"GET".parse().unwrap()));
     assert_eq!(bench.metric("ws_connections_failed_total{reason=\"not_websocket\"}"), 2.0);
+}
+
+/// The check is that of clients' sockets; this is that it is asked.
+#[tokio::test]
+async fn a_handshake_that_is_none_is_refused_as_on_clients_sockets() {
+    let mut bench = bench(settings());
+    let address = bench.listen().await;
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let version = "Sec-WebSocket-Version: 13\r\n";
+    for (protocol, version, key, status) in [
+        ("HTTP/1.1", version, key.to_owned(), 101),
+        ("HTTP/1.0", version, key.to_owned(), 400),
+        ("HTTP/1.1", version, "Sec-WebSocket-Key: c2hvcnQ=\r\n".to_owned(), 400),
+        ("HTTP/1.1", version, key.repeat(2), 400),
+        ("HTTP/1.1", version, String::new(), 400),
+        ("HTTP/1.1", "Sec-WebSocket-Version: 8\r\n", key.to_owned(), 426),
+        ("HTTP/1.1", "", key.to_owned(), 426),
+    ] {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "GET /ws/collector {protocol}\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{version}{key}\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let bytes = socket.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..bytes]);
+        assert!(answer.starts_with(&format!("{protocol} {status} ")), "{head}: {answer}");
+        assert_eq!(answer.contains("sec-websocket-version: 13"), status != 101, "{answer}");
+    }
 }
 
 #[tokio::test]
