@@ -72,8 +72,9 @@ impl Loaded {
 /// Descriptors that are not for clients: NATS, listeners, the log's files, scrapes and probes, room to refuse politely.
 const DESCRIPTORS_RESERVED: u64 = 256;
 
-/// Of these, descriptors that are no connection's at all; a machine that allows very few gives a quarter.
-const DESCRIPTORS_FOR_FILES: u64 = 64;
+/// Of these, descriptors that are no connection's at all, or of one that is only told that there is no room (40); a machine that
+/// allows very few gives half.
+const DESCRIPTORS_FOR_FILES: u64 = 96;
 
 /// One address gets a quarter of the places: four of them fill a node, a single one leaves most for others. An office behind
 /// one address is smaller; a proxy belongs into `server.trusted_proxies`.
@@ -196,7 +197,7 @@ fn derive(values: &mut Values, machine: &Machine, notes: &mut Vec<String>) -> Re
 /// How many connections there may be, of what this process may open.
 fn derive_connections(values: &mut Values, machine: &Machine) -> Result<(), ConfigError> {
     let limit = machine.descriptors;
-    let most = (limit - DESCRIPTORS_FOR_FILES.min(limit / 4)).max(1);
+    let most = (limit - DESCRIPTORS_FOR_FILES.min(limit / 2)).max(1);
     if !matches!(values.get("server.connections_max"), Some((Parsed::Integer(max), _)) if *max <= most) {
         let how = format!("what is left of the {limit} files this process may open (ulimit -n)");
         values.put("server.connections_max", Parsed::Integer(most), Layer::Derived(how));

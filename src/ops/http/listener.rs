@@ -1,5 +1,6 @@
 //! A listening socket: accepts connections as long as there is room, and says so where there is none.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 /// Pause after the process ran out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// It was there when the process ran out: it comes at once, or has gone.
+const LATE_ACCEPT_TIMEOUT: Duration = Duration::from_millis(10);
 /// Connections that make room at once then.
 const EXHAUSTED_ROOM: usize = 32;
 /// What happens with every connection of an attack is logged this often.
@@ -64,7 +67,9 @@ impl Listener {
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
         let mut complaints = Complaints::default();
+        let mut spare = None;
         loop {
+            spare = spare.or_else(spare_descriptor);
             // Accepting is cancel-safe: a connection is either returned or still waiting.
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -80,8 +85,13 @@ impl Listener {
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     self.policy.count(RequestRefusal::Descriptors);
-                    self.policy.peers.make_room(EXHAUSTED_ROOM);
                     complaints.note(&error.to_string());
+                    self.policy.peers.make_room(EXHAUSTED_ROOM);
+                    drop(spare.take());
+                    if let Some(connection) = self.accept_late().await {
+                        let tasks = connections.clone();
+                        connections.spawn(connection.serve(router.clone(), shutdown.clone(), tasks));
+                    }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }
@@ -90,6 +100,18 @@ impl Listener {
         if tokio::time::timeout(GOODBYE, connections.wait()).await.is_err() {
             tracing::warn!(event = "requests_cut", left = connections.len(), "requests did not end in time");
         }
+    }
+
+    /// A connection for which there is no descriptor but one that was kept: it may be a probe.
+    async fn accept_late(&self) -> Option<Connection> {
+        let accepted = tokio::time::timeout(LATE_ACCEPT_TIMEOUT, self.socket.accept()).await;
+        let (socket, remote) = accepted.ok()?.ok()?;
+        let (policy, leave) = (self.policy.clone(), CancellationToken::new());
+        let Arrival::Refused(place, excess) = policy.peers.arrive_late(remote.ip(), &leave) else {
+            return None;
+        };
+        bound_peer(&socket, policy.unacknowledged_max);
+        Some(Connection { policy, socket, remote, place, excess: Some(excess), leave })
     }
 
     /// A connection that is served, if only to be told why it is not.
@@ -137,6 +159,11 @@ impl Complaints {
         );
         *self = Self { logged: Some(now), unlogged: 0 };
     }
+}
+
+/// A descriptor that is given up for a connection when there is no other. None if there is none now either.
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// What a connection costs is bounded in the kernel, for what nobody above it can see: bytes that it was given, and a peer

@@ -122,8 +122,24 @@ impl Peers {
         is_proxy: bool,
         leave: &CancellationToken,
     ) -> Arrival {
+        self.arrive_as(remote, is_proxy, leave, None)
+    }
+
+    /// The same with a descriptor that was kept for this: it is turned away whatever the numbers say.
+    pub(super) fn arrive_late(self: &Arc<Self>, remote: IpAddr, leave: &CancellationToken) -> Arrival {
+        self.arrive_as(remote, true, leave, Some(Excess::Descriptors))
+    }
+
+    fn arrive_as(
+        self: &Arc<Self>,
+        remote: IpAddr,
+        is_proxy: bool,
+        leave: &CancellationToken,
+        excess: Option<Excess>,
+    ) -> Arrival {
         let (address, now) = (group(remote), Instant::now());
-        let arrived = self.table.with(|table| table.arrive(&self.limits, remote, address, is_proxy, now));
+        let arrived =
+            self.table.with(|table| table.arrive(&self.limits, remote, address, is_proxy, excess, now));
         let (excess, leaving) = match arrived {
             Ok(arrived) => arrived,
             Err(excess) => return Arrival::Dropped(excess),
@@ -226,6 +242,7 @@ impl Table {
         remote: IpAddr,
         address: IpAddr,
         is_proxy: bool,
+        excess: Option<Excess>,
         now: Instant,
     ) -> Result<(Option<Excess>, Option<CancellationToken>), Excess> {
         let is_full = self.open >= limits.connections_max;
@@ -234,7 +251,9 @@ impl Table {
         }
         // A connection on which nothing is asked gives way to one on which something may be.
         let leaving = if is_full { self.oldest() } else { None };
-        let excess = if is_full && leaving.is_none() {
+        let excess = if excess.is_some() {
+            excess
+        } else if is_full && leaving.is_none() {
             Some(Excess::Descriptors)
         } else if is_proxy {
             None
