@@ -33,16 +33,25 @@ pub(super) struct BatchId(String);
 pub(super) struct Digest(u128);
 
 impl Digest {
-    /// `None` where a line had no time of its own: equal lines are then new measurements.
+    /// `None` where a line had no time of its own: equal lines are then new measurements. It does not depend on how the lines of a
+    /// measurement are cut into envelopes, which another node may do otherwise.
     pub(super) fn of(collector: &CollectorId, drafts: &[Draft]) -> Option<Self> {
         if !drafts.iter().all(|draft| draft.own_timestamps) {
             return None;
         }
         let mut hash = Xxh3::new();
         update(&mut hash, collector.as_str().as_bytes());
+        let mut last = None;
         for draft in drafts {
-            update(&mut hash, draft.channel.measurement.as_bytes());
-            update(&mut hash, &draft.lines);
+            let measurement = &*draft.channel.measurement;
+            if last.replace(measurement) == Some(measurement) {
+                hash.update(b"\n");
+            } else {
+                // No byte of a line.
+                hash.update(&[0xff]);
+                update(&mut hash, measurement.as_bytes());
+            }
+            hash.update(&draft.lines);
         }
         Some(Self(hash.digest128()))
     }
@@ -124,6 +133,9 @@ mod tests {
         for other in [digest("b", &both), digest("a", &both[..1]), digest("a", &[mem.clone(), cpu.clone()])] {
             assert_ne!(digest("a", &both), other);
         }
+        let whole = [draft("cpu", "cpu u=1 1\ncpu u=2 2", true), mem.clone()];
+        let cut = [cpu.clone(), draft("cpu", "cpu u=2 2", true), mem];
+        assert_eq!(digest("a", &whole), digest("a", &cut), "however it is cut into envelopes");
         let [split, joined] = [draft("cp", "ucpu u=1 1", true), draft("cpu", "cpu u=1 1", true)];
         assert_ne!(digest("a", &[split]), digest("a", &[joined]));
         assert_eq!(Digest::of(&id("a"), &[cpu, draft("mem", "mem u=1 1", false)]), None);
