@@ -8,7 +8,7 @@ fuzz_target!(|input: &[u8]| {
     let answer = match ClientMessage::parse(input) {
         Ok(ClientMessage::Ping { id }) => ServerMessage::Pong { id: id.as_ref() }.to_json(),
         Ok(ClientMessage::Subscribe { id, .. } | ClientMessage::Replay { id, .. }) => {
-            ServerMessage::Ack { id: id.as_ref(), matching: None }.to_json()
+            ServerMessage::Ack { id: id.as_ref(), matching: None, interval_ms: None }.to_json()
         }
         Err(error) => {
             assert!(error.message.len() < 1024, "{}", error.message);
