@@ -1,10 +1,12 @@
 //! What a client says: from its bytes to events, one at a time, while earlier ones may still be worked on.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::edge::resolve::Place;
 use crate::edge::view::ViewKey;
@@ -19,6 +21,8 @@ const MESSAGES_BURST: NonZeroU32 = NonZeroU32::new(50).unwrap();
 pub(crate) struct Inbound {
     /// Between two reads in the middle of a frame or message; else a new one does as well.
     pub(crate) decoder: Option<Decoder>,
+    /// Since when a message has begun and not ended.
+    pub(crate) begun: Option<Instant>,
     /// What came behind a request that is still being worked on: the rest of one read.
     pub(crate) rest: Vec<u8>,
     /// The client has said more than it may. It is not read before the clock has come round.
@@ -43,6 +47,7 @@ impl Inbound {
         let quota = Quota::per_second(MESSAGES_PER_SECOND).allow_burst(MESSAGES_BURST);
         Self {
             decoder: None,
+            begun: None,
             rest: Vec::new(),
             paused: false,
             request: None,
@@ -55,6 +60,16 @@ impl Inbound {
         let allows = self.limiter.check().is_ok();
         self.paused |= !allows;
         allows
+    }
+
+    /// A read has ended in the middle of a message, perhaps not the first one.
+    pub(crate) fn note_begun(&mut self, now: Instant) {
+        self.begun.get_or_insert(now);
+    }
+
+    /// Whether a message has been unfinished for longer than it may be.
+    pub(crate) fn is_late(&self, now: Instant, timeout: Duration) -> bool {
+        self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= timeout)
     }
 
     /// Keeps bytes for later, and the decoder that is to read them.

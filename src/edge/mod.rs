@@ -204,7 +204,11 @@ impl Edge {
             arrived_ms: (0..broker.shards()).map(|_| AtomicU64::new(0)).collect(),
             stale_since_ms: AtomicU64::new(u64::MAX),
             broker,
-            snapshots: Snapshots::new(settings.snapshot.bytes_max),
+            snapshots: Snapshots::new(
+                settings.snapshot.bytes_max,
+                settings.slow_client_timeout,
+                node.meters.snapshot_held_bytes.clone(),
+            ),
             replays,
             compressor,
             settings,
@@ -304,7 +308,7 @@ impl Edge {
                 let views = hub.tidy(&self.shared.node.meters);
                 self.warn_of_views(views);
                 self.shared.node.meters.replay_bytes.set(self.shared.replays.bytes() as f64);
-                self.shared.snapshots.tidy();
+                self.shared.snapshots.tidy(&self.shared.node.meters);
                 let (hub, node) = (hub.clone(), self.shared.node.clone());
                 // Whoever is copying many of the last values has their lock for milliseconds.
                 let tidy = move || hub.tidy_series(unix_ns(), &node.meters);

@@ -274,21 +274,6 @@ impl<T: Clone> Core<T> {
         Ok(Some(holder.deadline.map_or(next, |deadline| next.min(deadline))))
     }
 
-    /// Has everybody give back who may not go on, and returns whom to wake.
-    pub(super) fn check_all(&mut self, now: Duration) -> Vec<T> {
-        let ids: Vec<Id> = self.holders.keys().copied().collect();
-        let was_cut = |core: &Self, id: &Id| {
-            core.holders.get(id).is_some_and(|holder| matches!(holder.state, State::Cut(_)))
-        };
-        let mut woken = Vec::new();
-        for id in ids {
-            if !was_cut(self, &id) && self.check(id, now).is_err() {
-                woken.extend(self.holders.get(&id).map(|holder| holder.wakes.clone()));
-            }
-        }
-        woken
-    }
-
     /// A holder has given everything back. Returns whom to wake: there is room.
     pub(super) fn close(&mut self, id: Id) -> Vec<T> {
         self.waiting.remove(&id);

@@ -69,11 +69,6 @@ impl FairBudget {
         Charge { budget: self.clone(), id, bytes: 0, wakes }
     }
 
-    /// Has those give way who are too slow. For budgets whose holders do not look after themselves with [`Charge::cut`].
-    pub fn check_all(&self) {
-        wake(&self.with(Core::check_all));
-    }
-
     /// What is held now.
     pub fn bytes(&self) -> usize {
         self.with(|core, _| core.held())
@@ -161,9 +156,17 @@ impl Charge {
         self.budget.with(|core, now| core.note(self.id, bytes as u64, now));
     }
 
-    /// Whether it has to be given back.
-    pub fn is_cut(&self) -> bool {
-        self.budget.with(|core, now| core.check(self.id, now).is_err())
+    /// Whether it may be kept.
+    ///
+    /// # Errors
+    /// When it has to be given back.
+    pub fn check(&self) -> Result<(), Cut> {
+        self.budget.with(|core, now| core.check(self.id, now)).map(drop)
+    }
+
+    /// Gives it back before it is dropped.
+    pub fn close(&self) {
+        wake(&self.budget.with(|core, _| core.close(self.id)));
     }
 
     /// Returns when it has to be given back. May be cancelled and called again.
@@ -189,7 +192,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        wake(&self.budget.with(|core, _| core.close(self.id)));
+        self.close();
     }
 }
 

@@ -566,6 +566,8 @@ meters! {
     view_bytes: gauge "ws_view_bytes", Bytes, "Bytes of frames that belong to one view each, and of the views' runs.";
     conflated_metrics: counter "ws_conflated_metrics_total", Count, "Metrics that clients with an interval did not get because a newer value of their series took their place, summed over these clients.";
     snapshots: counter "ws_snapshots_total", Count, "Snapshots sent to clients, whole.";
+    snapshot_held_bytes: gauge "ws_snapshot_held_bytes", Bytes, "Bytes of encoded snapshots and last values that clients are taking.";
+    snapshots_cut: cuts "ws_snapshots_cut_total", Count, "Encoded snapshots and last values that were given up because nobody took them, by reason.";
     snapshot_series: gauge "ws_snapshot_series", Count, "Series whose last value is kept.";
     snapshot_bytes: gauge "ws_snapshot_bytes", Bytes, "What these values take.";
     snapshot_series_dropped: series_drops "ws_snapshot_series_dropped_total", Count, "Series whose last value is no longer kept, by reason.";

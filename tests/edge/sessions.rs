@@ -179,3 +179,21 @@ async fn a_replay_holds_when_another_wish_follows_while_a_frame_is_half_written(
     assert_eq!(counts, (1..=60).collect::<Vec<_>>());
     edge.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_a_client_begins_and_does_not_end_is_closed_with_1008() {
+    let settings = settings(&[("edge.client_message_timeout_ms", "200")]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    // The beginning of a frame, and that of a message with a ping behind it.
+    for begun in [&[0x81, 0xfe][..], &[0x01, 0x81, 0, 0, 0, 0, b'{', 0x89, 0x80, 0, 0, 0, 0]] {
+        let mut client = edge.connect("").await;
+        let tokio_tungstenite::MaybeTlsStream::Plain(stream) = client.socket.get_mut() else {
+            panic!("no TLS")
+        };
+        tokio::io::AsyncWriteExt::write_all(stream, begun).await.unwrap();
+        let End::Close(code, reason) = client.read_end().await else { panic!("no close frame") };
+        assert_eq!((code, reason.as_str()), (1008, "a message was not complete within 0.2 s"), "{begun:?}");
+    }
+    edge.stop().await;
+}

@@ -384,6 +384,44 @@ async fn who_does_not_read_the_state_it_asked_for_costs_nobody_else_anything() {
     edge.stop().await;
 }
 
+/// What they ask for is twice what may be held together, and none of them takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_who_does_not_read_keeps_others_from_last_values() {
+    let settings = settings(&[("edge.snapshot.bytes_max", "16777216")]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut live = Joiner::connect(&edge, "").await;
+    for collector in 0..160 {
+        log.publish_padded(&format!("web-{collector}"), "cpu", 60_000).await;
+    }
+    live.until(|live| live.live == 160).await;
+    let mut unread = Vec::new();
+    let ask = async |path: &str, upgrade: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(edge.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{upgrade}\r\n", edge.address);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    };
+    for _ in 0..3 {
+        unread.push(ask("/api/metrics/latest", "").await);
+        unread.push(ask("/api/metrics/latest?format=influx", "").await);
+        unread.push(ask("/sse?snapshot=true", "").await);
+    }
+    until(|| edge.metrics().render().contains("ws_snapshots_cut_total{reason=\"gave_way\"} 1")).await;
+    let began = std::time::Instant::now();
+    let answer =
+        reqwest::get(format!("http://{}/api/metrics/latest?filter=web-1.*", edge.address)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.bytes().await.unwrap().len() > 60_000);
+    let mut joiner = Joiner::connect(&edge, "snapshot=true&filter=web-2.*").await;
+    joiner.until(|joiner| joiner.snapshots == 1).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    drop(unread);
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn newest_values_after_a_snapshot_are_those_behind_it() {
     let settings = settings(&[("log.shards", "2")]);

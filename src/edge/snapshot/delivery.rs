@@ -9,7 +9,7 @@ use crate::edge::books::Passage;
 use crate::edge::encode;
 use crate::edge::feed::{Fed, Feeder, Over};
 use crate::edge::hub::Hub;
-use crate::edge::replay::portion::{Charge, GivenBack, Portion};
+use crate::edge::replay::portion::{GivenBack, Portion};
 use crate::edge::view::View;
 use crate::proto::message::GapReason;
 use crate::proto::offset::Offset;
@@ -38,8 +38,10 @@ impl Delivery<'_> {
         let (shared, snapshots) = (self.shared, &self.shared.snapshots);
         let snapshot = snapshots.get(shared, self.hub, key, floor, lost.is_some()).await.map_err(|_| Over)?;
         let patience = self.shared.settings.slow_client_timeout + snapshot.patience();
-        if let Ok(sent) = tokio::time::timeout(patience, self.send_all(feeder, &snapshot, lost)).await {
-            return sent;
+        let sent = tokio::time::timeout(patience, self.send_all(feeder, &snapshot, lost)).await;
+        // Out of time, it is as if it was given up.
+        if let Some(there) = sent.unwrap_or(Ok(None))? {
+            return Ok(there);
         }
         // Before the client is waited for once more.
         drop(snapshot);
@@ -47,12 +49,13 @@ impl Delivery<'_> {
         Err(Over)
     }
 
+    /// None if the snapshot was given up before its end: nobody who has it has taken enough of it.
     async fn send_all(
         &self,
         feeder: &mut Feeder,
         snapshot: &Arc<Snapshot>,
         lost: Option<GapReason>,
-    ) -> Result<Arc<Offset>, Over> {
+    ) -> Result<Option<Arc<Offset>>, Over> {
         let (here, there) = (self.at.clone(), Arc::new(snapshot.offset.clone()));
         let wire = self.view.key().wire;
         // The log may have become another one since something of it was lost.
@@ -68,11 +71,9 @@ impl Delivery<'_> {
             own: true,
             passage: Some(Arc::new(missed.clone().unwrap_or_default())),
         };
-        // As long as a session has a part, there is that much less room for other snapshots.
-        let charge = || Some(snapshot.clone() as Charge);
         let give_last = |bytes| {
             Batch::new(vec![there_frame(bytes)])
-                .map(|batch| Fed::Portion(Portion::of(batch, GivenBack::Never, charge())))
+                .map(|batch| Fed::Portion(Portion::of(batch, GivenBack::Never, None)))
         };
         let Some(last) = &snapshot.last else {
             // Nothing matches, and nothing is said of it.
@@ -87,18 +88,24 @@ impl Delivery<'_> {
                     feeder.give(Fed::Portion(portion)).await?;
                 }
             }
-            return Ok(there);
+            return Ok(Some(there));
         };
         let gap = lost.map(|reason| encode::gap_before_snapshot(wire, &here, &there, reason));
-        let gap = gap.and_then(|gap| Batch::standing(vec![gap], &there)).map(Arc::new);
-        for part in gap.iter().chain(&snapshot.parts) {
-            let portion = Portion::standing(part.clone(), here.clone(), charge());
-            feeder.give(Fed::Portion(portion)).await?;
+        if let Some(gap) = gap.and_then(|gap| Batch::standing(vec![gap], &there)).map(Arc::new) {
+            feeder.give(Fed::Portion(Portion::standing(gap, here.clone(), None))).await?;
+        }
+        for at in 0.. {
+            // Whoever waits here holds one part, and no more of the snapshot: it may be given up meanwhile.
+            let Ok(part) = snapshot.parts.part(at) else { return Ok(None) };
+            let Some(part) = part else { break };
+            let bytes = part.wire().len();
+            feeder.give(Fed::Portion(Portion::standing(part, here.clone(), None))).await?;
+            snapshot.parts.note(bytes);
         }
         // In a batch of its own, as everything is with which the log may become another one.
         give(feeder, give_last(last.clone())).await?;
         self.shared.node.meters.snapshots.increment(1);
-        Ok(there)
+        Ok(Some(there))
     }
 }
 

@@ -2,17 +2,21 @@
 //!
 //! What is copied from the store and encoded is shared, as it is written; a session holds no more than a count on it. So a thousand clients that
 //! come at once cost the work of one. What all snapshots take together is bounded: who asks for one more waits until
-//! others have been taken.
+//! others have been taken, or, if nobody takes them, are given up.
 
+mod answers;
 pub(crate) mod delivery;
+mod encoded;
+
+pub(crate) use self::answers::Answer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use metrics::Gauge;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use crate::config::SnapshotSettings;
@@ -22,8 +26,11 @@ use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::hub::Hub;
 use crate::edge::series::{Extract, Part};
+use crate::edge::snapshot::answers::Answers;
+use crate::edge::snapshot::encoded::{Encoded, Room};
 use crate::edge::view::ViewKey;
-use crate::ops::meters::SeriesDrop;
+use crate::fairness::Charge;
+use crate::ops::meters::{Meters, SeriesDrop};
 use crate::ops::node::Node;
 use crate::proto::channel::CollectorId;
 use crate::proto::filter::FilterSet;
@@ -44,31 +51,28 @@ const MAKERS: usize = 2;
 const CONCERN: Duration = Duration::from_secs(60);
 /// A client that takes less of its snapshot per second, on average and after the time that any client may be slow, is too
 /// slow for it: others wait for the room.
-pub(crate) const BYTES_PER_SECOND_MIN: usize = 64 * 1024;
+const BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 
 /// The last values at one place, as ready messages.
 pub(crate) struct Snapshot {
     /// The place.
     pub(crate) offset: Offset,
     /// All messages but the last, in order, as sessions write them.
-    pub(crate) parts: Vec<Arc<Batch>>,
+    pub(crate) parts: Arc<Encoded<Arc<Batch>>>,
     /// The message that moves a client here; none, if nothing matches.
     pub(crate) last: Option<Bytes>,
-    bytes: usize,
     made: Instant,
-    _held: Held,
 }
 
 impl Snapshot {
     /// How long a client may take for it, beyond the time it may be slow anyway.
     pub(crate) fn patience(&self) -> Duration {
-        Duration::from_secs((self.bytes / BYTES_PER_SECOND_MIN) as u64)
+        Duration::from_secs((self.parts.bytes() / BYTES_PER_SECOND_MIN) as u64)
     }
 
     /// Of these messages.
-    fn new(offset: Offset, mut frames: Vec<Bytes>, room: &Arc<Room>) -> Self {
+    fn new(offset: Offset, mut frames: Vec<Bytes>, room: &Room, charge: Charge) -> Self {
         let bytes = frames.iter().map(|frame| frame.len() + FRAME_OVERHEAD_BYTES).sum();
-        let held = room.hold(bytes);
         let last = frames.pop();
         let here = Arc::new(offset.clone());
         let (mut parts, mut run, mut run_bytes) = (Vec::new(), Vec::new(), 0);
@@ -81,71 +85,28 @@ impl Snapshot {
             run.push(frame);
         }
         parts.extend(Batch::standing(run, &here).map(Arc::new));
-        Self { offset, parts, last, bytes, made: Instant::now(), _held: held }
+        Self { offset, parts: room.keep(parts, bytes, charge), last, made: Instant::now() }
     }
 }
 
 /// All snapshots of an edge.
 pub(crate) struct Snapshots {
     fresh: Locked<HashMap<ViewKey, Arc<OnceCell<Arc<Snapshot>>>>>,
+    answers: Answers,
     makers: Semaphore,
     room: Arc<Room>,
     /// When a bound last cost a series its value.
     incomplete: Locked<Option<Instant>>,
 }
 
-/// What snapshots take that somebody still holds.
-struct Room {
-    bytes: AtomicUsize,
-    bytes_max: usize,
-    freed: Notify,
-}
-
-/// A part of the room, free again when it is dropped.
-pub(crate) struct Held {
-    room: Arc<Room>,
-    bytes: usize,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.room.freed.notify_waiters();
-    }
-}
-
-impl Room {
-    /// Waits until there is some. One snapshot may be larger than what is left, so each maker may go beyond it by one.
-    async fn wait(&self) {
-        loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            // From here on, before the look: what is freed in between must not be waited for in vain.
-            freed.as_mut().enable();
-            if self.is_left() {
-                return;
-            }
-            freed.await;
-        }
-    }
-
-    fn is_left(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < self.bytes_max
-    }
-
-    fn hold(self: &Arc<Self>, bytes: usize) -> Held {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Held { room: self.clone(), bytes }
-    }
-}
-
 impl Snapshots {
-    /// None yet; those that are being sent take about `bytes_max` together.
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        let room = Room { bytes: AtomicUsize::new(0), bytes_max, freed: Notify::new() };
+    /// None yet; those that are being sent take about `bytes_max` together. What nobody takes for `patience` is given up.
+    pub(crate) fn new(bytes_max: usize, patience: Duration, gauge: Gauge) -> Self {
         Self {
             fresh: Locked::empty("fresh snapshots"),
+            answers: Locked::empty("fresh answers"),
             makers: Semaphore::new(MAKERS),
-            room: Arc::new(room),
+            room: Arc::new(Room::new(bytes_max, BYTES_PER_SECOND_MIN as u64, patience, gauge)),
             incomplete: Locked::empty("incomplete snapshots"),
         }
     }
@@ -171,8 +132,10 @@ impl Snapshots {
                 floor.is_none_or(|floor| floor.is_at_or_before(made) && !is_there(floor))
             };
             // A reset of the log outdates it at once.
-            let is_good =
-                |made: &Arc<Snapshot>| made.offset.is_at_or_before(&head) && is_behind(&made.offset);
+            let is_good = |made: &Arc<Snapshot>| {
+                let is_whole = made.parts.part(0).is_ok();
+                is_whole && made.offset.is_at_or_before(&head) && is_behind(&made.offset)
+            };
             let (cell, outdated) = self.fresh.with(|fresh| {
                 // One that is not made yet will be fresh.
                 let is_good = |cell: &&Arc<OnceCell<Arc<Snapshot>>>| {
@@ -196,8 +159,14 @@ impl Snapshots {
         }
     }
 
-    /// Forgets those that are not fresh: sessions that are still sending one hold it themselves.
-    pub(crate) fn tidy(&self) {
+    /// Forgets those that are not fresh: sessions that are still sending one hold it themselves. Gives up what nobody takes.
+    pub(crate) fn tidy(&self, meters: &Meters) {
+        self.room.check(meters);
+        let is_old = |cell: &Arc<OnceCell<Arc<Answer>>>| {
+            cell.get().map_or(Arc::strong_count(cell) <= 1, Answer::is_old)
+        };
+        let old: Vec<_> = self.answers.with(|answers| answers.extract_if(|_, cell| is_old(cell)).collect());
+        drop(old);
         let is_old = |cell: &Arc<OnceCell<Arc<Snapshot>>>| {
             cell.get().map_or(Arc::strong_count(cell) <= 1, |made| made.made.elapsed() >= FRESH)
         };
@@ -215,19 +184,21 @@ impl Snapshots {
         shared: &Shared,
         hub: &Arc<Hub>,
         filters: &FilterSet,
-        work: impl FnOnce(Extract) -> T + Send + 'static,
+        work: impl FnOnce(Extract, Charge) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
-        let _turn = loop {
+        let (charge, _turn) = loop {
             // Not while a turn is taken: who waits for room must not keep others from looking for theirs.
-            self.room.wait().await;
+            let charge = self.room.enter(&shared.node.meters).await;
             let turn = self.makers.acquire().await.map_err(|_| Stopped)?;
             if self.room.is_left() {
-                break turn;
+                break (charge, turn);
             }
         };
         let (hub, filters) = (hub.clone(), filters.clone());
-        let work =
-            shared.tasks.spawn_blocking(move || work(hub.with_series(|series| series.matching(&filters))));
+        let work = shared.tasks.spawn_blocking(move || {
+            let extract = hub.with_series(|series| series.matching(&filters));
+            work(extract, charge)
+        });
         work.await.map_err(|_| Stopped)
     }
 
@@ -256,18 +227,13 @@ impl Snapshots {
         }
     }
 
-    /// Takes a part of the room, until what is returned is dropped.
-    pub(crate) fn hold(&self, bytes: usize) -> Held {
-        self.room.hold(bytes)
-    }
-
     async fn make(&self, shared: &Shared, hub: &Arc<Hub>, key: &ViewKey) -> Result<Arc<Snapshot>, Stopped> {
         let (room, compressor, key_) = (self.room.clone(), shared.compressor.clone(), key.clone());
-        self.extract(shared, hub, &key.filters, move |extract| {
+        self.extract(shared, hub, &key.filters, move |extract, charge| {
             let offset = (*extract.at.offset).clone();
             let incomplete = extract.incomplete;
             let frames = frames(&offset, extract.into_parts(key_.format), incomplete, &key_, &compressor);
-            Arc::new(Snapshot::new(offset, frames, &room))
+            Arc::new(Snapshot::new(offset, frames, &room, charge))
         })
         .await
     }
@@ -298,22 +264,4 @@ fn frames(
         compressor.own(plain, key.wire, (part == count).then_some(offset))
     };
     numbered.map(frame).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn who_finds_no_room_waits_until_some_is_free() {
-        let room = Arc::new(Room { bytes: AtomicUsize::new(0), bytes_max: 10, freed: Notify::new() });
-        room.wait().await;
-        let (large, small) = (room.hold(20), room.hold(5));
-        let mut waits = std::pin::pin!(room.wait());
-        assert!(futures_util::poll!(&mut waits).is_pending());
-        drop(small);
-        assert!(futures_util::poll!(&mut waits).is_pending(), "still too much");
-        drop(large);
-        waits.await;
-    }
 }

@@ -55,6 +55,7 @@ impl Writer {
         let silence_max = heartbeat * 2 + Duration::from_secs(5);
         let blocked_max = self.shared.settings.slow_client_timeout;
         let disconnects = self.shared.settings.slow_client_policy == SlowClientPolicy::Disconnect;
+        let message_timeout = self.shared.settings.client_message_timeout;
         let head = self.hub.head();
         let now = self.turn.now;
         for key in self.table.keys_of_part(self.clock.part, PARTS) {
@@ -76,6 +77,10 @@ impl Writer {
                 } else if disconnects && session.misses_frames() && !self.hub.holds(&session.at) {
                     self.drop_slow(key, "overtaken by the stream");
                 }
+            } else if session.inbound.as_ref().is_some_and(|inbound| inbound.is_late(now, message_timeout)) {
+                let most = message_timeout.as_secs_f64();
+                let reason = format!("a message was not complete within {most} s");
+                self.close(key, CloseCode::Policy, &reason, None);
             } else if session.socket.converses()
                 && now.saturating_duration_since(session.heard) >= silence_max
             {

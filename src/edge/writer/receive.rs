@@ -76,7 +76,16 @@ impl Writer {
                 None => return,
             }
             match decoder.decode(&mut bytes) {
-                Ok(Some(event)) => self.answer(key, event),
+                Ok(Some(event)) => {
+                    // A ping may come between the fragments of a message; what else comes is its end.
+                    if !decoder.is_mid_message()
+                        && let Some(inbound) =
+                            self.table.get(key).and_then(|session| session.inbound.as_mut())
+                    {
+                        inbound.begun = None;
+                    }
+                    self.answer(key, event);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     self.close(key, error.close_code(), &error.to_string(), None);
@@ -84,10 +93,13 @@ impl Writer {
                 }
             }
         }
+        let now = self.turn.now;
         if let Some(session) = self.table.get(key)
             && decoder.is_mid_message()
         {
-            session.inbound().put_off(decoder, &[]);
+            let inbound = session.inbound();
+            inbound.note_begun(now);
+            inbound.put_off(decoder, &[]);
         }
     }
 
