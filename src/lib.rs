@@ -31,7 +31,8 @@
 //!   end is the body of an HTTP response: events as long as the client listens, or those of one poll. (HTTP has a task per
 //!   connection, these clients too.)
 //! * An edge keeps the last value of every series, bounded, at the ring's newest place. A client that asks for a snapshot gets
-//!   these first; what is encoded for one is shared by all who come at the same time.
+//!   these first; what is encoded for one is shared by all who come at the same time, and given up where nobody takes it and
+//!   others want the room.
 //! * There is no JetStream consumer, neither per client nor per edge: an edge subscribes to what the stream republishes and
 //!   repairs its own holes from the stream.
 //!
@@ -89,7 +90,7 @@
 //! | 8 | `a_client_that_does_not_read_gets_exactly_what_its_gaps_leave_out_and_costs_others_nothing` |
 //! | 9 | `a_draining_edge_delivers_through_its_grace_and_sends_clients_away_with_their_place`, `an_ingest_that_is_asked_to_stop_loses_nothing_it_accepted` |
 //! | 10 | `frames_are_bounded_over_all_views_and_a_busy_view_leaves_the_others_their_share`, `a_full_node_refuses_says_when_to_come_back_and_is_not_ready` |
-//! | 11 | `accounts_balance_and_only_peers_above_their_share_give_way`, `a_crowd_of_quick_peers_is_served_one_after_the_other_and_loses_nothing`, `a_write_is_stored_at_once_beside_any_number_of_bodies_that_stall`, `unfinished_messages_take_no_more_than_their_room_and_give_way_to_finished_ones` |
+//! | 11 | `accounts_balance_and_only_peers_above_their_share_give_way`, `a_crowd_of_quick_peers_is_served_one_after_the_other_and_loses_nothing`, `a_write_is_stored_at_once_beside_any_number_of_bodies_that_stall`, `unfinished_messages_take_no_more_than_their_room_and_give_way_to_finished_ones`, `nobody_who_does_not_read_keeps_others_from_last_values` |
 //!
 //! # Where things are, in reading order
 //!

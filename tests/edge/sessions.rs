@@ -181,7 +181,7 @@ async fn a_replay_holds_when_another_wish_follows_while_a_frame_is_half_written(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_a_client_begins_and_does_not_end_is_closed_with_1008() {
+async fn a_message_that_a_client_begins_and_does_not_end_is_closed_with_4008() {
     let settings = settings(&[("edge.client_message_timeout_ms", "200")]);
     let log = Log::new(&settings);
     let edge = RunningEdge::start(log.broker.clone(), &settings).await;
@@ -193,7 +193,7 @@ async fn a_message_that_a_client_begins_and_does_not_end_is_closed_with_1008() {
         };
         tokio::io::AsyncWriteExt::write_all(stream, begun).await.unwrap();
         let End::Close(code, reason) = client.read_end().await else { panic!("no close frame") };
-        assert_eq!((code, reason.as_str()), (1008, "a message was not complete within 0.2 s"), "{begun:?}");
+        assert_eq!((code, reason.as_str()), (4008, "a message was not complete within 0.2 s"), "{begun:?}");
     }
     edge.stop().await;
 }

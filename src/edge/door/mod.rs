@@ -36,6 +36,7 @@ mod latest;
 mod poll;
 mod script;
 mod sse;
+mod taking;
 mod websocket;
 
 pub(crate) use websocket::REFUSALS_MAX;

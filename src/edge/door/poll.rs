@@ -19,6 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, timeout_at};
 
 use super::sse::Events;
+use super::taking::{TURN_TIMEOUT, Taking, no_turn};
 use super::{Address, Admitted, Refusal, bad_request, content_type, parameters, refused};
 use crate::edge::Edge;
 use crate::edge::socket::Socket;
@@ -44,6 +45,8 @@ const CATCH_UP_MIN: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_millis(50);
 /// An answer ends with the message that makes it this long, in bytes; what is whole only together may make it longer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// From here on an answer shares the room of snapshots.
+const LARGE_BYTES: usize = 64 * 1024;
 /// Bytes given to the connection at a time.
 const PIECE_BYTES: usize = 16 * 1024;
 
@@ -82,8 +85,15 @@ async fn poll(edge: &Edge, method: &Method, uri: &Uri, address: Address) -> Resu
         return Err((ConnectFailure::NotReady, ApiError::unavailable("unavailable", message, 1)));
     };
     let headers = head(subscription.format, Some(next));
-    Ok((StatusCode::OK, headers, Body::new(Answer { rest: found.into_body(), _admission: admission }))
-        .into_response())
+    let answer = found.into_body();
+    if answer.len() < LARGE_BYTES {
+        let answer = Answer { rest: answer, _admission: admission };
+        return Ok((StatusCode::OK, headers, Body::new(answer)).into_response());
+    }
+    // It is given up if it is not taken: a thousand that nobody reads would be a gigabyte.
+    let kept = edge.shared.snapshots.keep(&edge.shared.node.meters, &answer);
+    let kept = tokio::time::timeout(TURN_TIMEOUT, kept).await.map_err(|_| no_turn())?;
+    Ok((StatusCode::OK, headers, Body::new(Taking::new(kept, Some(admission)))).into_response())
 }
 
 /// How long the request may take.

@@ -14,6 +14,7 @@ use crate::edge::encode;
 use crate::edge::hub::Hub;
 use crate::edge::series::{Extract, Group};
 use crate::fairness::Charge;
+use crate::ops::meters::Meters;
 use crate::proto::filter::FilterSet;
 use crate::proto::json;
 use crate::proto::line;
@@ -54,12 +55,19 @@ impl Answer {
     fn is_good(&self, at: &Offset) -> bool {
         let is_new = at.is_at_or_before(&self.offset);
         let is_fresh = self.offset.is_at_or_before(at) && self.made.elapsed() < FRESH;
-        let is_whole = self.parts.part(0).is_ok();
+        let is_whole = self.parts.is_whole();
         is_whole && (is_new || is_fresh && self.parts.bytes() >= LARGE_BYTES)
     }
 }
 
 impl Snapshots {
+    /// Keeps an answer that was made elsewhere, for its one client to take, when there is room for it.
+    pub(crate) async fn keep(&self, meters: &Meters, answer: &[u8]) -> Arc<Encoded<Bytes>> {
+        let charge = self.room.enter(meters).await;
+        let parts = answer.chunks(PART_BYTES).map(Bytes::copy_from_slice).collect();
+        self.room.keep(parts, answer.len(), charge)
+    }
+
     /// All last values that match now, or were there just before if they are many.
     ///
     /// # Errors

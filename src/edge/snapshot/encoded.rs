@@ -1,6 +1,7 @@
 //! What is encoded once and taken by many, a part at a time. Where there is no room for more of it, what nobody takes is given up,
 //! however many still have a share of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) struct Room {
 pub(crate) struct Encoded<P> {
     /// None once they are given up.
     parts: Locked<Option<Vec<P>>>,
+    /// The same without the lock, for those who hold another.
+    is_whole: AtomicBool,
     bytes: usize,
     charge: Charge,
 }
@@ -86,7 +89,8 @@ impl Room {
         // It is pinned, so it is not cut.
         let _ = charge.pin(bytes);
         charge.unpin();
-        let kept = Arc::new(Encoded { parts: Locked::leaf("encoded parts", Some(parts)), bytes, charge });
+        let parts = Locked::leaf("encoded parts", Some(parts));
+        let kept = Arc::new(Encoded { parts, is_whole: AtomicBool::new(true), bytes, charge });
         let one: Weak<dyn GiveUp> = Arc::<Encoded<P>>::downgrade(&kept);
         self.all.with(|all| all.push(one));
         kept
@@ -104,6 +108,11 @@ impl<P: Clone> Encoded<P> {
         self.charge.note(bytes);
     }
 
+    /// Whether it was not given up.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed)
+    }
+
     /// All bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -114,6 +123,7 @@ impl<P: Send> GiveUp for Encoded<P> {
     fn check(&self) -> Option<Cut> {
         let cut = self.charge.check().err()?;
         // Once.
+        self.is_whole.store(false, Ordering::Relaxed);
         let parts = self.parts.with(Option::take)?;
         drop(parts);
         self.charge.close();

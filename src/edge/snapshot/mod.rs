@@ -8,7 +8,8 @@ mod answers;
 pub(crate) mod delivery;
 mod encoded;
 
-pub(crate) use self::answers::Answer;
+use self::answers::Answer;
+pub(crate) use self::encoded::Encoded;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::edge::encode;
 use crate::edge::hub::Hub;
 use crate::edge::series::{Extract, Part};
 use crate::edge::snapshot::answers::Answers;
-use crate::edge::snapshot::encoded::{Encoded, Room};
+use crate::edge::snapshot::encoded::Room;
 use crate::edge::view::ViewKey;
 use crate::fairness::Charge;
 use crate::ops::meters::{Meters, SeriesDrop};
@@ -133,7 +134,7 @@ impl Snapshots {
             };
             // A reset of the log outdates it at once.
             let is_good = |made: &Arc<Snapshot>| {
-                let is_whole = made.parts.part(0).is_ok();
+                let is_whole = made.parts.is_whole();
                 is_whole && made.offset.is_at_or_before(&head) && is_behind(&made.offset)
             };
             let (cell, outdated) = self.fresh.with(|fresh| {

@@ -80,7 +80,8 @@ impl Writer {
             } else if session.inbound.as_ref().is_some_and(|inbound| inbound.is_late(now, message_timeout)) {
                 let most = message_timeout.as_secs_f64();
                 let reason = format!("a message was not complete within {most} s");
-                self.close(key, CloseCode::Policy, &reason, None);
+                // Not as a fault of the client's: a line that stalls is no reason to stay away.
+                self.close(key, CloseCode::SlowClient, &reason, None);
             } else if session.socket.converses()
                 && now.saturating_duration_since(session.heard) >= silence_max
             {
