@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,6 +21,10 @@ use super::head::Scanner;
 /// An answer of the library's own is a head of three short lines.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
+/// A peer that has said all it had to say may still wait for the answer, as `nc -N` and some agents do; to the library it has
+/// gone. So it hears of that a little later: most answers are out by then, and what waits for ever is given up soon enough.
+const HALF_CLOSED_GRACE: Duration = Duration::from_secs(2);
+
 /// The bytes of one connection.
 pub(crate) struct Stream {
     /// Taken out at the end.
@@ -31,6 +36,8 @@ pub(crate) struct Stream {
     timer: Option<Pin<Box<Sleep>>>,
     expired: Option<Expired>,
     refused: Option<u16>,
+    /// When the peer ended its side, while it was being answered.
+    half_closed: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
@@ -43,6 +50,7 @@ impl Stream {
             timer: None,
             expired: None,
             refused: None,
+            half_closed: None,
         }
     }
 
@@ -73,6 +81,16 @@ impl Stream {
             }
             ready!(timer.as_mut().poll(context));
         }
+    }
+
+    /// Ready when the library shall hear that the peer has ended its side.
+    fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.exchange.is_waiting() {
+            return Poll::Ready(());
+        }
+        let timer =
+            self.half_closed.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + HALF_CLOSED_GRACE)));
+        timer.as_mut().poll(context)
     }
 
     /// Has a head read as it is meant.
@@ -138,12 +156,16 @@ impl AsyncRead for Stream {
         if this.expired.is_some() {
             return Poll::Ready(Ok(()));
         }
+        if this.half_closed.is_some() {
+            return this.poll_half_closed(context).map(Ok);
+        }
         let before = buffer.filled().len();
         match this.socket()?.poll_read(context, buffer) {
             Poll::Ready(Ok(())) => {
-                if buffer.filled().len() > before {
-                    this.scan(buffer, before);
+                if buffer.filled().len() == before {
+                    return this.poll_half_closed(context).map(Ok);
                 }
+                this.scan(buffer, before);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

@@ -134,6 +134,7 @@ fn router(policy: &Policy) -> Router {
         .route("/ws/collector", any(socket));
     Router::new()
         .route("/livez", get(async || "alive"))
+        .route("/later", get(async || tokio::time::sleep(Duration::from_millis(50)).await))
         .route("/uri", get(async |request: Request| request.uri().to_string()))
         .route("/remote", get(async |ConnectInfo(remote): ConnectInfo<SocketAddr>| remote.ip().to_string()))
         .route(
@@ -448,4 +449,23 @@ async fn an_upgraded_socket_gets_what_was_sent_behind_the_handshake() {
         }
     };
     tokio::time::timeout(PATIENCE, read).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sender_that_ends_its_side_behind_the_request_still_hears_the_answer() {
+    let bench = Bench::start(&[]).await;
+    for request in [
+        "GET /later HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    ] {
+        let mut peer = bench.connect().await;
+        peer.send(request).await;
+        peer.0.shutdown().await.unwrap();
+        assert_status(&peer.rest().await, 200);
+    }
+    // What has no end is given up, though.
+    let mut peer = bench.connect().await;
+    peer.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    peer.0.shutdown().await.unwrap();
+    peer.rest().await;
 }
