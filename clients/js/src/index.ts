@@ -23,6 +23,7 @@ export type {
   Message,
   Metric,
   MetricsMessage,
+  Incomplete,
   SnapshotMessage,
   StaleMessage,
 } from "./protocol.js";

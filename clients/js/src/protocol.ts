@@ -33,9 +33,14 @@ export interface SnapshotMessage {
   /** From 1 to `parts`. */
   part: number;
   parts: number;
+  /** Values may be missing: the edge still reads them after its start, or has no room for all of them. */
+  incomplete?: Incomplete;
   collector: string;
   metrics: Metric[];
 }
+
+/** Why last values may be missing. */
+export type Incomplete = "starting" | "bounds";
 
 /** With `format: "influx"`: metrics as line protocol, with timestamps in nanoseconds. */
 export interface LinesMessage {
@@ -46,6 +51,8 @@ export interface LinesMessage {
   /** Of last values (`snapshot`): which part of how many. */
   part?: number;
   parts?: number;
+  /** As in {@link SnapshotMessage}. */
+  incomplete?: Incomplete;
   /** As in {@link MetricsMessage}. */
   from?: string;
   conflated?: number;
@@ -105,6 +112,7 @@ export const decode = (text: string): ServerMessage => {
     const [all, word, value = "", conflated] = match;
     if (word === "offset") message.offset = value;
     if (word === "snapshot") [message.part, message.parts] = value.split("/").map(Number) as [number, number];
+    if (word === "incomplete") message.incomplete = value as Incomplete;
     if (word === "from") {
       message.from = value;
       message.conflated = Number(conflated);

@@ -117,8 +117,8 @@ export class SeriesStore implements Iterable<Series> {
     } else if (message.type === "metrics" || message.type === "snapshot") {
       if (message.type === "snapshot" && message.part === 1) this.#snapshot += 1;
       this.#update(message.collector, message.metrics, now, changed);
-      // What is not in a snapshot is not there any more: it expired, or does not match.
-      if (message.type === "snapshot" && message.part === message.parts) {
+      // What is not in a snapshot is not there any more: it expired, or does not match. An incomplete one says nothing of it.
+      if (message.type === "snapshot" && message.part === message.parts && !message.incomplete) {
         for (const entry of this.#entries.values()) if (entry.snapshot < this.#snapshot) this.#remove(entry, removed);
       }
       while (this.#oldest && this.#entries.size > this.#max) this.#remove(this.#oldest, removed);

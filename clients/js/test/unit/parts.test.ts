@@ -96,6 +96,14 @@ test("frames are read in both formats", () => {
     parts: 3,
     lines: "cpu x=1 1",
   });
+  assert.deepEqual(decode("# offset A1\n# snapshot 2/3\n# incomplete starting\ncpu x=1 1"), {
+    type: "lines",
+    incomplete: "starting",
+    offset: "A1",
+    part: 2,
+    parts: 3,
+    lines: "cpu x=1 1",
+  });
   assert.deepEqual(decode("# offset A1\n# from A0 conflated 7\ncpu x=1 1"), {
     type: "lines",
     offset: "A1",
@@ -249,6 +257,14 @@ test("a complete snapshot says what there is, a broken one does not", () => {
     [...store].map(({ name }) => name),
     ["new", "late"],
   );
+});
+
+test("an incomplete snapshot removes nothing", () => {
+  const store = new SeriesStore();
+  store.apply(metrics(metric("a", { x: 1 }, 1), metric("b", { x: 1 }, 1)));
+  store.apply({ ...snapshot(1, 1, metric("a", { x: 2 }, 2)), incomplete: "starting" });
+  assert.equal(store.size, 2);
+  assert.deepEqual(store.get("c", "a")?.fields, { x: 2 });
 });
 
 test("behind a gap values are uncertain until they come again", () => {
