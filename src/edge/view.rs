@@ -288,7 +288,7 @@ impl View {
             state.trim(0);
             self.tell(state);
         });
-        self.kept_parts.clear();
+        self.kept_parts.tidy();
         self.flushed.notify_waiters();
     }
 

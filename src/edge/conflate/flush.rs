@@ -12,7 +12,7 @@ use crate::edge::books::Passage;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::pieces::Encoded;
-use crate::edge::series::{Changed, Parts};
+use crate::edge::series::{Changed, PART_BYTES_MAX, Parts};
 use crate::edge::view::View;
 use crate::ops::meters::Meters;
 use crate::proto::filter::Share;
@@ -127,7 +127,7 @@ impl Round {
 
 /// What a view takes, as messages to be; and how much of what was counted that is.
 fn assemble(format: Format, taken: &[Taken], lines: &mut [Lines<'_>], floor: &Floor) -> (Parts, Tally) {
-    let mut parts = Parts::new(format);
+    let mut parts = Parts::new(format, PART_BYTES_MAX);
     let mut sent = Tally::default();
     for (number, runs) in taken {
         let Lines { changed, lines, formats } = &mut lines[*number];

@@ -8,8 +8,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::parts::{Stretch, messages};
 use crate::edge::batch::{Batch, Frame};
@@ -21,7 +23,7 @@ use crate::edge::hub::Hub;
 use crate::edge::pieces::Encoded;
 use crate::edge::replay::portion::{Account, Charge, GivenBack, Portion};
 use crate::edge::resolve::First;
-use crate::edge::series::{Group, Parts};
+use crate::edge::series::{Group, PART_BYTES_MAX, Parts};
 use crate::edge::view::View;
 use crate::edge::way::{AHEAD_PATIENCE, Quiet, Way};
 use crate::edge::wire::Wire;
@@ -39,6 +41,9 @@ const FRAME_OVERHEAD_BYTES: usize = 120;
 /// Parts that a view keeps for a second or until its next flush, for others who come from the same place: after a node has
 /// died, they all come from a few.
 const KEPT_PARTS_MAX: usize = 4;
+/// A part is kept for so long in any case. A socket that is full for a moment has its part laid aside and goes on in the middle of
+/// it; made again, it would begin with values that the client has.
+const KEPT_MIN: Duration = Duration::from_millis(100);
 
 /// A session's way through what has changed.
 pub(crate) struct Resume {
@@ -54,6 +59,7 @@ pub(crate) struct KeptParts(tokio::sync::Mutex<VecDeque<Arc<Part>>>);
 /// What has changed behind a place, for a session that has been told up to another.
 pub(super) struct Part {
     wanted: Wanted,
+    made: Instant,
     /// Nothing, where nothing matches.
     pub(super) portion: Option<Arc<Portion>>,
     /// Behind which the rest lies.
@@ -89,10 +95,11 @@ impl Part {
 }
 
 impl KeptParts {
-    /// Forgets them, unless somebody is making one.
-    pub(crate) fn clear(&self) {
+    /// Forgets those that are not new, unless somebody is making one.
+    pub(crate) fn tidy(&self) {
         if let Ok(mut parts) = self.0.try_lock() {
-            *parts = VecDeque::new();
+            parts.retain(|part| part.made.elapsed() < KEPT_MIN);
+            parts.shrink_to_fit();
         }
     }
 }
@@ -249,7 +256,7 @@ pub(super) fn make(
         frames.push(gap_frame(key.wire, &from, to.clone(), GapReason::Retention));
         from = to.clone();
     }
-    let mut parts = Parts::new(key.format);
+    let mut parts = Parts::new(key.format, PART_BYTES_MAX);
     for Group { collector, lines } in &changes.extract.groups {
         let lines: Vec<_> = line::lines(lines).filter_map(Result::ok).collect();
         let mut encoded = Encoded::new(key.format, lines.len());
@@ -273,7 +280,7 @@ pub(super) fn make(
     let bytes = frames.iter().map(|frame| frame.bytes.len() + FRAME_OVERHEAD_BYTES).sum();
     let charge: Charge = Arc::new(account.charge(bytes));
     let portion = Batch::new(frames).map(|batch| Portion::of(batch, given_back, Some(charge)));
-    Part { wanted, portion, to: Arc::new(changes.to), gaps: gap_to.is_some() }
+    Part { wanted, made: Instant::now(), portion, to: Arc::new(changes.to), gaps: gap_to.is_some() }
 }
 
 fn gap_frame(wire: Wire, from: &Arc<Offset>, to: Arc<Offset>, reason: GapReason) -> Frame {

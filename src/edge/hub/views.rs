@@ -153,7 +153,7 @@ impl Views {
             match tickets {
                 Some(_) => view.trim(first),
                 // Frames of newest values are no entry's.
-                None => view.kept_parts().clear(),
+                None => view.kept_parts().tidy(),
             }
         }
         self.shares.tidy();

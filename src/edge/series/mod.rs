@@ -34,7 +34,7 @@ pub(crate) use changes::Changed;
 pub(crate) use counts::{Count, SeriesCounts};
 pub(crate) use extract::{Extract, Group};
 pub(crate) use older::Taken;
-pub(crate) use parts::{Part, Parts};
+pub(crate) use parts::{PART_BYTES_MAX, Part, Parts};
 
 /// What a series costs besides its texts: its node, its slot in the table, and what three allocations waste.
 const SERIES_OVERHEAD_BYTES: usize = 200;

@@ -8,7 +8,11 @@ use crate::proto::message::Format;
 
 /// A part ends when its metrics have so many bytes: as few messages as that allows, none of which holds up a slow socket.
 /// A metric that is larger has one for itself.
-const PART_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const PART_BYTES_MAX: usize = 64 * 1024;
+
+/// The same of a snapshot. A session that does not read holds two parts of it, one for its socket and the next, whoever else needs
+/// the room of snapshots: a thousand of them 32 MiB.
+const SNAPSHOT_PART_BYTES_MAX: usize = 16 * 1024;
 
 /// Metrics of one message.
 pub(crate) struct Part {
@@ -21,20 +25,21 @@ pub(crate) struct Part {
 /// Parts in the making.
 pub(crate) struct Parts {
     format: Format,
+    part_bytes_max: usize,
     parts: Vec<Part>,
 }
 
 impl Parts {
     /// None yet.
-    pub(crate) fn new(format: Format) -> Self {
-        Self { format, parts: Vec::new() }
+    pub(crate) fn new(format: Format, part_bytes_max: usize) -> Self {
+        Self { format, part_bytes_max, parts: Vec::new() }
     }
 
     /// Adds a metric as [`encode::write_line`] writes it. Those of one collector should come one after the other.
     pub(crate) fn add(&mut self, collector: &CollectorId, metric: &[u8]) {
         // Line protocol does not tell collectors apart, so its messages need not either.
         let goes_on = |part: &&mut Part| {
-            part.metrics.len() + metric.len() <= PART_BYTES_MAX
+            part.metrics.len() + metric.len() <= self.part_bytes_max
                 && (self.format.is_lines() || part.collector == *collector)
         };
         if let Some(part) = self.parts.last_mut().filter(goes_on) {
@@ -61,7 +66,7 @@ impl Parts {
 impl Extract {
     /// The values in `format`. What they were copied from is let go on the way.
     pub(crate) fn into_parts(self, format: Format) -> Vec<Part> {
-        let mut parts = Parts::new(format);
+        let mut parts = Parts::new(format, SNAPSHOT_PART_BYTES_MAX);
         let mut metric = Vec::new();
         for group in self.groups {
             for line in line::lines(&group.lines).filter_map(Result::ok) {

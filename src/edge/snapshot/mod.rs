@@ -40,7 +40,7 @@ use crate::proto::offset::Offset;
 use crate::sync::Locked;
 
 /// Messages that go out in one write, in bytes.
-const BATCH_BYTES_MAX: usize = 64 * 1024;
+const BATCH_BYTES_MAX: usize = 16 * 1024;
 /// What a message costs besides its bytes: its place in the batch.
 const FRAME_OVERHEAD_BYTES: usize = 64;
 /// A snapshot serves whoever asks within this time: what has changed since follows it.
