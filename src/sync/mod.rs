@@ -8,7 +8,7 @@
 //! * where locks are taken inside one another, [`Level`] is the order, and debug builds panic where it is not kept;
 //! * who has waited for more than [`REPORT_AFTER`] is listed in [`waits`], with what it holds meanwhile.
 //!
-//! `tests/layering.rs` holds that nobody else names a mutex. In unit tests, locks that are made inside [`model::check`] belong to
+//! `tests/layering.rs` holds that nobody else names a mutex. In unit tests, locks that are made inside `model::check` belong to
 //! a scheduler that tries many orders of its threads' steps.
 
 use std::cell::RefCell;

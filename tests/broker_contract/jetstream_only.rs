@@ -359,12 +359,15 @@ async fn wrong_credentials_are_named() {
 /// The server's own limit, and that of an account; a stream that asks for servers that are not there.
 #[tokio::test]
 async fn what_there_is_no_room_for_names_the_key_that_asks_for_it() {
+    // A second jetstream block takes the place of the first: its store must be one of this test alone as well.
+    let store = tempfile::tempdir().unwrap();
     let servers = [
-        "jetstream { max_file_store: 8M }",
-        "accounts { A { jetstream { max_file: 8M }, users: [ { user: a, password: a } ] } }\nno_auth_user: a",
+        format!("jetstream {{ store_dir: {:?}, max_file_store: 8M }}", store.path()),
+        "accounts { A { jetstream { max_file: 8M }, users: [ { user: a, password: a } ] } }\nno_auth_user: a"
+            .into(),
     ];
     for configuration in servers {
-        let server = NatsServer::start_with(configuration);
+        let server = NatsServer::start_with(&configuration);
         let settings = log();
         let reason = Node::connect(&server, &settings, "node").disconnected("no room").await;
         for words in
@@ -372,9 +375,7 @@ async fn what_there_is_no_room_for_names_the_key_that_asks_for_it() {
         {
             assert!(reason.contains(words), "{words:?} in {reason}");
         }
-        // On another server: this one may still count what a last attempt of the node before has reserved.
         let fits = LogSettings { max_bytes: 1 << 20, ..settings };
-        let server = NatsServer::start_with(configuration);
         Node::connect(&server, &fits, "node").connected().await;
     }
     let replicas = LogSettings { replicas: 3, ..log() };

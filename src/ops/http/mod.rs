@@ -2,7 +2,7 @@
 //!
 //! `listener` accepts, if `peers` has room for the address; `connection` is one connection. In it, `stream` sees bytes (and reads
 //! heads with `head`), `gate` sees requests (with `host`, `forwarded`, `origins`) and answers (with `body`), and `exchange` is
-//! what the two know of each other. [`handshake`] turns a request into a WebSocket, for clients and collectors alike.
+//! what the two know of each other. `handshake` turns a request into a WebSocket, for clients and collectors alike.
 //!
 //! `axum::serve` gives hyper no timer, and hyper's own would run between requests as well: hence all this.
 
