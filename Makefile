@@ -9,9 +9,9 @@ RUST_MIN := 1.95
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: check-build ## Build and relay this machine's metrics on port 9090
+run: check-build ## Build and relay this machine's own metrics on port 9090; PORT=N takes another
 	cargo build --release --locked
-	@exec $${CARGO_TARGET_DIR:-target}/release/telecast standalone --demo
+	@exec $${CARGO_TARGET_DIR:-target}/release/telecast standalone --demo $(if $(PORT),--listen 0.0.0.0:$(PORT))
 
 test: check-build check-test-tools tools ## Run every test, then a short round of fuzzing, and sum up
 	scripts/test.sh
