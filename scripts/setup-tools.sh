@@ -14,6 +14,7 @@ nats="$bin/nats-server"
 "$root/scripts/setup-chromium.sh" >/dev/null
 "$root/scripts/setup-python.sh"
 "$root/scripts/setup-operations.py"
+"$root/scripts/setup-ecosystem.py"
 
 if [ -x "$nats" ] && "$nats" --version 2>/dev/null | grep -q "v$nats_version\$"; then
     exit 0

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the tests of operations files: run.py [NAME…], as unittest names them (test_compose, test_proxies.Nginx). All, if none is named.
+"""Runs the tests of operations files, here and in tests/ecosystem: run.py [--long] [NAME…].
+
+Names are as unittest has them (test_compose, test_proxies.Nginx). Without one, all files test_*.py run side by side; with --long those
+named long_*.py too, one after the other: what takes minutes, or judges what changes rarely.
 
 SLOW_TESTS=1 waits as long as proxies' usual time-outs; TELECAST=… tests another program than what cargo built last.
 """
@@ -13,6 +16,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FOLDERS = [HERE, HERE.parent / "ecosystem"]
 PYTHON = HERE.parents[1] / ".tools/operations/bin/python"
 OUTPUT = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
@@ -24,19 +28,25 @@ def main():
         os.execv(PYTHON, [str(PYTHON), *sys.argv])
     if not importlib.util.find_spec("yaml"):
         sys.exit("run: PyYAML is missing: scripts/setup-operations.py fetches it, or says why it cannot")
-    sys.path.insert(0, str(HERE))
-    names = sys.argv[1:]
-    sys.exit(run(names) if names else run_all())
+    sys.path[:0] = map(str, FOLDERS)
+    names = [word for word in sys.argv[1:] if word != "--long"]
+    if names:
+        sys.exit(run(names))
+    bad = run_files("test_*.py", at_once=8)
+    if "--long" in sys.argv[1:]:
+        bad |= run_files("long_*.py", at_once=1)
+    sys.exit(bad)
 
 
-def run_all():
+def run_files(pattern, at_once):
     """Each file in a process of its own: most of their time is waiting."""
-    files = sorted(file.stem for file in HERE.glob("test_*.py"))
-    with concurrent.futures.ThreadPoolExecutor(len(files)) as pool:
-        ended = list(pool.map(lambda file: subprocess.run([sys.executable, __file__, file], **OUTPUT), files))
-    for each in ended:
-        print(each.stdout, flush=True)
-    return any(each.returncode for each in ended)
+    files = sorted(file.stem for folder in FOLDERS for file in folder.glob(pattern))
+    bad = False
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for ended in pool.map(lambda file: subprocess.run([sys.executable, __file__, file], **OUTPUT), files):
+            print(ended.stdout, flush=True)
+            bad |= ended.returncode != 0
+    return bad
 
 
 def run(names):
