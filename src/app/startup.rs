@@ -28,7 +28,7 @@ pub(super) fn log_start(settings: &Settings, files: &[PathBuf]) {
         configuration_files = if files.is_empty() { "none" } else { files.as_str() },
         nats = log_address(settings),
         memory_limit_bytes = limits.memory_bytes,
-        cpu_limit_cores = limits.cpus,
+        cpu_limit_cores = limits.cores,
         worker_threads = settings.server.worker_threads,
         "starting"
     );

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::broker::Connection;
 use crate::ops::node::{Fault, Lifecycle, Node};
+use crate::ops::process::cpu::Used;
 
 /// What the assessment is made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +21,8 @@ pub struct Inputs {
     pub memory_bytes: u64,
     /// Memory the process may use; 0 if nobody knows.
     pub memory_limit_bytes: u64,
-    /// CPU used, in percent of what the process may use.
-    pub cpu_percent: f64,
+    /// CPU used.
+    pub cpu: Used,
     /// What parts of the process do not do, although the log is connected.
     pub faults: Vec<Fault>,
     /// What parts of the process warn of.
@@ -40,7 +41,7 @@ impl Inputs {
             clients_max: node.clients_max,
             memory_bytes: node.usage.memory_bytes(),
             memory_limit_bytes: node.usage.memory_limit_bytes(),
-            cpu_percent: node.usage.cpu_percent(),
+            cpu: node.usage.cpu(),
             faults: node.faults(),
             concerns: node.concerns(),
             uptime_s: node.started.elapsed().as_secs(),
@@ -145,7 +146,7 @@ pub struct MemoryCheck {
 /// CPU.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CpuCheck {
-    /// Of what the process may use.
+    /// Of what the process may use: cores, or worker threads.
     pub percentage: f64,
     /// Whether this is good.
     pub healthy: bool,
@@ -178,10 +179,10 @@ pub fn assess(inputs: &Inputs) -> Health {
         percentage,
         healthy: findings.judge("memory", percentage, MEMORY, &format!("{used_mb} of {limit_mb} MiB")),
     };
-    let percentage = rounded(inputs.cpu_percent);
+    let percentage = rounded(inputs.cpu.percent);
     let cpu = CpuCheck {
         percentage,
-        healthy: findings.judge("CPU", percentage, CPU, "of what this process may use"),
+        healthy: findings.judge("CPU", percentage, CPU, &inputs.cpu.bound.to_string()),
     };
     findings.warnings.extend_from_slice(&inputs.concerns);
     let Findings { warnings, errors } = findings;
@@ -249,6 +250,7 @@ fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::process::cpu::Bound;
 
     fn calm() -> Inputs {
         Inputs {
@@ -258,7 +260,7 @@ mod tests {
             clients_max: 1_000,
             memory_bytes: 100 << 20,
             memory_limit_bytes: 512 << 20,
-            cpu_percent: 12.345,
+            cpu: Used { percent: 12.345, bound: Bound::Workers(2), busy_ratio: 0.12 },
             faults: Vec::new(),
             concerns: Vec::new(),
             uptime_s: 3_600,
@@ -309,11 +311,26 @@ mod tests {
             let inputs = Inputs { memory_bytes: memory_bytes << 20, memory_limit_bytes: 100 << 20, ..calm() };
             assert_eq!(check(&inputs, status, "memory").checks.memory.healthy, status != Status::Unhealthy);
         }
-        for (cpu_percent, status) in
+        for (percent, status) in
             [(69.9, Status::Healthy), (70.0, Status::Degraded), (90.0, Status::Unhealthy)]
         {
-            let inputs = Inputs { cpu_percent, ..calm() };
+            let inputs = Inputs { cpu: Used { percent, ..calm().cpu }, ..calm() };
             assert_eq!(check(&inputs, status, "CPU").checks.cpu.healthy, status != Status::Unhealthy);
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_cpu_names_what_there_is_too_little_of() {
+        for (bound, text) in [
+            (Bound::Cores(1.0), "CPU at 95 % (of 1 core that this process may use), critical from 90 %"),
+            (Bound::Cores(0.5), "CPU at 95 % (of 0.5 cores that this process may use), critical from 90 %"),
+            (
+                Bound::Workers(2),
+                "CPU at 95 % (of 2 worker threads, server.worker_threads), critical from 90 %",
+            ),
+        ] {
+            let cpu = Used { percent: 95.0, bound, busy_ratio: 1.0 };
+            check(&Inputs { cpu, ..calm() }, Status::Unhealthy, text);
         }
     }
 

@@ -535,7 +535,8 @@ meters! {
     session_envelopes_published: counter "ws_session_envelopes_published_total", Count, "The same by the places sessions have been at: what is more or less than the sum of all fates is lost in silence, or counted wrongly.";
     delivery_latency: histogram "ws_delivery_latency_seconds", Seconds, "From ingest receiving a line until it was written to a view's clients, sampled per sweep; clocks of ingest and edge must agree.";
     message_queue_size: gauge "ws_message_queue_size", Count, "Envelopes between the log's head and the slowest live session.";
-    cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use.";
+    cpu_usage_percent: gauge "ws_cpu_usage_percent", Percent, "CPU this process uses, in percent of what it may use, 0 to 100: all of it of its quota or cores, or what its worker threads use of these, whichever is more; averaged over about five seconds.";
+    runtime_busy_ratio: gauge "ws_runtime_busy_ratio", Count, "Share of their time that the worker threads were busy, in the mean, 0 to 1; with time in which they waited for a core. Averaged over about five seconds.";
     memory_bytes: gauge "ws_memory_bytes", Bytes, "Resident memory of this process.";
     memory_limit_bytes: gauge "ws_memory_limit_bytes", Bytes, "Memory this process may use: its cgroup's limit, or the machine's memory.";
     tasks_active: gauge "ws_tasks_active", Count, "Live tasks of the runtime.";

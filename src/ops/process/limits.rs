@@ -3,6 +3,7 @@
 //! Everything takes the root of the file system, so that tests can bring their own. Files that are missing or say something
 //! else (another system, another version) mean "no limit", never an error.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// What a process may use.
@@ -10,8 +11,8 @@ use std::path::{Path, PathBuf};
 pub struct Limits {
     /// Bytes of memory: the tightest control group's limit, or the machine's memory; 0 if neither is known.
     pub memory_bytes: u64,
-    /// Cores, possibly a fraction of one.
-    pub cpus: f64,
+    /// Cores, possibly a fraction of one: those it may run on, or the tightest control group's quota if that is less.
+    pub cores: f64,
 }
 
 /// Reads what this process may use.
@@ -20,9 +21,38 @@ pub fn read(root: &Path) -> Limits {
     let machine = machine_memory_bytes(root);
     // v1 writes "unlimited" as a number near 2^63; anything above the machine's memory is no limit.
     let memory = memory_limit(root, &groups).filter(|limit| machine.is_none_or(|machine| *limit < machine));
-    let cores = std::thread::available_parallelism().map_or(1.0, |cores| usize::from(cores) as f64);
-    let quota = cpu_quota(root, &groups).filter(|quota| *quota > 0.0 && *quota < cores);
-    Limits { memory_bytes: memory.or(machine).unwrap_or(0), cpus: quota.unwrap_or(cores) }
+    let allowed = cores_allowed(root);
+    let quota = cpu_quota(root, &groups).filter(|quota| *quota > 0.0 && *quota < allowed);
+    Limits { memory_bytes: memory.or(machine).unwrap_or(0), cores: quota.unwrap_or(allowed) }
+}
+
+/// Cores that are on and that affinity and cpusets leave to this process (proc_pid_status(5), `Cpus_allowed_list`, which may
+/// name cores that a machine could have). [`std::thread::available_parallelism`] would not do: it rounds a quota down.
+fn cores_allowed(root: &Path) -> f64 {
+    let allowed = || {
+        let status = text(&root.join("proc/self/status"))?;
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        let online = text(&root.join("sys/devices/system/cpu/online"))?;
+        let (allowed, online) = (ranges(allowed)?, ranges(&online)?);
+        let shared = |one: &RangeInclusive<u32>, other: &RangeInclusive<u32>| {
+            let (first, last) = (one.start().max(other.start()), one.end().min(other.end()));
+            (last + 1).saturating_sub(*first)
+        };
+        let count: u32 = allowed.iter().flat_map(|one| online.iter().map(|other| shared(one, other))).sum();
+        (count > 0).then_some(f64::from(count))
+    };
+    allowed().unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1.0, |cores| usize::from(cores) as f64)
+    })
+}
+
+/// Of a list such as `0-3,8`.
+fn ranges(list: &str) -> Option<Vec<RangeInclusive<u32>>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse::<u32>().ok()?)
+    };
+    list.trim().split(',').map(range).collect()
 }
 
 /// Resident memory of this process.
@@ -123,7 +153,7 @@ mod tests {
             ("sys/fs/cgroup/kubepods/pod7/box/cpu.max", "50000 100000\n"),
             ("sys/fs/cgroup/kubepods/cpu.max", "max 100000\n"),
         ]);
-        assert_eq!(read(root.path()), Limits { memory_bytes: 1_000_000, cpus: 0.5 });
+        assert_eq!(read(root.path()), Limits { memory_bytes: 1_000_000, cores: 0.5 });
     }
 
     #[test]
@@ -134,7 +164,7 @@ mod tests {
             ("sys/fs/cgroup/memory.max", "268435456\n"),
             ("sys/fs/cgroup/cpu.max", "25000 100000\n"),
         ]);
-        assert_eq!(read(root.path()), Limits { memory_bytes: 256 << 20, cpus: 0.25 });
+        assert_eq!(read(root.path()), Limits { memory_bytes: 256 << 20, cores: 0.25 });
     }
 
     #[test]
@@ -147,7 +177,7 @@ mod tests {
             ("sys/fs/cgroup/cpu/box/cpu.cfs_quota_us", "10000\n"),
             ("sys/fs/cgroup/cpu/box/cpu.cfs_period_us", "100000\n"),
         ]);
-        assert_eq!(read(root.path()), Limits { memory_bytes: 1 << 20, cpus: 0.1 });
+        assert_eq!(read(root.path()), Limits { memory_bytes: 1 << 20, cores: 0.1 });
     }
 
     #[test]
@@ -159,8 +189,26 @@ mod tests {
             ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
             ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
         ]);
-        assert_eq!(read(unlimited.path()), Limits { memory_bytes: 16_384_000 << 10, cpus: cores });
-        assert_eq!(read(root(&[]).path()), Limits { memory_bytes: 0, cpus: cores });
+        assert_eq!(read(unlimited.path()), Limits { memory_bytes: 16_384_000 << 10, cores });
+        assert_eq!(read(root(&[]).path()), Limits { memory_bytes: 0, cores });
+    }
+
+    #[test]
+    fn cores_are_those_that_are_on_and_allowed() {
+        let cores = |allowed: &str, online: &str, quota: &str| {
+            let status = format!("Name:\ttelecast\nCpus_allowed:\tffff\nCpus_allowed_list:\t{allowed}\n");
+            let files = [
+                ("proc/self/status", status.as_str()),
+                ("sys/devices/system/cpu/online", online),
+                ("sys/fs/cgroup/cpu.max", quota),
+            ];
+            read(root(&files).path()).cores
+        };
+        assert_eq!(cores("0-15", "0-15\n", "max 100000\n"), 16.0);
+        assert_eq!(cores("0-3,8,10-11", "0-15\n", "max 100000\n"), 7.0, "a cpuset");
+        assert_eq!(cores("0-127", "0-1\n", "max 100000\n"), 2.0, "the machine could have more");
+        assert_eq!(cores("0-15", "0-15\n", "150000 100000\n"), 1.5, "a quota is not rounded");
+        assert_eq!(cores("0-3", "0-15\n", "800000 100000\n"), 4.0, "a quota of more than there is");
     }
 
     #[test]
