@@ -452,12 +452,23 @@ class Pods(unittest.TestCase):
                 spec = named(found, "Deployment", role)["spec"]
                 self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxSurge": 1, "maxUnavailable": 0})
                 self.assertGreaterEqual(spec["minReadySeconds"], 5)
-                spread = {each["topologyKey"] for each in spec["template"]["spec"]["topologySpreadConstraints"]}
-                self.assertEqual(spread, {"topology.kubernetes.io/zone", "kubernetes.io/hostname"})
-                for each in spec["template"]["spec"]["topologySpreadConstraints"]:
-                    self.assertTrue(selects(each["labelSelector"], spec["template"]["metadata"]["labels"]))
+                anti = spec["template"]["spec"]["affinity"]["podAntiAffinity"]
+                terms = [each["podAffinityTerm"] for each in anti["preferredDuringSchedulingIgnoredDuringExecution"]]
+                self.assertEqual([term["topologyKey"] for term in terms], ["kubernetes.io/hostname", "topology.kubernetes.io/zone"])
+                for term in terms:
+                    self.assertTrue(selects(term["labelSelector"], spec["template"]["metadata"]["labels"]))
                 if base != "overlays/dev":
                     self.assertNotIn("replicas", spec, "an autoscaler decides")
+
+    def test_no_wish_for_spread_is_a_condition(self):
+        """test_scheduler shows what conditions do."""
+        for base in BASES:
+            for workload in of_kind(objects(base), *WORKLOADS):
+                spec = pod(workload)["spec"]
+                for each in spec.get("topologySpreadConstraints", []):
+                    self.assertEqual((each["whenUnsatisfiable"], each["nodeTaintsPolicy"]), ("ScheduleAnyway", "Honor"))
+                required = spec["affinity"]["podAntiAffinity"].get("requiredDuringSchedulingIgnoredDuringExecution")
+                self.assertEqual(bool(required), (base, workload["metadata"]["name"]) == ("overlays/production", "nats"))
 
     def test_scaling_down_is_slow_and_one_at_a_time(self):
         for base in ("base", "overlays/production"):
