@@ -249,6 +249,27 @@ class Rendering(unittest.TestCase):
                 expected = 0 if base == "overlays/dev" and "keda" not in components else 1
                 self.assertEqual(len(edge), expected, f"{base} with {components}")
 
+    def test_two_autoscalers_are_refused_in_any_order(self):
+        for components in itertools.permutations(sorted(NOT_TOGETHER)):
+            with self.assertRaisesRegex(AssertionError, "keda-or-prometheus-adapter-not-both"):
+                rendered("base", components)
+
+    def test_keda_keeps_at_least_as_many_edges_as_the_autoscaler_that_it_replaces(self):
+        for base in BASES:
+            scaled = named(objects(base, ("keda",)), "ScaledObject", "edge")["spec"]
+            for item in of_kind(objects(base), "HorizontalPodAutoscaler"):
+                if item["spec"]["scaleTargetRef"]["name"] == "edge":
+                    self.assertGreaterEqual(scaled["minReplicaCount"], item["spec"]["minReplicas"], base)
+                    self.assertGreaterEqual(scaled["maxReplicaCount"], item["spec"]["maxReplicas"], base)
+
+    def test_a_prometheus_without_an_answer_takes_no_edge_away(self):
+        spec = named(objects("base", ("keda",)), "ScaledObject", "edge")["spec"]
+        asked = [each["metadata"] for each in spec["triggers"] if each["type"] == "prometheus"]
+        self.assertEqual([each["ignoreNullValues"] for each in asked], ["false"])
+        # What follows a failed query.
+        self.assertEqual(spec["fallback"]["behavior"], "currentReplicasIfHigher")
+        self.assertGreaterEqual(spec["fallback"]["replicas"], spec["minReplicaCount"])
+
 
 class Indented(yaml.SafeDumper):
     """Lists are indented below their key, as in all files here."""
