@@ -1,21 +1,7 @@
 //! Names of hosts, in the spelling of the `Host` header, because that is what they are compared with.
 
-/// A list as it is kept, or nothing if one of them is none.
-pub(super) fn normalise(text: &str) -> Option<String> {
-    let hosts: Option<Vec<String>> = parts(text).map(normalise_one).collect();
-    Some(hosts?.join(","))
-}
-
-/// The hosts of a list.
-pub(super) fn split(text: &str) -> Vec<String> {
-    parts(text).map(str::to_owned).collect()
-}
-
-fn parts(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn normalise_one(text: &str) -> Option<String> {
+/// A name as it is kept, or nothing if it is none.
+pub(super) fn spelled(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     if let Ok(address) = text.trim_start_matches('[').trim_end_matches(']').parse::<std::net::Ipv6Addr>() {
         return Some(format!("[{address}]"));
@@ -26,6 +12,7 @@ fn normalise_one(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lists;
     use super::*;
 
     #[test]
@@ -38,7 +25,7 @@ mod tests {
             ("dash.example.com:8080", None),
             ("*", None),
         ] {
-            assert_eq!(normalise(text).as_deref(), wanted, "{text}");
+            assert_eq!(lists::normalise(text, spelled).as_deref(), wanted, "{text}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
 use super::keys::{Builtin, KEYS, Key, Kind, NODE_ID_BYTES_MAX};
-use super::{Role, hosts, keys, log_filter, mask_url, networks, origins};
+use super::{Role, hosts, keys, lists, log_filter, mask_url, networks, origins};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,8 +271,8 @@ fn parse_text(kind: Kind, text: &str) -> Result<Parsed, String> {
         Kind::NatsUrl => (text.is_empty() || is_nats_url(text)).then(|| text.to_owned()),
         // The empty list takes those away again that a lower layer has allowed.
         Kind::Origins => origins::normalise(text),
-        Kind::Networks => networks::normalise(text),
-        Kind::Hosts => hosts::normalise(text),
+        Kind::Networks => lists::normalise(text, networks::spelled),
+        Kind::Hosts => lists::normalise(text, hosts::spelled),
         Kind::LogFilter => log_filter::normalise(text).map(|_| text.to_ascii_lowercase()),
         Kind::Secret => (printable && text != "***").then(|| text.to_owned()),
         Kind::Text | Kind::Integer(..) | Kind::Switch | Kind::Port | Kind::OneOf(_) => {

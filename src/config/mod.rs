@@ -20,6 +20,7 @@ mod hosts;
 pub mod keys;
 mod layers;
 mod listing;
+mod lists;
 mod log_filter;
 mod networks;
 mod origins;

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::lists;
+
 /// Addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -24,7 +26,7 @@ impl Network {
 
     /// The networks of a list; what is none is left out.
     pub fn list(text: &str) -> Vec<Self> {
-        parts(text).filter_map(Self::parse).collect()
+        lists::items(text).filter_map(Self::parse).collect()
     }
 
     /// Whether `address` is one of it. An IPv4 address counts as itself however a socket spells it.
@@ -52,13 +54,9 @@ fn masked(address: IpAddr, bits: u8) -> IpAddr {
     }
 }
 
-/// A list as it is kept, or nothing if one of them is none.
-pub(super) fn normalise(text: &str) -> Option<String> {
-    parts(text).all(|part| Network::parse(part).is_some()).then(|| parts(text).collect::<Vec<_>>().join(","))
-}
-
-fn parts(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+/// A network as it is kept, or nothing if it is none.
+pub(super) fn spelled(text: &str) -> Option<String> {
+    Network::parse(text).is_some().then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -86,8 +84,11 @@ mod tests {
     #[test]
     fn what_is_no_network_is_refused() {
         for text in ["10.0.0.0/33", "10.1.2.3/8", "proxy.example", "10.0.0.0/", "10.0.0.0/8 fd00::/8"] {
-            assert_eq!(normalise(text), None, "{text}");
+            assert_eq!(lists::normalise(text, spelled), None, "{text}");
         }
-        assert_eq!(normalise(" 10.0.0.0/8 , fd00::/8,").as_deref(), Some("10.0.0.0/8,fd00::/8"));
+        assert_eq!(
+            lists::normalise(" 10.0.0.0/8 , fd00::/8,", spelled).as_deref(),
+            Some("10.0.0.0/8,fd00::/8")
+        );
     }
 }

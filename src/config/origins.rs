@@ -1,25 +1,14 @@
 //! Origins of web pages, in the spelling of the `Origin` header (RFC 6454 section 6.2), because that is what they are
 //! compared with.
 
+use super::lists;
+
 /// A list as it is kept, or nothing if one of them is none. `*` stands for all, and so for itself only.
 pub(super) fn normalise(text: &str) -> Option<String> {
-    if text.trim() == "*" {
-        return Some("*".to_owned());
-    }
-    let origins: Option<Vec<String>> = parts(text).map(normalise_one).collect();
-    Some(origins?.join(","))
+    if text.trim() == "*" { Some("*".to_owned()) } else { lists::normalise(text, spelled) }
 }
 
-/// The origins of a list.
-pub(super) fn split(text: &str) -> Vec<String> {
-    parts(text).map(str::to_owned).collect()
-}
-
-fn parts(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn normalise_one(text: &str) -> Option<String> {
+fn spelled(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     let (scheme, authority) = text.split_once("://")?;
     let of_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');

@@ -14,7 +14,7 @@ use super::{
     EdgeSettings, LogFormat, LogSettings, NatsSettings, NodeSettings, OnConflict, Role, Secret,
     ServerSettings, Settings, SlowClientPolicy, SnapshotSettings, Storage, TelemetrySettings,
 };
-use super::{Network, hosts, origins};
+use super::{Network, lists};
 
 /// Everything a configuration is made of.
 #[derive(Debug, Clone)]
@@ -303,9 +303,9 @@ fn server(values: &Values) -> Result<ServerSettings, ConfigError> {
         trusted_proxies: Network::list(list("server.trusted_proxies")),
         worker_threads: size(values, "server.worker_threads")?,
         watchdog_timeout: watchdog_timeout(values)?,
-        cors_origins: origins::split(list("server.cors_origins")),
-        allowed_origins: origins::split(list("server.allowed_origins")),
-        allowed_hosts: hosts::split(list("server.allowed_hosts")),
+        cors_origins: lists::split(list("server.cors_origins")),
+        allowed_origins: lists::split(list("server.allowed_origins")),
+        allowed_hosts: lists::split(list("server.allowed_hosts")),
     })
 }
 
