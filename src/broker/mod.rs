@@ -104,7 +104,7 @@ pub trait Broker: Send + Sync + 'static {
         None
     }
 
-    /// Tells the readers of a shard that this writer cannot store. Not kept and not acknowledged: whoever stalls says so again
+    /// Tells the readers of a shard that this writer cannot store. Not kept and not acknowledged: a writer that stalls says so again
     /// every second.
     async fn tell_stalled(&self, stall: &Stall) -> Result<(), BrokerError> {
         let _ = stall;

@@ -67,11 +67,11 @@ pub(crate) enum Start {
 
 /// One ring, all views.
 pub(crate) struct Hub {
-    /// Never to be locked by whoever holds `state`.
+    /// Never to be locked while `state` is.
     values: Locked<Values>,
     counts: Arc<SeriesCounts>,
     looks: Locked<Looks>,
-    /// Never to be locked by whoever holds `state`.
+    /// Never to be locked while `state` is.
     views: Locked<Views>,
     /// Groups of views with an interval that have come to be: for whoever gives them their beat.
     new_groups: Locked<Option<mpsc::UnboundedReceiver<GroupKey>>>,
@@ -259,7 +259,7 @@ impl Hub {
         self.doorbells.iter().for_each(|doorbell| doorbell.ring_if_grown());
     }
 
-    /// Changes the ring, makes its new head known, then wakes the writers whose views have grown: whoever sees a head also
+    /// Changes the ring, makes its new head known, then wakes the writers whose views have grown: a task that sees a head also
     /// sees the frames up to it.
     fn change(&self, change: impl FnOnce(&mut State)) {
         self.state.with_fair(|state| {
@@ -336,7 +336,7 @@ impl Hub {
     /// Once a second: frames of evicted entries go, views without sessions go, gauges are set. Returns how many views there are.
     pub(crate) fn tidy(&self, meters: &Meters) -> usize {
         let (first, ring_bytes) = self.state.with(|state| (state.ring.first_index(), state.ring.bytes()));
-        // With pauses in between, for whoever comes.
+        // With pauses in between, for those that wait.
         while self.views.with_fair(|views| views.take_out_some(&self.state)) {}
         let views = self.views.with(|views| views.tidy(first, meters));
         meters.ring_bytes.set(ring_bytes as f64);

@@ -1,6 +1,6 @@
 //! How many views the clients of one address have, and how many more they may. Pure but for its locks.
 //!
-//! A view costs memory, and work for every envelope that it wants, whoever else shares it; a new one has its filters filed. So
+//! A view costs memory, and work for every envelope that it wants, however many share it; a new one has its filters filed. So
 //! the clients of one address have at most so many at a time, and have new ones made at a bounded rate.
 
 use std::collections::HashMap;

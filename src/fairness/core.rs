@@ -1,9 +1,9 @@
-//! The accounts of a budget: who holds what, and who has to give way. Pure: it is told the time, and says what to do.
+//! The accounts of a budget: which holder has what, and which has to give way. Pure: it is told the time, and says what to do.
 //!
 //! Three rules, in the order in which they bite:
 //!
-//! * Who has begun has a deadline, and brings at least [`Limits::bytes_per_second_min`] in each [`Limits::window`].
-//! * When there is no room, whoever wants more waits, and holders that have had [`PATIENCE`] give way, the slowest first, until
+//! * A holder that has begun has a deadline, and brings at least [`Limits::bytes_per_second_min`] in each [`Limits::window`].
+//! * When there is no room, a holder that wants more waits, and holders that have had [`PATIENCE`] give way, the slowest first, until
 //!   there is. So a crowd of quick peers is served one after the other and loses nothing, and one that stalls holds up others
 //!   for that long at most.
 //! * Only peers that hold more than their share (the room divided by the peers that hold something) give way: what others do
@@ -181,7 +181,7 @@ impl<T: Clone> Core<T> {
         id
     }
 
-    /// A holder wants to hold `more`, which its peer has brought. Returns whom to wake as well: who has to give way.
+    /// A holder wants to hold `more`, which its peer has brought. Returns which to wake as well: those that have to give way.
     pub(super) fn grow(&mut self, id: Id, more: usize, now: Duration) -> (Growth, Vec<T>) {
         let Some(holder) = self.holders.get(&id) else { return (Growth::Cut(Cut::GaveWay), Vec::new()) };
         if let State::Cut(cut) = holder.state {
@@ -308,7 +308,7 @@ impl<T: Clone> Core<T> {
         if bytes > room { all } else { room }
     }
 
-    /// Tells holders to give way until there is room, or nobody is left who has to.
+    /// Tells holders to give way until there is room, or none is left that has to.
     fn make_room(&mut self, id: Id, more: usize, room: usize, since: Duration, now: Duration) -> Vec<T> {
         let mut woken = Vec::new();
         let Some(peer) = self.holders.get(&id).map(|holder| holder.peer) else { return woken };

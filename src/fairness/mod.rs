@@ -21,7 +21,7 @@ mod core;
 #[cfg(test)]
 mod tests;
 
-/// Whoever waits looks again after this time, unless it is woken before: time alone may have made others give way.
+/// A holder that waits looks again after this time, unless it is woken before: time alone may have made others give way.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// See the module.
@@ -60,7 +60,7 @@ impl FairBudget {
     }
 
     /// A charge of nothing yet, to be complete by `deadline`; for a peer at this address, if it is known. Peers of one IPv6
-    /// network of 64 bits are one: whoever has such a network has all its addresses.
+    /// network of 64 bits are one: a host with such a network has all its addresses.
     pub fn open(self: &Arc<Self>, remote: Option<SocketAddr>, deadline: Option<Instant>) -> Charge {
         let peer = remote.map(|remote| network_of(remote.ip()));
         let deadline = deadline.map(|deadline| deadline.saturating_duration_since(self.started));

@@ -206,7 +206,7 @@ fn held_by(known: &[Known], peer: u8) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever peers do: no more is held than there may be, no account is lost, and whoever gives way is of a peer that holds
+    /// Whatever peers do: no more is held than there may be, no account is lost, and a holder that gives way is of a peer that holds
     /// more than its share.
     #[test]
     fn accounts_balance_and_only_peers_above_their_share_give_way(steps in prop::collection::vec(step(), 1..120)) {

@@ -151,7 +151,7 @@ impl Ingest {
         }
     }
 
-    /// Works, and costs whoever sends a long line.
+    /// Works, and costs the sender of a long line.
     fn narrow_limit(&self) -> Option<String> {
         let (bytes_max, why) = self.envelope_bound();
         let configured = self.settings.envelope_bytes_max;
@@ -162,7 +162,7 @@ impl Ingest {
         ))
     }
 
-    /// Why the log does not take what this collector sends, as far as this node knows: for whoever waited for it in vain.
+    /// Why the log does not take what this collector sends, as far as this node knows: for a task that waited for it in vain.
     fn obstacle(&self, collector: &CollectorId) -> Option<String> {
         self.lost_log().or_else(|| self.storing.failure(collector.shard(self.broker.shards())))
     }

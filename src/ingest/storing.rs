@@ -1,7 +1,7 @@
 //! Whether what was accepted is being stored: how old the oldest batch is that the log has not acknowledged, and what the log last
 //! said. Per shard, because one may have no room or no leader while the others are well.
 //!
-//! Pure but for its locks: whoever asks brings the time.
+//! Pure but for its locks: callers bring the time.
 
 use std::collections::HashMap;
 use std::sync::Arc;

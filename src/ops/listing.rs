@@ -1,7 +1,7 @@
 //! The collectors in `/api/metrics/status`: written once for all who ask within a moment, and handed out page by page.
 //!
 //! A node may know 10,000 collectors, of 250 bytes each: an answer with all of them, made for each request, would keep the
-//! node busy for whoever asks in a loop. A page is a part of one text that all answers share.
+//! node busy for a client that asks in a loop. A page is a part of one text that all answers share.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ pub struct Page {
 /// The latest listing of a node.
 #[derive(Default)]
 pub struct Listings {
-    /// Whoever finds it too old makes the next one while others wait.
+    /// The first that finds it too old makes the next one while others wait.
     latest: tokio::sync::Mutex<Option<Arc<Listing>>>,
 }
 

@@ -6,7 +6,7 @@
 //!
 //! * a thread that takes a lock which it holds already panics, in every build: that would have waited for ever;
 //! * where locks are taken inside one another, [`Level`] is the order, and debug builds panic where it is not kept;
-//! * who has waited for more than [`REPORT_AFTER`] is listed in [`waits`], with what it holds meanwhile.
+//! * a thread that has waited for more than [`REPORT_AFTER`] is listed in [`waits`], with what it holds meanwhile.
 //!
 //! `tests/layering.rs` holds that nobody else names a mutex. In unit tests, locks that are made inside `model::check` belong to
 //! a scheduler that tries many orders of its threads' steps.
@@ -117,7 +117,7 @@ impl<T> Locked<T> {
         }
     }
 
-    /// As [`Self::with`], and hands the lock over to whoever has waited longest: a thread with much to do would else have it
+    /// As [`Self::with`], and hands the lock over to the thread that has waited longest: a thread with much to do would else have it
     /// again before anybody else wakes up.
     ///
     /// # Panics

@@ -350,7 +350,7 @@ async fn wrong_credentials_are_named() {
     let nobody = Node::connect(&server, &settings, "node");
     let reason = nobody.disconnected("authorization").await;
     assert!(reason.contains("set nats.user and nats.password, nats.token or nats.creden"), "{reason}");
-    // Whoever waits for a write hears the same.
+    // A caller that waits for a write hears the same.
     let refused = wrong.broker.publish(SHARD, &batch("a", 1)).await.unwrap_err().to_string();
     assert!(refused.contains("check nats.user"), "{refused}");
     Node::connect_to(&with("right"), &settings, "node").connected().await;
@@ -463,7 +463,7 @@ async fn a_reader_needs_no_right_to_change_streams() {
     early.connected().await;
     owner.broker.publish(SHARD, &batch("a", 2)).await.unwrap();
     assert_eq!(early.broker.read(SHARD, 1, UNLIMITED).await.unwrap().len(), 2);
-    // Whoever may not publish hears that, and no guess.
+    // A user that may not publish hears that, and no guess.
     let forbidden = early.broker.publish(SHARD, &batch("b", 1)).await.unwrap_err().to_string();
     assert!(forbidden.contains("ermissions") && !forbidden.contains("disk"), "{forbidden}");
     early.broker.state().put("node/edge", Bytes::new(), Expected::Any, None).await.unwrap();

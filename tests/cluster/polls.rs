@@ -96,7 +96,7 @@ async fn line_protocol_comes_as_text_with_the_place_in_the_header() {
     assert_eq!(lines[2], format!("# offset {}", answer.headers["x-next-offset"].to_str().unwrap()));
 }
 
-/// What would pass for a place or for a metric to whoever reads an answer line by line.
+/// What would pass for a place or for a metric to a client that reads an answer line by line.
 #[tokio::test]
 async fn no_value_forges_an_offset_or_a_metric_for_a_client_that_reads_line_by_line() {
     let node = telecast::standalone().start().await;

@@ -92,7 +92,7 @@ async fn a_log_without_room_is_told_to_operators_and_within_ten_seconds_to_clien
     assert!(ingest.metric(r#"ws_publish_failures_total{reason="full"}"#).await >= 1.0);
     assert!(ingest.metric("ws_publish_oldest_seconds").await >= 6.0);
     assert!(ingest.metric("ws_publish_stalled_seconds").await >= 6.0);
-    // Whoever comes now is told as well.
+    // A client that connects now is told as well.
     let mut late = Client::connect(edge.address(), "").await;
     late.until("stale", |ledger| ledger.count("stale") == 1).await;
     poller.until("stale", |ledger| ledger.count("stale") >= 1).await;

@@ -47,7 +47,7 @@ pub(super) async fn newest(
     }
 }
 
-/// A question is never refused for good: whoever asks has metrics to store.
+/// A question is never refused for good: its caller has metrics to store.
 fn of_question(error: BrokerError) -> BrokerError {
     match error {
         BrokerError::Refused(text) => BrokerError::retryable(Cause::Other, text),

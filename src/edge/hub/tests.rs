@@ -411,7 +411,7 @@ fn who_has_missed_that_the_log_went_back_is_led_back_to_where_it_went_on() {
     assert_eq!(head.resets_known_at(head.index), head.resets);
 }
 
-/// Whoever finds the last values locked leaves its entries to the one who has the lock, who may have looked already.
+/// A thread that finds the last values locked leaves its entries to the holder of the lock, which may have looked already.
 #[test]
 fn entries_that_are_left_to_whoever_holds_the_last_values_are_applied_by_somebody() {
     model::check(|| {

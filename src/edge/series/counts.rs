@@ -1,7 +1,7 @@
 //! How many series a filter has, without looking at them: for clients that want to know whether theirs means anything. Pure.
 //!
 //! Series are counted by channel, by collector and by measurement, under a lock of their own: a storm of clients neither waits for
-//! whoever copies last values, nor holds them up. Names are kept as hashes, so a name costs some bytes whatever its length; two that
+//! a task that copies last values, nor holds them up. Names are kept as hashes, so a name costs some bytes whatever its length; two that
 //! share one would be counted together, which is bearable for a hint.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ pub(crate) struct SeriesCounts(Locked<Counts>);
 pub(crate) enum Count {
     /// So many.
     Exactly(u64),
-    /// At most so many, and at least one channel has some: who wants to know has to look at their tags.
+    /// At most so many, and at least one channel has some: to know which, look at their tags.
     AtMost(u64),
     /// Last values are still being read from the log.
     Unknown,

@@ -10,8 +10,8 @@ use crate::proto::message::Format;
 /// A metric that is larger has one for itself.
 pub(crate) const PART_BYTES_MAX: usize = 64 * 1024;
 
-/// The same of a snapshot. A session that does not read holds two parts of it, one for its socket and the next, whoever else needs
-/// the room of snapshots: a thousand of them 32 MiB.
+/// The same of a snapshot. A session that does not read holds the message it has begun beyond the room of snapshots: a thousand of
+/// them 16 MiB.
 const SNAPSHOT_PART_BYTES_MAX: usize = 16 * 1024;
 
 /// Metrics of one message.

@@ -24,7 +24,7 @@ use crate::sync::Locked;
 
 /// Bytes of a part. A connection holds some of them until its client takes them, whatever becomes of the answer.
 const PART_BYTES: usize = 16 * 1024;
-/// A smaller answer is made anew when something has come since, so that whoever has seen a value finds it there.
+/// A smaller answer is made anew when something has come since, so that a client that has seen a value finds it there.
 const LARGE_BYTES: usize = 256 * 1024;
 
 /// What an answer is of.
@@ -51,7 +51,7 @@ impl Answer {
         self.made.elapsed() >= FRESH
     }
 
-    /// Whether it will do for whoever asks at this place.
+    /// Whether it will do for a request at this place.
     fn is_good(&self, at: &Offset) -> bool {
         let is_new = at.is_at_or_before(&self.offset);
         let is_fresh = self.offset.is_at_or_before(at) && self.made.elapsed() < FRESH;

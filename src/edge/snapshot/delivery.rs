@@ -49,7 +49,7 @@ impl Delivery<'_> {
         Err(Over)
     }
 
-    /// None if the snapshot was given up before its end: nobody who has it has taken enough of it.
+    /// None if the snapshot was given up before its end: no session that has it has taken enough of it.
     async fn send_all(
         &self,
         feeder: &mut Feeder,

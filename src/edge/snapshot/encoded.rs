@@ -12,7 +12,7 @@ use crate::fairness::{Charge, Cut, FairBudget, Limits};
 use crate::ops::meters::Meters;
 use crate::sync::Locked;
 
-/// Whoever waits for room looks this often who has to give way.
+/// A task that waits for room looks this often what has to give way.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// All that is encoded, of one edge.
@@ -161,7 +161,7 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!((taken.part(0), taken.part(3)), (Ok(Some(1)), Ok(None)));
         assert_eq!((left.part(0), third.part(2)), (Err(GivenUp), Ok(Some(3))));
-        assert_eq!(room.budget.bytes(), 5 * MIB, "given back at once, whoever still has a share of it");
+        assert_eq!(room.budget.bytes(), 5 * MIB, "given back at once, however many still have a share of it");
     }
 
     #[tokio::test(start_paused = true)]

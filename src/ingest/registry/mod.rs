@@ -250,7 +250,7 @@ impl State {
         }))
     }
 
-    /// Gives `id` to `claimant`, or says who has it.
+    /// Gives `id` to `claimant`, or names its holder.
     fn claim(
         &mut self,
         claimant: &Connection,
@@ -284,7 +284,7 @@ impl State {
                 let error = ClaimError::Held { collector, node, since, remote };
                 return Err(Denied { error, holder: Some((holder.connection, holder.pulse.clone())) });
             }
-            // Under the lock: whoever loses an id knows it before it can ask for it again.
+            // Under the lock: a session that loses an id knows it before it can ask for it again.
             Some(holder) => holder.lost.cancel(),
             None => {}
         }
@@ -361,7 +361,7 @@ impl Connection {
         self.claim_from(id, now, silent).map_err(|denied| denied.error)
     }
 
-    /// Gives the id to this connection, or says who has it.
+    /// Gives the id to this connection, or names its holder.
     pub fn claim(&self, id: &CollectorId, now: Instant) -> Result<(), ClaimError> {
         self.claim_from(id, now, None).map_err(|denied| denied.error)
     }

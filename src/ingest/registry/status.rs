@@ -13,7 +13,7 @@ impl StatusSection for Registry {
 
     fn collectors(&self) -> Option<Collectors> {
         let now = Instant::now();
-        // Whoever takes metrics in waits for the lock: nothing is written under it.
+        // Sessions that take metrics in wait for the lock: nothing is written under it.
         let (open, known) = self.state.with(|state| {
             let known: Vec<(CollectorId, Collector)> =
                 state.collectors.iter().map(|(id, collector)| (id.clone(), collector.clone())).collect();

@@ -266,7 +266,7 @@ fn come_and_go(registry: &Arc<Registry>, wanted: &CollectorId, life: Life) {
     };
     registry.record(wanted, SOCKET, traffic(1), now);
     if claimed.is_ok() {
-        // Whoever has been given an id has it, or has been told that it lost it.
+        // A session that was given an id has it, or has been told that it lost it.
         let has_it = registry.state.with(|state| {
             let holder = state.collectors.get(wanted).and_then(|collector| collector.holder.as_ref());
             holder.is_some_and(|holder| holder.connection == connection.number)

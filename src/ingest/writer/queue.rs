@@ -31,7 +31,7 @@ pub(super) enum Enqueued {
     /// It waits for a writer that is at work.
     Waits(Ticket),
     /// It is the first of a new queue, which needs a writer.
-    /// Already counted among the tasks: whoever ends them all must not miss it.
+    /// Already counted among the tasks: the end of them all must not miss it.
     First { ticket: Ticket, queue: Arc<Queue>, revision: u64, counted: TaskTrackerToken },
     /// The node is stopping.
     TooLate(Job),

@@ -10,7 +10,7 @@ use crate::ingest::writer::publish::{Writer, backoff};
 
 /// Why a batch got no id. Nothing of it is stored.
 pub(super) enum Unidentified {
-    /// Whoever waited for it has gone: as if it had been withdrawn from the queue.
+    /// The request that waited for it has gone: as if it had been withdrawn from the queue.
     Withdrawn,
     /// The node is out of time.
     Abandoned,

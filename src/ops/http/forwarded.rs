@@ -13,7 +13,7 @@ use crate::config::Network;
 /// Read only where there is no `X-Forwarded-For`: a proxy sets one of the two, and would pass on the other as a client forged it.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Who asks.
+/// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Client {
     /// The peer of the connection itself.
@@ -24,7 +24,7 @@ pub(super) enum Client {
     Proxy,
 }
 
-/// Who asks, when `peer` sends these headers.
+/// The client of a request when `peer` sends these headers.
 pub(super) fn client(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> Client {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     if trusted.is_empty() || !is_trusted(peer) {

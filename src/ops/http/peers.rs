@@ -1,6 +1,6 @@
 //! How many connections there are: of each address, and of those on which nothing is being asked.
 //!
-//! One lock, held for a few steps of arithmetic. Whoever has to leave is told when it is free again: that wakes tasks.
+//! One lock, held for a few steps of arithmetic. A connection that has to leave is told when it is free again: that wakes tasks.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -74,7 +74,7 @@ impl FilterSet {
         Ok(Self { filters: kept.into() })
     }
 
-    /// Reads filters and puts them together. Whoever takes a list from a client refuses an empty one, by [`FilterSetError::Empty`].
+    /// Reads filters and puts them together. Callers that take a list from a client refuse an empty one, by [`FilterSetError::Empty`].
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, FilterSetError> {
         let texts: Vec<&str> = texts.into_iter().collect();
         if texts.len() > FILTERS_MAX {

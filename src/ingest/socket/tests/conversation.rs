@@ -411,7 +411,7 @@ async fn a_message_that_trickles_is_given_up_and_says_why() {
     assert_eq!(bench.metric("ws_receives_cut_total{reason=\"too_slow\"}"), 1.0);
 }
 
-/// There is room for one of them: whoever has begun and stalls makes room for those that end.
+/// There is room for one of them: a sender that has begun and stalls makes room for those that end.
 #[tokio::test]
 async fn unfinished_messages_take_no_more_than_their_room_and_give_way_to_finished_ones() {
     let mut bench = bench(settings());
