@@ -42,9 +42,14 @@ impl Params {
             })?),
             None => None,
         };
-        let collector = header.or(of("collector")?).map(CollectorId::new).transpose().map_err(|error| {
-            ApiError::bad_request("bad_collector", format!("{error}; leave it out to use host tags"))
-        })?;
+        let collector = |id: Option<&str>| {
+            id.map(CollectorId::new).transpose().map_err(|error| {
+                ApiError::bad_request("bad_collector", format!("{error}; leave it out to use host tags"))
+            })
+        };
+        // Both are read, so that one that is wrong is found where it stands, and not only once the other one is left out.
+        let (header, parameter) = (collector(header)?, collector(of("collector")?)?);
+        let collector = header.or(parameter);
         let precision = match of("precision")? {
             // InfluxDB clients send an empty one for the default.
             None | Some("") => None,
@@ -98,6 +103,7 @@ mod tests {
         let params = check("/write?collector=a", Some("b")).unwrap();
         assert_eq!(params.collector.unwrap().as_str(), "b");
         assert_eq!(check("/write?collector=a%20b", None).unwrap().collector.unwrap().as_str(), "a b");
+        assert_eq!(check("/write?collector=", Some("b")), Err("bad_collector"));
         assert_eq!(check("/write?db=x&u=me&p=secret", None).unwrap().collector, None);
     }
 

@@ -1,7 +1,8 @@
 //! What operators may change while a node runs, for those who have `admin.token`.
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -14,10 +15,14 @@ use crate::config::Secret;
 use crate::ops::reply::ApiError;
 use crate::ops::telemetry::{self, Level, LevelError};
 
+/// Directives for every module of the program are far shorter.
+const LEVEL_BYTES_MAX: usize = 64 * 1024;
+
 /// Its routes. Without a token they are closed.
 pub fn router(token: Option<Secret>) -> Router {
     Router::new()
         .route("/admin/log-level", get(log_level).put(set_log_level))
+        .layer(DefaultBodyLimit::max(LEVEL_BYTES_MAX))
         .route_layer(middleware::from_fn_with_state(token, only_with_token))
 }
 
@@ -53,7 +58,8 @@ async fn log_level() -> Result<Json<Value>, ApiError> {
 }
 
 /// Takes what `LOG_LEVEL` takes, as the body's text. It holds until the next change or the end of the process.
-async fn set_log_level(body: Bytes) -> Result<Json<Value>, ApiError> {
+async fn set_log_level(body: Result<Bytes, BytesRejection>) -> Result<Json<Value>, ApiError> {
+    let body = body.map_err(|rejection| unread(&rejection))?;
     let (level, text) = (level()?, String::from_utf8_lossy(&body));
     let before = level.current();
     level.set(text.trim()).map_err(|error| match error {
@@ -63,6 +69,14 @@ async fn set_log_level(body: Bytes) -> Result<Json<Value>, ApiError> {
     let now = level.current();
     tracing::warn!(event = "log_level_changed", before, now, "told to log at another level");
     Ok(Json(json!({"level": now})))
+}
+
+fn unread(rejection: &BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let message = format!("a log level has at most {LEVEL_BYTES_MAX} bytes");
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message);
+    }
+    ApiError::bad_request("incomplete", format!("the body broke off: {rejection}: send it again"))
 }
 
 fn level() -> Result<&'static Level, ApiError> {

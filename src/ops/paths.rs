@@ -85,6 +85,13 @@ pub const PATHS: &[ServedPath] = &[
     },
 ];
 
+/// Whether senders write to `path`, InfluxDB's clients among them.
+pub fn takes_writes(path: &str) -> bool {
+    PATHS
+        .iter()
+        .any(|known| known.path == path && known.audience == Audience::Collectors && known.method == "POST")
+}
+
 /// What to try instead of `path`, which a listener of a node in `role` does not serve: why it is not here, if it is elsewhere;
 /// else what is spelled like it; else the index.
 pub fn directions(path: &str, role: Role) -> String {

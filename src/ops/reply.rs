@@ -4,9 +4,9 @@ use axum::extract::OriginalUri;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::ops::paths::PATHS;
+use crate::ops::paths::{self, PATHS};
 use crate::proto::printable::{printable, printable_json};
 
 /// An error a caller can act on.
@@ -42,6 +42,43 @@ impl ApiError {
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
         }
     }
+
+    /// The answer to a request for `path`: those that write get it as [`ApiError::into_write_response`] has it.
+    pub fn into_response_at(self, path: &str) -> Response {
+        if paths::takes_writes(path) { self.into_write_response() } else { self.into_response() }
+    }
+
+    /// In the shape of InfluxDB's errors (its API 2.x), as its clients read them, with ours inside.
+    pub fn into_write_response(self) -> Response {
+        let body = json!({
+            "code": influx_code(self.status),
+            "message": self.message,
+            "error": {"code": self.code, "message": self.message},
+        });
+        self.respond(body)
+    }
+
+    fn respond(self, body: Value) -> Response {
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// InfluxDB names a closed set of codes.
+fn influx_code(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::FORBIDDEN => "forbidden",
+        StatusCode::NOT_FOUND => "not found",
+        StatusCode::METHOD_NOT_ALLOWED => "method not allowed",
+        StatusCode::PAYLOAD_TOO_LARGE => "request too large",
+        StatusCode::UNPROCESSABLE_ENTITY => "unprocessable entity",
+        StatusCode::TOO_MANY_REQUESTS => "too many requests",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        _ => "invalid",
+    }
 }
 
 /// The answer to a method that a path does not take, where the router chooses the method; handlers that take others refuse the
@@ -73,11 +110,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Json(json!({"error": {"code": self.code, "message": self.message}}));
-        let mut response = (self.status, body).into_response();
-        if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        let body = json!({"error": {"code": self.code, "message": self.message}});
+        self.respond(body)
     }
 }

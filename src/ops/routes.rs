@@ -61,9 +61,11 @@ pub fn public_router(operations: Operations, origins: &Origins) -> Router {
 /// Answers for paths and methods that nothing serves. Comes after every merge: a method fallback only reaches routes that are
 /// there already, and two routers with fallbacks cannot be merged.
 pub fn with_fallbacks(router: Router, role: Role) -> Router {
-    router
-        .method_not_allowed_fallback(wrong_method)
-        .fallback(move |OriginalUri(uri): OriginalUri| async move { wrong_path(uri.path(), role) })
+    router.method_not_allowed_fallback(wrong_method).fallback(
+        move |OriginalUri(uri): OriginalUri| async move {
+            wrong_path(uri.path(), role).into_response_at(uri.path())
+        },
+    )
 }
 
 #[derive(Serialize)]

@@ -25,78 +25,76 @@ pub fn raw(name: &str) -> Value {
 
 /// A document with the target of each `$ref` in the place of it.
 pub fn whole(name: &str) -> Value {
-    Documents::load().inlined(&raw(name), name)
+    let document = raw(name);
+    inlined(&document, &document)
 }
 
-/// The targets of all references, in both documents, as `file#/pointer`.
-pub fn referenced() -> BTreeSet<String> {
-    let documents = Documents::load();
-    let mut found = BTreeSet::new();
-    for name in [OPENAPI, ASYNCAPI] {
-        documents.collect(documents.of(name), name, &mut found);
-    }
-    found
-}
-
-struct Documents {
-    openapi: Value,
-    asyncapi: Value,
-}
-
-impl Documents {
-    fn load() -> Self {
-        Self { openapi: raw(OPENAPI), asyncapi: raw(ASYNCAPI) }
-    }
-
-    fn of(&self, name: &str) -> &Value {
-        match name {
-            OPENAPI => &self.openapi,
-            ASYNCAPI => &self.asyncapi,
-            other => panic!("{other} is none of the documents"),
-        }
-    }
-
-    /// Nothing in these documents contains itself, so this ends.
-    fn inlined(&self, value: &Value, file: &str) -> Value {
-        match value {
-            Value::Object(members) => match members.get("$ref") {
-                Some(Value::String(reference)) => {
-                    let (file, pointer) = split(reference, file);
-                    let target = self.of(file).pointer(pointer);
-                    let target =
-                        target.unwrap_or_else(|| panic!("docs/{file}: $ref {reference} leads nowhere"));
-                    self.inlined(target, file)
-                }
-                _ => members
-                    .iter()
-                    .map(|(name, value)| (name.clone(), self.inlined(value, file)))
-                    .collect::<Map<_, _>>()
-                    .into(),
-            },
-            Value::Array(values) => values.iter().map(|value| self.inlined(value, file)).collect(),
-            other => other.clone(),
-        }
-    }
-
-    fn collect(&self, value: &Value, file: &str, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Object(members) => {
-                if let Some(Value::String(reference)) = members.get("$ref") {
-                    let (file, pointer) = split(reference, file);
-                    found.insert(format!("{file}#{pointer}"));
-                }
-                members.values().for_each(|value| self.collect(value, file, found));
+/// Nothing in these documents contains itself, so this ends.
+fn inlined(document: &Value, value: &Value) -> Value {
+    match value {
+        Value::Object(members) => match members.get("$ref") {
+            Some(Value::String(reference)) => {
+                let target = reference.strip_prefix('#').and_then(|pointer| document.pointer(pointer));
+                inlined(document, target.unwrap_or_else(|| panic!("$ref {reference} leads nowhere")))
             }
-            Value::Array(values) => values.iter().for_each(|value| self.collect(value, file, found)),
-            _ => {}
-        }
+            _ => members
+                .iter()
+                .map(|(name, value)| (name.clone(), inlined(document, value)))
+                .collect::<Map<_, _>>()
+                .into(),
+        },
+        Value::Array(values) => values.iter().map(|value| inlined(document, value)).collect(),
+        other => other.clone(),
     }
 }
 
-/// `./other.yaml#/a/b` into file and pointer.
-fn split<'a>(reference: &'a str, file: &'a str) -> (&'a str, &'a str) {
-    let (path, pointer) = reference.split_once('#').unwrap_or_else(|| panic!("{reference} has no #"));
-    (if path.is_empty() { file } else { path.trim_start_matches("./") }, pointer)
+/// The targets of all references in a value.
+pub fn references(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(members) => match members.get("$ref") {
+            Some(Value::String(reference)) => BTreeSet::from([reference.clone()]),
+            _ => members.values().flat_map(references).collect(),
+        },
+        Value::Array(values) => values.iter().flat_map(references).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Every schema of a document, those inside others included, with where it is.
+pub fn for_each_schema(document: &Value, see: &mut dyn FnMut(&str, &Value)) {
+    fn inside(at: &str, schema: &Value, see: &mut dyn FnMut(&str, &Value)) {
+        see(at, schema);
+        for kind in ["oneOf", "anyOf", "allOf"] {
+            let parts = schema[kind].as_array().into_iter().flatten().enumerate();
+            parts.for_each(|(index, part)| inside(&format!("{at}/{kind}/{index}"), part, see));
+        }
+        for (name, property) in members(&schema["properties"]) {
+            inside(&format!("{at}/properties/{name}"), property, see);
+        }
+        for kind in ["items", "additionalProperties", "if", "then"] {
+            if schema[kind].is_object() {
+                inside(&format!("{at}/{kind}"), &schema[kind], see);
+            }
+        }
+    }
+    fn outside(at: &str, value: &Value, see: &mut dyn FnMut(&str, &Value)) {
+        for (name, value) in members(value) {
+            let at = format!("{at}/{name}");
+            match name {
+                "schema" | "payload" if value.is_object() => inside(&at, value, see),
+                // What they hold is data.
+                "examples" | "x-refused" => {}
+                "schemas" => {
+                    members(value).for_each(|(name, schema)| inside(&format!("{at}/{name}"), schema, see))
+                }
+                _ => outside(&at, value, see),
+            }
+        }
+        for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+            outside(&format!("{at}/{index}"), value, see);
+        }
+    }
+    outside("#", document, see);
 }
 
 /// The words in backquotes in the first column of a table: the first one below a heading of docs/protocol.md that begins with

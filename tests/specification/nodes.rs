@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
 use crate::support::collector::Collector;
@@ -20,12 +22,13 @@ pub struct Stage {
     pub node: Telecast,
     _clients: Vec<Client>,
     _collectors: Vec<Collector>,
+    _sockets: Vec<TcpStream>,
 }
 
 impl Stage {
     /// A node in the state that `x-when` names; without one, an ordinary node with [`LINES`] in its log.
     pub async fn when(state: Option<&str>) -> Self {
-        let (mut clients, mut collectors) = (Vec::new(), Vec::new());
+        let (mut clients, mut collectors, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
         let node = match state {
             None => {
                 let node = telecast::standalone().set("admin.token", ADMIN_TOKEN).start().await;
@@ -41,6 +44,17 @@ impl Stage {
             Some("crowded") => {
                 let node = telecast::standalone().set("edge.views_per_address_max", 1).start().await;
                 clients.push(Client::connect(node.address(), "filter=nobody.nothing").await);
+                node
+            }
+            Some("named") => telecast::standalone().set("server.allowed_hosts", "127.0.0.1").start().await,
+            Some("wide") => telecast::standalone().set("server.header_bytes_max", 200_000).start().await,
+            Some("narrow") => {
+                let node = telecast::standalone().set("server.connections_per_address_max", 1).start().await;
+                let taken =
+                    crate::support::eventually("the connection that saw it ready is gone", async || {
+                        place_taken(node.address()).await
+                    });
+                sockets.push(taken.await.0);
                 node
             }
             Some("draining") => {
@@ -76,11 +90,21 @@ impl Stage {
                 panic!("x-when: {other} is not known: give it a state in tests/specification/nodes.rs")
             }
         };
-        Self { node, _clients: clients, _collectors: collectors }
+        Self { node, _clients: clients, _collectors: collectors, _sockets: sockets }
     }
 
     /// Where the node listens.
     pub fn address(&self) -> SocketAddr {
         self.node.address()
     }
+}
+
+/// A connection with a stream of events on it, unless it is refused.
+async fn place_taken(address: SocketAddr) -> Option<TcpStream> {
+    let mut socket = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET /sse HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.ok()?;
+    let mut status = [0; "HTTP/1.1 200".len()];
+    socket.read_exact(&mut status).await.ok()?;
+    (status == *b"HTTP/1.1 200").then_some(socket)
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::{Method, Response};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::alike::{self, Compare};
 use crate::documents::{self, OPENAPI, members, text_of};
 use crate::nodes::{ADMIN_TOKEN, Stage};
-use crate::standards::{check, holds_to};
+use crate::standards::check;
 
 /// By then an answer is as shown, or another one.
 const ENOUGH: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ struct Case {
     query: Vec<(String, String)>,
     headers: Vec<(String, String)>,
     body: Option<String>,
+    /// Pads the target with a parameter to so many bytes.
+    target_bytes: Option<usize>,
     status: u16,
     /// How the answer is described: headers, and content by its type.
     described: Value,
@@ -54,6 +58,12 @@ fn cases(path: &str, method: &str, operation: &Value) -> Vec<Case> {
                 let method = example["x-method"].as_str().unwrap_or(method);
                 let mut case = Case::new(path, method, operation, name, status, described);
                 case.when = example["x-when"].as_str().map(str::to_owned);
+                case.target_bytes = example["x-target-bytes"].as_u64().map(|bytes| bytes as usize);
+                let headers = members(&example["x-headers"]);
+                case.headers.extend(
+                    headers
+                        .map(|(name, _)| (name.to_owned(), text_of(&example["x-headers"], name).to_owned())),
+                );
                 case.answer = Some((kind.to_owned(), example["value"].clone()));
                 cases.push(case);
             }
@@ -87,19 +97,15 @@ impl Case {
             query: Vec::new(),
             headers: Vec::new(),
             body: None,
+            target_bytes: None,
             status: status.parse().expect("a status"),
             described: described.clone(),
             answer: None,
         };
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
-            let value = &parameter["examples"][name]["value"];
+            let value = sent(parameter, name);
             let values = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
             for value in values.into_iter().filter(|value| !value.is_null()) {
-                if case.status < 400 {
-                    let what = format!("{path}, {name}: {}", parameter["name"]);
-                    let schema = &parameter["schema"];
-                    holds_to(if value_is_item(schema) { &schema["items"] } else { schema }, &value, &what);
-                }
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 let pair = (text_of(parameter, "name").to_owned(), text);
                 if parameter["in"] == "query" { case.query.push(pair) } else { case.headers.push(pair) }
@@ -120,12 +126,14 @@ impl Case {
 
     fn take_body(&mut self, content: &Value) {
         for (kind, content) in members(content) {
-            let value = &content["examples"][&self.name]["value"];
+            let value = sent(content, &self.name);
             if value.is_null() {
                 continue;
             }
-            holds_to(&content["schema"], value, &format!("{}, {}: the body", self.path, self.name));
-            self.body = Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            self.body = Some(match value["bytes"].as_u64() {
+                Some(bytes) => "x".repeat(bytes as usize),
+                None => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            });
             self.headers.push(("content-type".to_owned(), kind.to_owned()));
         }
     }
@@ -148,6 +156,9 @@ impl Case {
     }
 
     async fn attempt(&self, stage: &Stage) -> Result<(), String> {
+        if let Some(bytes) = self.target_bytes {
+            return self.attempt_with_long_target(stage, bytes).await;
+        }
         let mut url =
             reqwest::Url::parse(&format!("http://{}{}", stage.address(), self.path)).expect("a URL");
         if !self.query.is_empty() {
@@ -182,6 +193,22 @@ impl Case {
         alike::compare(Compare::Values, example, &json)
     }
 
+    /// The library refuses to send targets that servers refuse to read.
+    async fn attempt_with_long_target(&self, stage: &Stage, bytes: usize) -> Result<(), String> {
+        let mut socket = TcpStream::connect(stage.address()).await.expect("a connection");
+        let target = format!("{}?{}", self.path, "x".repeat(bytes));
+        let head = format!("{} {target} HTTP/1.1\r\nHost: {}\r\n\r\n", self.method, stage.address());
+        socket.write_all(head.as_bytes()).await.expect("a head that is read");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer: {answer}"))?;
+        if !head.starts_with(&format!("HTTP/1.1 {}", self.status)) {
+            return Err(format!("{answer} instead of {}", self.status));
+        }
+        let (_, example) = self.answer.as_ref().expect("an example of the answer");
+        alike::compare(Compare::Values, example, &serde_json::from_str(body).expect("JSON"))
+    }
+
     fn check_headers(&self, answer: &Response) -> Result<(), String> {
         for (name, header) in members(&self.described["headers"]) {
             let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -199,9 +226,10 @@ impl Case {
     }
 }
 
-/// A parameter that may be repeated: each value is an item of its schema.
-fn value_is_item(schema: &Value) -> bool {
-    schema["type"] == "array"
+/// What the request of this example has in a parameter or as a body.
+fn sent<'a>(place: &'a Value, name: &str) -> &'a Value {
+    let accepted = &place["examples"][name]["value"];
+    if accepted.is_null() { &place["x-refused"][name] } else { accepted }
 }
 
 /// Reads until the example's lines have come; a stream has no other end.
@@ -264,7 +292,9 @@ fn every_example_of_a_parameter_or_body_belongs_to_an_answer() {
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let place = format!("{} {}", parameter["in"], parameter["name"]);
                 used.entry(place.clone()).or_default().extend(names.iter().cloned());
-                let examples = members(&parameter["examples"]).map(|(name, _)| name.to_owned());
+                let examples = ["examples", "x-refused"]
+                    .map(|kind| members(&parameter[kind]).map(|(name, _)| name.to_owned()));
+                let examples = examples.into_iter().flatten();
                 known.entry(place).or_default().extend(examples);
             }
         }

@@ -1,13 +1,11 @@
 //! `/ws` and `/ws/clients`: from a request over a handshake to a session on the bare socket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{OriginalUri, Request, State};
 use axum::http::{Method, Uri, header};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -25,8 +23,6 @@ use crate::proto::message::{CloseCode, MessageError, Rules, ServerMessage, Subsc
 
 /// Browsers that are being told why they are refused, at a time. More get the plain answer, which their pages cannot read.
 pub(crate) const REFUSALS_MAX: usize = 256;
-/// A refused client has so long to read why, and to hang up.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request that can become a WebSocket.
 struct Handshake {
@@ -94,22 +90,11 @@ fn read(uri: &Uri) -> Result<Subscription, MessageError> {
 
 /// Tells a browser why it is refused, where its page can read it, and closes the connection for good.
 async fn tell(upgrade: OnUpgrade, error: MessageError, _turn: OwnedSemaphorePermit) {
-    let told = async {
-        let Some((mut socket, _, _held)) = take_socket(upgrade).await else { return };
-        let MessageError { id, code, message } = error;
-        let reason = format!("{}: {message}", code.as_str());
-        let error = ServerMessage::Error { id: id.as_ref(), code, message: &message };
-        let last = encode::close(Wire::WebSocket, CloseCode::Policy, &reason);
-        let frames = [encode::server(Wire::WebSocket, &error), last].concat();
-        if socket.write_all(&frames).await.is_err() || socket.shutdown().await.is_err() {
-            return;
-        }
-        // What is unread when the socket is dropped would reset the connection before the client has read this.
-        let mut rest = [0; 512];
-        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
-    };
-    // Who does not hang up by then is hung up.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;
+    let MessageError { id, code, message } = error;
+    let reason = format!("{}: {message}", code.as_str());
+    let error = ServerMessage::Error { id: id.as_ref(), code, message: &message };
+    let last = encode::close(Wire::WebSocket, CloseCode::Policy, &reason);
+    handshake::close(upgrade, &[encode::server(Wire::WebSocket, &error), last].concat()).await;
 }
 
 /// Hands a client over to a writer, once the answer to its handshake is on its way.

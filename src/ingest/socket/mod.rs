@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,6 +17,8 @@ use crate::ingest::{Ingest, remote};
 use crate::ops::http::handshake;
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
+use crate::proto::frame::{self, Opcode};
+use crate::proto::message::CloseCode;
 
 mod receiving;
 mod senders;
@@ -35,6 +37,8 @@ const HOW_TO_CONNECT: &str = "this path takes collectors over WebSocket: connect
 struct Refusal {
     reason: ConnectFailure,
     error: ApiError,
+    /// The handshake of a browser, which was good: its page sees nothing of an answer that is none to a handshake.
+    page: Option<(handshake::Key, OnUpgrade)>,
 }
 
 /// What a socket needs to begin.
@@ -55,11 +59,25 @@ pub(super) async fn upgrade(State(ingest): State<Arc<Ingest>>, request: Request)
             });
             key.accept(None)
         }
-        Err(Refusal { reason, error }) => {
+        Err(Refusal { reason, error, page }) => {
             ingest.node.meters.connections_failed.of(reason).increment(1);
-            handshake::refuse(error)
+            let place = ingest.places.clone().try_acquire_owned();
+            let (Some((key, upgrade)), Ok(place)) = (page, place) else { return handshake::refuse(error) };
+            ingest.sockets.spawn(async move {
+                handshake::close(upgrade, &last_frame(&error)).await;
+                drop(place);
+            });
+            key.accept(None)
         }
     }
+}
+
+/// Closes for good, with what was wrong as the reason.
+fn last_frame(error: &ApiError) -> Vec<u8> {
+    let reason = format!("{}: {}", error.code, error.message);
+    let mut frame = Vec::new();
+    frame::encode(&mut frame, Opcode::Close, &frame::close_payload(CloseCode::Policy.number(), &reason));
+    frame
 }
 
 async fn accept(
@@ -67,25 +85,26 @@ async fn accept(
     mut request: Request,
 ) -> Result<(handshake::Key, OnUpgrade, Admitted), Refusal> {
     let key = handshake::check(request.method(), request.version(), request.headers(), HOW_TO_CONNECT)
-        .map_err(|error| Refusal { reason: handshake::reason(&error), error })?;
-    let params = read_params(&request)?;
+        .map_err(|error| Refusal { reason: handshake::reason(&error), error, page: None })?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
         let message = "this connection cannot become a WebSocket: use HTTP/1.1";
         let error = ApiError::bad_request("bad_handshake", message);
-        Refusal { reason: ConnectFailure::NotWebSocket, error }
+        Refusal { reason: ConnectFailure::NotWebSocket, error, page: None }
     })?;
+    let params = match Params::parse(request.uri(), request.headers()) {
+        Ok(params) => params,
+        Err(error) => {
+            let page = request.headers().contains_key(header::ORIGIN).then_some((key, upgrade));
+            return Err(Refusal { reason: ConnectFailure::BadRequest, error, page });
+        }
+    };
     let origin = Origin { transport: Transport::WebSocket, remote: remote(&request) };
     Ok((key, upgrade, admit(ingest, params, origin).await?))
 }
 
-fn read_params(request: &Request) -> Result<Params, Refusal> {
-    Params::parse(request.uri(), request.headers())
-        .map_err(|error| Refusal { reason: ConnectFailure::BadRequest, error })
-}
-
 /// Finds a place for a socket that is well asked for, and gives it the id it names.
 async fn admit(ingest: &Ingest, params: Params, origin: Origin) -> Result<Admitted, Refusal> {
-    let refuse = |reason, error| Refusal { reason, error };
+    let refuse = |reason, error| Refusal { reason, error, page: None };
     if ingest.stopping.is_cancelled() {
         let error =
             ApiError::unavailable("draining", "this node is going away: use another one", RETRY_AFTER_S);

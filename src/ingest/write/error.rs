@@ -2,12 +2,11 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use crate::fairness::{Cut, Lack};
 use crate::ops::http;
 use crate::ops::meters::WriteFailure;
-use crate::ops::reply::{ApiError, Json};
+use crate::ops::reply::ApiError;
 
 /// Seconds after which a write that found no room, or no log, may be tried again.
 const RETRY_AFTER_S: u32 = 2;
@@ -77,65 +76,58 @@ impl WriteError {
         }
     }
 
-    /// InfluxDB's code (its API 2.x names a closed set), and ours.
-    fn into_parts(self) -> (&'static str, ApiError) {
+    fn into_error(self) -> ApiError {
         match self {
-            Self::BadRequest(error) => ("invalid", error),
+            Self::BadRequest(error) => error,
             Self::BadBody(errors) => {
-                ("invalid", ApiError::bad_request("bad_lines", format!("no line could be read: {errors}")))
+                ApiError::bad_request("bad_lines", format!("no line could be read: {errors}"))
             }
             Self::TooMany(errors) => {
                 let message = format!("no line is taken: {errors}");
-                let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_channels", message);
-                ("unprocessable entity", error)
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "too_many_channels", message)
             }
-            Self::Foreign(what) => {
-                ("invalid", ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "foreign_format", what))
-            }
+            Self::Foreign(what) => ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "foreign_format", what),
             Self::TooLarge(bytes_max) => {
                 let message = format!(
                     "a write has at most {bytes_max} bytes after decompression: send smaller batches"
                 );
-                ("request too large", ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message))
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
             }
             Self::Encoding(encoding) => {
                 let message = format!("Content-Encoding {encoding:?} is not known: use gzip or none");
-                ("invalid", ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_encoding", message))
+                ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_encoding", message)
             }
-            Self::Incomplete(what) => (
-                "invalid",
-                ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again")),
-            ),
-            Self::Cut(cut) => ("unavailable", cut_error(cut)),
+            Self::Incomplete(what) => {
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, "incomplete", format!("{what}: send it again"))
+            }
+            Self::Cut(cut) => cut_error(cut),
             Self::Buffer(obstacle) => {
                 let message = match obstacle {
                     Some(obstacle) => format!("this node's buffer is full ({obstacle}): send it again later"),
                     None => "the log is slow or away and this node's buffer is full: send it again later"
                         .to_owned(),
                 };
-                ("unavailable", ApiError::unavailable("buffer_full", message, RETRY_AFTER_S))
+                ApiError::unavailable("buffer_full", message, RETRY_AFTER_S)
             }
             Self::Timeout(obstacle) => {
                 let message = match obstacle {
                     Some(obstacle) => format!("not stored in time ({obstacle}): send it again later"),
                     None => "the log did not answer in time: send it again later".to_owned(),
                 };
-                ("unavailable", ApiError::unavailable("log_unavailable", message, RETRY_AFTER_S))
+                ApiError::unavailable("log_unavailable", message, RETRY_AFTER_S)
             }
             Self::Refused(reason) => {
                 let message = format!("the log does not take this: {reason}");
-                let error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message);
-                ("unprocessable entity", error)
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message)
             }
             Self::Draining => {
                 let message = "this node is going away: send it to another one";
-                ("unavailable", ApiError::unavailable("draining", message, RETRY_AFTER_S))
+                ApiError::unavailable("draining", message, RETRY_AFTER_S)
             }
             Self::Method(allowed) => {
                 let message =
                     format!("only {allowed} is possible here; to write, POST line protocol or Telegraf JSON");
-                let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
-                ("method not allowed", error)
+                ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
             }
         }
     }
@@ -174,22 +166,13 @@ impl IntoResponse for WriteError {
     fn into_response(self) -> Response {
         let allowed = if let Self::Method(allowed) = self { Some(allowed) } else { None };
         let encoding = matches!(self, Self::Encoding(_));
-        let (influx_code, error) = self.into_parts();
-        let body = json!({
-            "code": influx_code,
-            "message": error.message,
-            "error": {"code": error.code, "message": error.message},
-        });
-        let mut response = (error.status, Json(body)).into_response();
+        let mut response = self.into_error().into_write_response();
         let headers = response.headers_mut();
         if let Some(allowed) = allowed {
             headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
         if encoding {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        if let Some(seconds) = error.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -12,7 +12,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -64,7 +64,7 @@ impl Gate {
             Err((reason, error)) => {
                 drop(tracked);
                 self.policy.refused(reason, self.remote, &error.message);
-                error.into_response()
+                error.into_response_at(parts.uri.path())
             }
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -1,11 +1,16 @@
 //! The server's side of the WebSocket handshake (RFC 6455 section 4.2), with answers that help: the same for clients and
 //! collectors.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::ops::meters::ConnectFailure;
 use crate::ops::reply::ApiError;
@@ -20,6 +25,9 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// A browser that offered any fails the connection when none is selected (WHATWG WebSockets, "establish a WebSocket
 /// connection"), so this one always is.
 const SUBPROTOCOL: &str = "telecast.v1";
+
+/// A client that is refused has so long to read why, and to hang up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The error code of a request that is no handshake.
 const WEBSOCKET_REQUIRED: &str = "websocket_required";
@@ -128,6 +136,22 @@ pub(crate) fn refuse(error: ApiError) -> Response {
         add(header::SEC_WEBSOCKET_VERSION, "13");
     }
     response
+}
+
+/// Says the last of a socket whose handshake was accepted only for that, and closes it: an error goes out as these frames.
+pub(crate) async fn close(upgrade: OnUpgrade, frames: &[u8]) {
+    let told = async {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = TokioIo::new(upgraded);
+        if socket.write_all(frames).await.is_err() || socket.shutdown().await.is_err() {
+            return;
+        }
+        // What is unread when the socket is dropped would reset the connection before the client has read this.
+        let mut rest = [0; 512];
+        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
+    };
+    // A client that does not hang up by then is hung up.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, told).await;
 }
 
 /// Why a handshake did not come to be, as it is counted.

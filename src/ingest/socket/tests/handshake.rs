@@ -1,8 +1,9 @@
+use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::connect_async;
-use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::ingest::testing::{Bench, bench, settings};
 
@@ -93,4 +94,23 @@ async fn a_draining_node_takes_no_collectors() {
     bench.ingest.drain(std::time::Duration::from_secs(1)).await;
     let (status, json) = refused(&mut bench, "").await;
     assert_eq!((status, &json["error"]["code"]), (503, &"draining".into()));
+}
+
+/// A browser shows its page nothing of an answer that is none to a handshake.
+#[tokio::test]
+async fn a_page_is_told_by_a_close_frame_which_parameter_cannot_be_read() {
+    let mut bench = bench(settings());
+    let address = bench.listen().await;
+    let mut request =
+        format!("ws://{address}/ws/collector?precision=fortnight").into_client_request().unwrap();
+    request.headers_mut().insert("origin", format!("http://{address}").parse().unwrap());
+    let (mut socket, _) = connect_async(request).await.unwrap();
+    let Some(Ok(Message::Close(Some(close)))) = socket.next().await else { panic!("no close frame") };
+    assert_eq!(u16::from(close.code), 1008);
+    assert!(
+        close.reason.starts_with("bad_precision: precision=\"fortnight\" is not known"),
+        "{}",
+        close.reason
+    );
+    assert_eq!(bench.metric("ws_connections_failed_total{reason=\"bad_request\"}"), 1.0);
 }
