@@ -13,6 +13,10 @@ export const edge = (text: string | URL, base: string | undefined): URL => {
   try {
     url = new URL(text, base);
   } catch {}
+  if (!url && !base && /^[./?]/.test(String(text)))
+    throw new TypeError(
+      `connect: \`${text}\` counts from the page, and there is none: on a server, write the whole address, or connect in the browser only`,
+    );
   if (!url || !/^(http|ws)s?:$/.test(url.protocol))
     throw new TypeError(`connect: \`${text}\` is no address: it looks like http://HOST:PORT`);
   if (url.username || url.password) {

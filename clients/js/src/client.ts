@@ -100,9 +100,13 @@ export class Client implements AsyncIterable<Message> {
     if (urls.length === 0) throw new TypeError("connect: `url` or `urls` is missing");
     this.#WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
     const wanted: readonly TransportName[] = options.transports ?? ["websocket", "sse"];
-    const transports = wanted.filter((name) => name === "sse" || this.#WebSocket);
-    if (transports.length === 0)
-      throw new TypeError("connect: there is no WebSocket here: pass one, `connect({ WebSocket, … })`, or allow `sse`");
+    const transports = wanted.filter((name) => (name === "sse" ? this.#fetch : this.#WebSocket));
+    if (transports.length === 0) {
+      const needed = wanted.map((name) => (name === "sse" ? "fetch" : "WebSocket"));
+      throw new TypeError(
+        `connect: there is no ${needed.join(" and no ")} here: pass one, \`connect({ ${needed[0]}, … })\`${needed[1] ? "" : ", allow the other of `transports`"}, or connect in the browser only`,
+      );
+    }
     const base = baseAddress();
     this.#machine = new Machine(
       {
@@ -344,6 +348,7 @@ export class Client implements AsyncIterable<Message> {
         : openWebSocket(this.#WebSocket as WebSocketConstructor, url, token, listener);
   }
 
+  /** Not in every place that renders pages, and not in every one that tests them. */
   get #fetch(): typeof globalThis.fetch {
     return this.#options.fetch ?? globalThis.fetch;
   }

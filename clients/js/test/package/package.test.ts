@@ -6,6 +6,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
+import { runInNewContext } from "node:vm";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { publint } from "publint";
@@ -49,6 +50,15 @@ test("it is for CommonJS, too, with readable names and source maps", () => {
     assert.ok(sources.length > 10 && sourcesContent.length === sources.length);
     assert.match(text, /\n\/\/# sourceMappingURL=index\.js\.map\n$/);
   }
+});
+
+test("importing it needs nothing of a browser, nor of Node, so that pages that use it can be rendered on a server", () => {
+  const names = (contextified: object) =>
+    runInNewContext(readFileSync("dist/cjs/index.js", "utf8") + "; Object.keys(module.exports)", contextified);
+  const context = { module: { exports: {} as typeof import("../../src/index.js") }, AbortController };
+  assert.deepEqual([...names(context)].sort(), ["SeriesStore", "TelecastError", "connect"]);
+  assert.equal(new context.module.exports.SeriesStore().size, 0);
+  assert.throws(() => context.module.exports.connect({ url: "/" }), /there is no WebSocket and no fetch here/);
 });
 
 test("it is packed as it should be, and depends on nothing", async () => {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { baseAddress, edge } from "../../src/address.js";
 import { retryAfterMs } from "../../src/http.js";
-import { connect } from "../../src/index.js";
+import { connect, type WebSocketConstructor } from "../../src/index.js";
 import { decode, type Metric } from "../../src/protocol.js";
 import { Queue } from "../../src/queue.js";
 import { sseParser } from "../../src/sse.js";
@@ -16,6 +16,32 @@ test("an address that is none is said to be none", () => {
       name: "TypeError",
       message: `connect: \`${url}\` is no address: it looks like http://HOST:PORT`,
     });
+});
+
+test("a relative address without a page says what to do where pages are rendered", () => {
+  for (const url of ["/", "./", "../metrics", "?filter=a"])
+    assert.throws(() => connect({ url }), {
+      name: "TypeError",
+      message: `connect: \`${url}\` counts from the page, and there is none: on a server, write the whole address, or connect in the browser only`,
+    });
+});
+
+test("where nothing can connect, it says so at once, and what to pass", () => {
+  const there = globalThis as { WebSocket?: unknown; fetch?: unknown };
+  const { WebSocket, fetch } = there;
+  there.WebSocket = there.fetch = undefined;
+  try {
+    for (const [transports, message] of [
+      [["websocket", "sse"], /^connect: there is no WebSocket and no fetch here: pass one, `connect\({ WebSocket, … }\)`, or connect in/],
+      [["websocket"], /^connect: there is no WebSocket here: .*, allow the other of `transports`, or connect in the browser only$/],
+      [["sse"], /^connect: there is no fetch here: pass one, `connect\({ fetch, … }\)`/],
+    ] as const)
+      assert.throws(() => connect({ url: "http://127.0.0.1:9", transports }), { name: "TypeError", message });
+    const given = class {} as unknown as WebSocketConstructor;
+    connect({ url: "http://127.0.0.1:9", WebSocket: given }).close();
+  } finally {
+    Object.assign(there, { WebSocket, fetch });
+  }
 });
 
 test("an address with a fragment is taken without it, one with a password is refused with a reason", () => {
