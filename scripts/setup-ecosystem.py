@@ -4,7 +4,9 @@
 One function per program, in an exact version, by `fetching`.
 """
 
-from fetching import ROOT, TOOLS, build, build_own, fetch_all, npm_packages, python_packages
+import shutil
+
+from fetching import BIN, ROOT, TOOLS, build, build_own, fetch_all, module, npm_packages, python_packages
 
 # Asks registries for digests, and is one in tests.
 CRANE = ("github.com/google/go-containerregistry", "v0.22.1")
@@ -15,15 +17,51 @@ API_PYTHON = ["schemathesis==4.32.5", "openapi-python-client==0.29.1", "check-js
 # Resolves a package's types as every version and setting of TypeScript does.
 PACKAGE_LINTERS = {"@arethetypeswrong/cli": "0.18.5"}
 EDITORCONFIG_CHECKER = ("github.com/editorconfig-checker/editorconfig-checker/v3", "v3.4.1")
+# Both lines that users have; a chart has to render alike in them.
+HELM = (("helm", "helm.sh/helm/v4", "v4.3.2"), ("helm3", "helm.sh/helm/v3", "v3.22.0"))
+# What judges charts before they are published: chart-testing lints them as repositories of charts do.
+CHART_TESTING = ("github.com/helm/chart-testing/v3", "v3.14.0")
+# It asks these two: a schema of Chart.yaml, and the style of YAML.
+CHART_TESTING_PYTHON = ["yamale==6.1.0", "yamllint==1.38.0"]
+# Writes the table of values in the chart's README.md.
+HELM_DOCS = ("github.com/norwoodj/helm-docs", "v1.14.2")
+# Where the one custom resource is defined that the chart has and kustomize has not.
+PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 
 
 def crane():
     build("crane", f"{CRANE[0]}/cmd/crane", *CRANE)
 
 
+def helm():
+    for program, name, version in HELM:
+        build(program, f"{name}/cmd/helm", name, version)
+    build("helm-docs", f"{HELM_DOCS[0]}/cmd/helm-docs", *HELM_DOCS)
+    definition = TOOLS / "helm/servicemonitors.yaml"
+    if not definition.exists():
+        definition.parent.mkdir(exist_ok=True)
+        folder = module(*PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
+        shutil.copyfile(folder / "monitoring.coreos.com_servicemonitors.yaml", definition)
+
+
+def chart_testing():
+    folder = TOOLS / "chart-testing"
+    build("ct", f"{CHART_TESTING[0]}/ct", *CHART_TESTING)
+    python_packages(folder, CHART_TESTING_PYTHON)
+    # It looks for its rules and programs by name.
+    for file in ("chart_schema.yaml", "lintconf.yaml"):
+        shutil.copyfile(module(*CHART_TESTING) / "etc" / file, folder / file)
+        (folder / file).chmod(0o644)
+    link = folder / "bin/helm"
+    link.unlink(missing_ok=True)
+    link.symlink_to(BIN / "helm")
+
+
 def scheduler():
     """kube-scheduler, which has no program that answers questions: ours asks its code. Takes minutes once."""
     build_own(ROOT / "tests/ecosystem/scheduler")
+
+
 def api_linters():
     npm_packages(TOOLS / "api-linters", API_LINTERS)
 
@@ -40,7 +78,7 @@ def editorconfig_checker():
     build("editorconfig-checker", f"{EDITORCONFIG_CHECKER[0]}/cmd/editorconfig-checker", *EDITORCONFIG_CHECKER)
 
 
-STEPS = (crane, scheduler, api_linters, api_python, package_linters, editorconfig_checker)
+STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker)
 
 if __name__ == "__main__":
     fetch_all(STEPS)

@@ -39,6 +39,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Slow clients are told goodbye before their connections are cut off, so these are given some time more.
 const CUT_OFF_MARGIN: Duration = Duration::from_secs(10);
 
+/// Threads for what blocks, beyond one per worker: files and names may be waited for while all workers have last values copied and
+/// encoded. Each has an arena of the allocator, which keeps some megabytes of what it once held; more would wait for the same locks.
+const BLOCKING_THREADS_MORE: usize = 2;
+
 /// Exit code of a process that was told twice to stop: 128 + SIGINT, as shells count.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -66,6 +70,7 @@ enum Failure {
 pub fn run(settings: Settings, options: Options) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.server.worker_threads)
+        .max_blocking_threads(settings.server.worker_threads + BLOCKING_THREADS_MORE)
         .enable_all()
         .build();
     let ended = runtime.map_err(Failure::from).and_then(|runtime| {

@@ -220,8 +220,10 @@ impl Session {
         self.index = 0;
         // Nothing matches a snapshot that leads on in silence: its place is told with what comes next.
         self.placeless &= portion.batch.is_some();
-        self.untold |= *self.at != *portion.to;
-        self.at = portion.to.clone();
+        if !portion.batch.as_ref().is_some_and(|batch| batch.stands()) {
+            self.untold |= *self.at != *portion.to;
+            self.at = portion.to.clone();
+        }
     }
 
     /// Holds nothing that it cannot write.

@@ -384,6 +384,53 @@ async fn who_does_not_read_the_state_it_asked_for_costs_nobody_else_anything() {
     edge.stop().await;
 }
 
+/// Its session keeps nothing of what others hold, and what others hold may go. Then it is told so: a part that is left out would
+/// be a state that is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_given_up_in_the_middle_is_never_completed_without_what_is_missing() {
+    let settings = settings(&[("edge.snapshot.bytes_max", "4194304"), ("edge.send_buffer_bytes", "8192")]);
+    let log = Log::new(&settings);
+    let edge = RunningEdge::start(log.broker.clone(), &settings).await;
+    let mut live = Joiner::connect(&edge, "").await;
+    // Many messages to a part, so that a session has a part in its hand while it waits.
+    for collector in 0..3_000 {
+        log.publish_padded(&format!("web-{collector}"), "cpu", 1_500).await;
+    }
+    live.until(|live| live.live == 3_000).await;
+    let mut slow = Vec::new();
+    for n in 0..4 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let stream = socket.connect(edge.address).await.unwrap();
+        let url = format!("ws://{}/ws?snapshot=true&filter=*.cpu&filter=nobody-{n}.x", edge.address);
+        slow.push(tokio_tungstenite::client_async(url, stream).await.unwrap().0);
+    }
+    until(|| !edge.metrics().render().contains("ws_snapshots_cut_total{reason=\"gave_way\"} 0")).await;
+    let mut cut_off = 0;
+    for mut socket in slow {
+        let (mut parts, mut of) = (0, u64::MAX);
+        while parts < of {
+            let Ok(message) =
+                tokio::time::timeout(PATIENCE, socket.next()).await.expect("something").unwrap()
+            else {
+                break;
+            };
+            let Message::Text(text) = message else { continue };
+            let message: Value = serde_json::from_str(&text).unwrap();
+            if message["type"] == "snapshot" {
+                parts += 1;
+                of = message["parts"].as_u64().unwrap();
+                assert_eq!(message["part"], parts, "none is left out");
+            } else if message["type"] == "goodbye" || message["type"] == "error" {
+                break;
+            }
+        }
+        cut_off += usize::from(parts < of);
+    }
+    assert!(cut_off > 0, "what was given up was sent nevertheless");
+    edge.stop().await;
+}
+
 /// What they ask for is twice what may be held together, and none of them takes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_who_does_not_read_keeps_others_from_last_values() {

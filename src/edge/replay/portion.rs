@@ -35,7 +35,7 @@ const FRAME_OVERHEAD_BYTES: usize = 120;
 pub(crate) struct Portion {
     /// None where everything on the way is filtered out.
     pub(crate) batch: Option<Arc<Batch>>,
-    /// The place it leads to.
+    /// The place it leads to. It says nothing if the batch leaves sessions where they are.
     pub(crate) to: Arc<Offset>,
     /// Steps of the log on the way: envelopes and gaps, sent or not.
     pub(crate) steps: Index,
@@ -52,11 +52,11 @@ pub(crate) struct Portion {
 /// Whether a session whose socket takes nothing gives a portion back, to have it made again when it can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GivenBack {
-    /// In any case: it is made again from where the session has got to.
+    /// In any case: it is made again from where the session has got to, or others hold it.
     Always,
     /// Unless it has begun with it: what would be made again is no shorter, and a slow socket would begin with it for ever.
     Unbegun,
-    /// It is next to nothing, or a share of what others hold, and is not made again.
+    /// It is next to nothing, and is not made again.
     Never,
 }
 
@@ -133,9 +133,16 @@ impl Portion {
         Arc::new(Self { batch, steps, given_back, _charge: charge, ..Self::nothing(to) })
     }
 
-    /// Messages for all that leave a session where it is, which is at `at`.
-    pub(crate) fn standing(batch: Arc<Batch>, at: Arc<Offset>, charge: Option<Charge>) -> Arc<Self> {
-        Arc::new(Self { batch: Some(batch), _charge: charge, ..Self::nothing(at) })
+    /// Messages that leave a session where it is, to be shared by all: see [`Batch::standing`].
+    pub(crate) fn standing(batch: Batch, given_back: GivenBack) -> Arc<Self> {
+        debug_assert!(batch.stands(), "each session stays where it is");
+        let to = batch.end().1.clone();
+        Arc::new(Self { batch: Some(Arc::new(batch)), given_back, ..Self::nothing(to) })
+    }
+
+    /// Bytes it has for a socket.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        self.batch.as_ref().map_or(0, |batch| batch.wire().len())
     }
 
     /// The silent way past positions that the log no longer held.

@@ -91,15 +91,17 @@ impl Delivery<'_> {
             return Ok(Some(there));
         };
         let gap = lost.map(|reason| encode::gap_before_snapshot(wire, &here, &there, reason));
-        if let Some(gap) = gap.and_then(|gap| Batch::standing(vec![gap], &there)).map(Arc::new) {
-            feeder.give(Fed::Portion(Portion::standing(gap, here.clone(), None))).await?;
+        if let Some(gap) = gap.and_then(|gap| Batch::standing(vec![gap], &there)) {
+            feeder.give(Fed::Portion(Portion::standing(gap, GivenBack::Never))).await?;
         }
         for at in 0.. {
-            // Whoever waits here holds one part, and no more of the snapshot: it may be given up meanwhile.
+            // A session asks when it has written its part, or when that was given up with the others. Looking only then tells
+            // the two apart, and a session that waits holds nothing of the snapshot.
+            feeder.asked().await?;
             let Ok(part) = snapshot.parts.part(at) else { return Ok(None) };
             let Some(part) = part else { break };
-            let bytes = part.wire().len();
-            feeder.give(Fed::Portion(Portion::standing(part, here.clone(), None))).await?;
+            let bytes = part.wire_bytes();
+            feeder.give(Fed::Portion(part)).await?;
             snapshot.parts.note(bytes);
         }
         // In a batch of its own, as everything is with which the log may become another one.

@@ -26,6 +26,7 @@ use crate::edge::batch::Batch;
 use crate::edge::compress::Compressor;
 use crate::edge::encode;
 use crate::edge::hub::Hub;
+use crate::edge::replay::portion::{GivenBack, Portion};
 use crate::edge::series::{Extract, Part};
 use crate::edge::snapshot::answers::Answers;
 use crate::edge::snapshot::encoded::Room;
@@ -59,7 +60,7 @@ pub(crate) struct Snapshot {
     /// The place.
     pub(crate) offset: Offset,
     /// All messages but the last, in order, as sessions write them.
-    pub(crate) parts: Arc<Encoded<Arc<Batch>>>,
+    pub(crate) parts: Arc<Encoded<Arc<Portion>>>,
     /// The message that moves a client here; none, if nothing matches.
     pub(crate) last: Option<Bytes>,
     made: Instant,
@@ -76,16 +77,17 @@ impl Snapshot {
         let bytes = frames.iter().map(|frame| frame.len() + FRAME_OVERHEAD_BYTES).sum();
         let last = frames.pop();
         let here = Arc::new(offset.clone());
+        let part = |run| Batch::standing(run, &here).map(|batch| Portion::standing(batch, GivenBack::Always));
         let (mut parts, mut run, mut run_bytes) = (Vec::new(), Vec::new(), 0);
         for frame in frames {
             if run_bytes + frame.len() > BATCH_BYTES_MAX {
                 run_bytes = 0;
-                parts.extend(Batch::standing(std::mem::take(&mut run), &here).map(Arc::new));
+                parts.extend(part(std::mem::take(&mut run)));
             }
             run_bytes += frame.len();
             run.push(frame);
         }
-        parts.extend(Batch::standing(run, &here).map(Arc::new));
+        parts.extend(part(run));
         Self { offset, parts: room.keep(parts, bytes, charge), last, made: Instant::now() }
     }
 }

@@ -1,0 +1,97 @@
+{{- define "telecast.natsAffinity" -}}
+{{- $nats := .Values.nats }}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "telecast.selector" (list . "nats") | fromYaml)) }}
+{{- if $nats.affinity }}
+affinity:
+  {{- toYaml $nats.affinity | nindent 2 }}
+{{- else if eq $nats.antiAffinity "required" }}
+affinity:
+  podAntiAffinity:
+    # Two servers on one machine would go together, and the quorum with them.
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - {{- toYaml $term | nindent 8 }}
+{{- else if eq $nats.antiAffinity "preferred" }}
+affinity:
+  podAntiAffinity:
+    # So that a cluster of one machine works.
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          {{- toYaml $term | nindent 10 }}
+{{- end }}
+{{- end }}
+
+{{- define "telecast.natsContainer" -}}
+{{- $nats := .Values.nats -}}
+name: nats
+image: {{ include "telecast.image" (list . $nats.image) }}
+{{- with $nats.image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
+command: [nats-server, --config, /etc/nats/nats.conf]
+env:
+  - name: POD_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.name
+  - name: GOMEMLIMIT
+    value: {{ $nats.goMemLimit }}
+  {{- if $nats.auth.enabled }}
+  - name: NATS_PASSWORD
+    valueFrom:
+      secretKeyRef:
+        name: {{ $nats.auth.existingSecret }}
+        key: {{ $nats.auth.passwordKey }}
+  {{- end }}
+  {{- with $nats.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+ports:
+  - {name: client, containerPort: 4222}
+  - {name: cluster, containerPort: 6222}
+  - {name: monitor, containerPort: 8222}
+startupProbe:
+  # Reading a large store takes its time.
+  httpGet: {path: /healthz, port: monitor}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 60
+readinessProbe:
+  httpGet: {path: "/healthz?js-server-only=true", port: monitor}
+  periodSeconds: 5
+  timeoutSeconds: 5
+livenessProbe:
+  # Only whether it runs: restarting a server that has lost its quorum would make it worse.
+  httpGet: {path: "/healthz?js-enabled-only=true", port: monitor}
+  periodSeconds: 30
+  timeoutSeconds: 5
+  failureThreshold: 3
+lifecycle:
+  preStop:
+    exec:
+      # The server, which is the container's first process, ends itself when its clients have gone to the others.
+      command: [nats-server, "--signal=ldm=1"]
+resources:
+  {{- toYaml $nats.resources | nindent 2 }}
+securityContext:
+  {{- include "telecast.restricted" . | nindent 2 }}
+volumeMounts:
+  - {name: config, mountPath: /etc/nats, readOnly: true}
+  - {name: data, mountPath: /data}
+{{- end }}
+
+{{- define "telecast.natsExporter" -}}
+{{- $exporter := index . 1 -}}
+name: exporter
+image: {{ include "telecast.image" (list (index . 0) $exporter.image) }}
+{{- with $exporter.image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
+args: [-varz, -connz, -healthz, "-jsz=all", -port=7777, "http://localhost:8222"]
+ports:
+  - {name: metrics, containerPort: 7777}
+resources:
+  {{- toYaml $exporter.resources | nindent 2 }}
+securityContext:
+  {{- include "telecast.restricted" . | nindent 2 }}
+{{- end }}

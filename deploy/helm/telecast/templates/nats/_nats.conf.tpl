@@ -1,0 +1,47 @@
+{{/* One of the NATS servers; they differ by the name of their pod only. */}}
+{{- define "telecast.natsConf" -}}
+{{- $nats := .Values.nats }}{{- $name := include "telecast.name" (list . "nats") -}}
+# One of {{ $nats.replicas }} NATS servers; they differ by the name of their pod only.
+
+server_name: $POD_NAME
+port: 4222
+http_port: 8222
+
+jetstream {
+  store_dir: /data/jetstream
+  # Below the volume: a full disk ends JetStream, a full store only drops what is oldest.
+  max_file_store: {{ $nats.jetstream.maxFileStore }}
+  max_memory_store: {{ $nats.jetstream.maxMemoryStore }}
+  {{- with $nats.jetstream.syncInterval }}
+  # `always` is for the power cut that hits all servers at once.
+  sync_interval: {{ . }}
+  {{- end }}
+}
+{{- if gt (int $nats.replicas) 1 }}
+
+cluster {
+  name: {{ .Values.namePrefix }}telecast
+  port: 6222
+  # A route to itself is recognised and dropped, so the list is the same everywhere.
+  routes: [
+    {{- range $number := until (int $nats.replicas) }}
+    nats://{{ $name }}-{{ $number }}.{{ $name }}-headless:6222
+    {{- end }}
+  ]
+  connect_retries: 120
+}
+{{- end }}
+
+# On its way out a server hands its leaderships and clients to the others, over so long.
+lame_duck_duration: 30s
+lame_duck_grace_period: 5s
+write_deadline: 10s
+{{- if $nats.auth.enabled }}
+
+# Who may connect. Servers know each other by the network policy.
+authorization {
+  user: {{ $nats.auth.user }}
+  password: $NATS_PASSWORD
+}
+{{- end }}
+{{ end }}
