@@ -81,6 +81,8 @@ OTHER = {
     "nats.url": "nats://b:4222",
     "nats.replicas": 5,
     "nats.goMemLimit": "1GiB",
+    "edge.antiAffinity": "none",
+    "ingest.antiAffinity": "none",
     "nats.antiAffinity": "required",
     "nats.storage.size": "20Gi",
     "nats.jetstream.maxFileStore": "9GB",

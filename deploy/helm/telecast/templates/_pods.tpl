@@ -75,6 +75,30 @@ seccompProfile:
 {{- end }}
 {{- end }}
 
+{{/* On different machines, and as well in different zones. Wishes, never conditions: a machine without room, or one that is drained, must
+not hold back pods that others have room for. */}}
+{{- define "telecast.affinity" -}}
+{{- $values := index (index . 0).Values (index . 1) }}
+{{- if $values.affinity }}
+affinity:
+  {{- toYaml $values.affinity | nindent 2 }}
+{{- else if eq $values.antiAffinity "preferred" }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      {{- range $key, $weight := dict "kubernetes.io/hostname" 100 "topology.kubernetes.io/zone" 50 }}
+      - weight: {{ $weight }}
+        podAffinityTerm:
+          topologyKey: {{ $key }}
+          # The old pods of a roll-out do not count.
+          matchLabelKeys: [pod-template-hash]
+          labelSelector:
+            matchLabels:
+              {{- include "telecast.selector" $ | nindent 14 }}
+      {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The Deployment of ingest or edge: a list of the root and the role. */}}
 {{- define "telecast.deployment" -}}
 {{- $root := index . 0 }}{{- $role := index . 1 }}{{- $values := index $root.Values $role }}
@@ -114,10 +138,7 @@ spec:
       {{- include "telecast.podCommon" . | nindent 6 }}
       securityContext:
         {{- include "telecast.podSecurity" . | nindent 8 }}
-      {{- with $values.affinity }}
-      affinity:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
+      {{- include "telecast.affinity" . | nindent 6 }}
       containers:
         - {{- include "telecast.container" . | nindent 10 }}
       volumes:
