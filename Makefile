@@ -65,22 +65,22 @@ check-build:
 	@command -v cargo >/dev/null || { echo "make: cargo is missing: install Rust $(RUST_MIN) or newer from https://rustup.rs" >&2; exit 1; }
 	@found=$$(cargo --version | cut -d ' ' -f 2); \
 	printf '%s\n%s\n' "$(RUST_MIN)" "$$found" | sort -CV \
-	    || { echo "make: cargo $$found is too old: Rust $(RUST_MIN) or newer is needed (rustup update stable)" >&2; exit 1; }
+		|| { echo "make: cargo $$found is too old: Rust $(RUST_MIN) or newer is needed (rustup update stable)" >&2; exit 1; }
 	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null \
-	    || { echo "make: a C compiler is missing: some dependencies are C (Debian, Ubuntu: apt-get install build-essential; macOS: xcode-select --install)" >&2; exit 1; }
+		|| { echo "make: a C compiler is missing: some dependencies are C (Debian, Ubuntu: apt-get install build-essential; macOS: xcode-select --install)" >&2; exit 1; }
 
 check-tests:
 	@command -v python3 >/dev/null \
-	    || { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }
+		|| { echo "make: python3 is missing: tests install nats-server with pip (Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; exit 1; }
 	@command -v curl >/dev/null \
-	    || { echo "make: curl is missing: tests run the lines of the documentation with it (Debian, Ubuntu: apt-get install curl)" >&2; exit 1; }
+		|| { echo "make: curl is missing: tests run the lines of the documentation with it (Debian, Ubuntu: apt-get install curl)" >&2; exit 1; }
 
 # What tests need beyond what fetches nats-server. Go's own installer puts it where PATH does not look.
 check-test-tools: check-tests
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	    || { echo "make: $$(python3 --version) is too old: tests need Python 3.11 or newer (https://www.python.org/downloads; macOS: brew install python)" >&2; exit 1; }
+		|| { echo "make: $$(python3 --version) is too old: tests need Python 3.11 or newer (https://www.python.org/downloads; macOS: brew install python)" >&2; exit 1; }
 	@found=$$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'); \
 	[ "$${found:-0}" -ge 20 ] && command -v npm >/dev/null \
-	    || { echo "make: Node 20 or newer with npm is missing: tests of the JavaScript client run in it (https://nodejs.org; Debian 13, Ubuntu 25.04: apt-get install nodejs npm; macOS: brew install node)" >&2; exit 1; }
+		|| { echo "make: Node 20 or newer with npm is missing: tests of the JavaScript client run in it (https://nodejs.org; Debian 13, Ubuntu 25.04: apt-get install nodejs npm; macOS: brew install node)" >&2; exit 1; }
 	@PATH="$$PATH:/usr/local/go/bin" command -v go >/dev/null \
-	    || { echo "make: Go is missing: it builds what reads Compose files, Kustomize and Alertmanager in tests (1.24 or newer from https://go.dev/dl; macOS: brew install go)" >&2; exit 1; }
+		|| { echo "make: Go is missing: it builds what reads Compose files, Kustomize and Alertmanager in tests (1.24 or newer from https://go.dev/dl; macOS: brew install go)" >&2; exit 1; }

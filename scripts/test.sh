@@ -28,10 +28,10 @@ awk '/^test result:/ { for (i = 1; i <= NF; i++) {
         if ($(i + 1) ~ /^passed/) passed += $i
         if ($(i + 1) ~ /^failed/) failed += $i
         if ($(i + 1) ~ /^ignored/) ignored += $i } }
-     /^ℹ pass / { passed += $3 }
-     /^ℹ (fail|cancelled) / { failed += $3 }
-     /^ℹ (skipped|todo) / { ignored += $3 }
-     END { printf "tests: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
+    /^ℹ pass / { passed += $3 }
+    /^ℹ (fail|cancelled) / { failed += $3 }
+    /^ℹ (skipped|todo) / { ignored += $3 }
+    END { printf "tests: %d passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
 sed -n -e 's/^test \(.*\) \.\.\. FAILED$/  failed: \1/p' -e 's/^✖ \(.*\) ([0-9.]*ms)$/  failed: \1/p' "$log" | sort -u
 sed -n 's/^test \(.*\) \.\.\. ignored, a measurement$/  ignored: \1 (a measurement, to be run by hand)/p' "$log" | sort -u
 if [ "${#failed_steps[@]}" -gt 0 ]; then

@@ -147,8 +147,11 @@ def compare(args, peers):
                     yield run("fan-out", turn, peer, case, measure(peer, case, args.seconds, args.warmup))
     held = min(args.idle, args.descriptors - DESCRIPTORS_KEPT)
     if held < args.idle:
-        print(f"run.py: {held} idle connections instead of {args.idle}: the limit of descriptors is {args.descriptors}; raise "
-              "it with `ulimit -Hn` where the system lets you", file=sys.stderr)
+        print(
+            f"run.py: {held} idle connections instead of {args.idle}: the limit of descriptors is {args.descriptors}; raise it with "
+            "`ulimit -Hn` where the system lets you",
+            file=sys.stderr,
+        )
     for peer in peers if held > 0 else []:
         # Its ways of writing do not change what a connection costs.
         if not peer.name.startswith((f"{FLOOR}-", f"{EDGE}-")):
