@@ -90,8 +90,8 @@ def module(name, version):
     return Path(json.loads(downloaded)["Dir"])
 
 
-def build(program, package, name, version):
-    """A Go program, by a module of our own that requires exactly this version."""
+def build(program, package, name, version, tags=""):
+    """A Go program, by a module of our own that requires exactly this version; `tags` leave parts of it out."""
     target = BIN / program
     stamp = BIN / f".{program}-{version}"
     if target.exists() and stamp.exists():
@@ -100,7 +100,7 @@ def build(program, package, name, version):
     folder.mkdir(exist_ok=True)
     (folder / "go.mod").write_text(f"module tools\n\ngo 1.24\n\nrequire {name} {version}\n")
     (folder / "tools.go").write_text(f'//go:build tools\n\npackage tools\n\nimport _ "{package}"\n')
-    run([go(), "build", "-mod=mod", "-buildvcs=false", "-o", target, package], folder)
+    run([go(), "build", "-mod=mod", "-buildvcs=false", f"-tags={tags}", "-o", target, package], folder)
     shutil.rmtree(folder)
     stamp.touch()
 

@@ -27,6 +27,8 @@ CHART_TESTING_PYTHON = ["yamale==6.1.0", "yamllint==1.38.0"]
 HELM_DOCS = ("github.com/norwoodj/helm-docs", "v1.14.2")
 # Where the one custom resource is defined that the chart has and kustomize has not.
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
+# The newest Prometheus, beside Debian's 2.42, the oldest that knows `keep_firing_for`: the rules hold for both.
+PROMETHEUS = ("github.com/prometheus/prometheus", "v0.316.0")
 
 
 def crane():
@@ -78,7 +80,13 @@ def editorconfig_checker():
     build("editorconfig-checker", f"{EDITORCONFIG_CHECKER[0]}/cmd/editorconfig-checker", *EDITORCONFIG_CHECKER)
 
 
-STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker)
+def prometheus():
+    """With discovery by DNS and Kubernetes only: the other ways are the libraries of two dozen clouds."""
+    for program in ("promtool", "prometheus"):
+        build(f"{program}-3", f"{PROMETHEUS[0]}/cmd/{program}", *PROMETHEUS, tags="remove_all_sd,enable_dns_sd,enable_kubernetes_sd")
+
+
+STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
 
 if __name__ == "__main__":
     fetch_all(STEPS)

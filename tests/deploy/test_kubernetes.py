@@ -277,6 +277,13 @@ class Indented(yaml.SafeDumper):
     def increase_indent(self, flow=False, indentless=False):
         return super().increase_indent(flow, False)
 
+    def represent_text(self, text):
+        """Queries of several lines as such, and not as one line of escapes."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Indented.add_representer(str, Indented.represent_text)
+
 
 class Rules(unittest.TestCase):
     """Prometheus gets the same rules from its operator as from files."""
@@ -302,10 +309,18 @@ class Rules(unittest.TestCase):
         found = objects("base", ("prometheus-operator",))
         jobs = {name for monitor in of_kind(found, "PodMonitor") for pod_set in selected(found, monitor["spec"]["selector"])
                 for name in [pod_set["metadata"]["name"]]}
-        text = (ROOT / "k8s/components/prometheus-operator/rules.yaml").read_text()
-        asked = {job for terms in re.findall(r'job=~?"([^"]+)"', text) for job in terms.split("|")}
-        # The others are of other ways to run it, or Prometheus' own.
-        self.assertLessEqual(asked - {"standalone", "prometheus", "alertmanager"}, jobs)
+        expressions = [rule["expr"] for item in of_kind(found, "PrometheusRule") for group in item["spec"]["groups"] for rule in group["rules"]]
+        terms = re.findall(r'job!?=~?"telecast/\(?([^")]+)\)?"', "\n".join(expressions))
+        asked = {job for term in terms for job in term.split("|")}
+        # Standalone nodes are another way to run it.
+        self.assertEqual(asked - {"standalone"}, jobs)
+        relabeled = [
+            relabeling
+            for monitor in of_kind(found, "PodMonitor")
+            for relabeling in monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
+            if relabeling["targetLabel"] == "job"
+        ]
+        self.assertEqual({relabeling["replacement"] for relabeling in relabeled}, {"telecast/$1"})
 
 
 class References(unittest.TestCase):
