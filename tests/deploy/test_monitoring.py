@@ -306,7 +306,11 @@ def exported(monitor):
     if None in answers:
         return ""
     server, streams = (json.loads(answer[1]) for answer in answers)
-    labels = f'server_id="{monitor}",server_name="{server["server_name"]}",cluster="",meta_leader="",is_meta_leader="true"'
+    # A server without a cluster has no such part, and is its own leader.
+    meta = streams.get("meta_cluster", {})
+    cluster, leader = meta.get("name", ""), meta.get("leader", "")
+    leads = str(not meta or leader == server["server_name"]).lower()
+    labels = f'server_id="{monitor}",server_name="{server["server_name"]}",cluster="{cluster}",meta_leader="{leader}",is_meta_leader="{leads}"'
     lines = [
         f'gnatsd_varz_connections{{server_id="{monitor}"}} {server["connections"]}',
         f'gnatsd_varz_slow_consumers{{server_id="{monitor}"}} {server["slow_consumers"]}',
@@ -316,7 +320,9 @@ def exported(monitor):
     ]
     for account in streams.get("account_details", []):
         for stream in account.get("stream_detail", []):
-            of = f'{labels},stream_name="{stream["name"]}",is_stream_leader="true"'
+            of_stream = stream.get("cluster")
+            leads = str(not of_stream or of_stream.get("leader") == server["server_name"]).lower()
+            of = f'{labels},stream_name="{stream["name"]}",is_stream_leader="{leads}"'
             lines.append(f"jetstream_stream_last_seq{{{of}}} {stream['state']['last_seq']}")
     return "\n".join(lines) + "\n"
 
