@@ -57,7 +57,7 @@ EVENTS = (
         beside=frozenset({"WebSocketConnectionsDropped"}),
     ),
     Event("two edges are back", 5, "recover"),
-    Event("a NATS server of three is lost (kill -9), and back after five minutes", 8, "lose_nats", tells=frozenset({"NatsReplicaLost"})),
+    Event("a NATS server of three is lost (kill -9), and back after five minutes", 8, "lose_nats", calls=frozenset({"NatsReplicaLost"})),
     Event("quiet", 3),
 )
 
