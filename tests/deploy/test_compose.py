@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from proxies import start_nginx
 from support import (
     ROOT,
     SLOW,
@@ -27,7 +28,6 @@ from support import (
     telecast,
     tool,
 )
-from test_proxies import start_nginx
 
 ONE, THREE = ("docker-compose.yml",), ("docker-compose.yml", "docker-compose.cluster.yml")
 ROLES = ["ingest", "edge"]
@@ -176,6 +176,8 @@ class Files(unittest.TestCase):
     def test_all_yaml_is_tidy(self):
         folders = [ROOT / folder for folder in ("k8s", "deploy", "grafana", "alertmanager")]
         files = [*ROOT.glob("*.yml"), *(file for folder in folders for file in folder.rglob("*.y*ml"))]
+        # Templates of a chart are YAML only once they are rendered.
+        files = [file for file in files if "templates" not in file.parts]
         rules = {
             # Templates of alerts cannot be broken.
             "line-length": {"max": 200},
