@@ -1,5 +1,6 @@
 //! Arguments → configuration → work → exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         Verb::Load(arguments) => run_load(arguments),
         Verb::Status(arguments) => print_status(&arguments),
         Verb::Version => print_version(),
+        Verb::Completions { shell } => written(cli::completions(shell, &mut std::io::stdout())),
+        Verb::Man { folder, made } => write_manual(&folder, made),
     }
 }
 
@@ -52,20 +55,29 @@ fn print_configuration(role: Role, check: bool, serving: Serving) -> ExitCode {
             loaded.notes.iter().for_each(|note| eprintln!("telecast: configuration: note: {note}"));
             ExitCode::SUCCESS
         }
-        Ok(loaded) => match std::io::stdout().write_all(loaded.to_toml().as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+        Ok(loaded) => written(std::io::stdout().write_all(loaded.to_toml().as_bytes())),
         Err(code) => code,
     }
 }
 
 fn print_version() -> ExitCode {
     use std::io::Write as _;
-    match writeln!(std::io::stdout(), "telecast {}", version::FULL) {
+    written(writeln!(std::io::stdout(), "telecast {}", version::FULL))
+}
+
+fn write_manual(folder: &Path, made: Option<i64>) -> ExitCode {
+    match cli::manual(folder, made) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("telecast: man: {}: {error}", folder.display());
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// The exit code of an answer that was printed, or that nobody reads any more.
+fn written(printed: std::io::Result<()>) -> ExitCode {
+    if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_load(arguments: LoadArguments) -> ExitCode {

@@ -2,16 +2,19 @@
 //!
 //! Only verbs that exist are offered. Nothing is started here; `status` asks a node that runs.
 
+mod install;
 mod load;
 mod status;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::config::{Inputs, Machine, Role};
 use crate::ops::version;
 
+pub use install::{completions, manual};
 pub use load::{LoadArguments, LoadError, PresetName};
 pub use status::{Report, StatusArguments, UrlError};
 
@@ -52,6 +55,7 @@ Exit codes:
   0   stopped as asked (SIGTERM or SIGINT, after draining); status: healthy or degraded
   1   could not go on; the last log line says why; status: unhealthy, or no node answers
   64  unusable command line or configuration; stderr names the flag or key
+  70  stood still for server.watchdog_timeout_ms; the log says what its threads did, and what started it starts it anew
 
 Signals:
   SIGTERM, SIGINT  drain, then stop; a second one stops at once
@@ -110,6 +114,19 @@ pub enum Verb {
     Status(StatusArguments),
     /// Print the version and the commit it was built from
     Version,
+    /// Print what completes this program's verbs and flags in a shell
+    Completions {
+        /// The shell that reads it
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// Made if it is not there
+        folder: PathBuf,
+        /// Seconds since 1970 of the day that the pages are dated with [default: now]
+        #[arg(long, value_name = "SECONDS")]
+        made: Option<i64>,
+    },
 }
 
 /// What every serving node takes.
