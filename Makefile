@@ -1,7 +1,7 @@
 # Telecast. `make` alone lists what can be done.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-recovery test-deploy test-ecosystem tools fmt lint lint-bench docs bench bench-micro bench-peers check-build check-tests check-test-tools
+.PHONY: help run test test-recovery test-deploy test-ecosystem tools fmt lint lint-bench docs bench bench-micro bench-peers release release-image check-release check-build check-tests check-test-tools
 
 # The oldest Rust this builds with; the same number stands in Cargo.toml.
 RUST_MIN := 1.95
@@ -30,8 +30,21 @@ test-deploy: check-build check-test-tools tools ## Test the image, Compose, Kube
 
 test-ecosystem: check-build check-test-tools tools ## Let the ecosystem's own programs judge all that is shipped; longer than what `make test` runs of it
 	scripts/setup-ecosystem.py --long
+	scripts/setup-release.py
 	cargo build --locked
 	tests/deploy/run.py --long
+
+release: check-build check-tests ## Build archives, .deb, SBOM and checksums into dist/ (TARGETS="TRIPLE …": only these; SNAPSHOT=1: a commit that is no release)
+	scripts/setup-release.py
+	scripts/release.py $(if $(SNAPSHOT),--snapshot) $(TARGETS:%=--target %)
+
+release-image: check-tests ## Build the image for amd64 and arm64, with SBOM and provenance, into dist/ (IMAGE=registry/name PUSH=1: to a registry)
+	scripts/setup-operations.py
+	.tools/operations/bin/python scripts/release-image.py $(if $(IMAGE),--image $(IMAGE)) $(if $(PUSH),--push) $(if $(SNAPSHOT),--snapshot)
+
+check-release: check-tests ## Unpack, install and run what `make release` has built (as root: it installs the .deb in a system of its own)
+	scripts/setup-release.py
+	tests/deploy/run.py long_release
 
 tools: check-tests ## Install what tests need into .tools
 	scripts/setup-tools.sh
