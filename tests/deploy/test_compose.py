@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import tomllib
 import unittest
 from functools import cache
 from pathlib import Path
@@ -220,8 +221,17 @@ class Image(unittest.TestCase):
         listens = {configuration(role, {})["server"]["listen"].split(":")[1] for role in ("standalone", *ROLES)}
         self.assertEqual(set(exposed), listens)
         # It is linked with the C library of the last stage.
-        self.assertIn("slim-bookworm", text)
-        self.assertIn("debian12", text)
+        self.assertIn("slim-trixie", text)
+        self.assertIn("debian13", text)
+
+    def test_its_labels_are_those_of_oci_and_say_what_it_was_built_from(self):
+        labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', read("Dockerfile")))
+        wanted = {"title", "description", "licenses", "url", "source", "documentation", "vendor", "version", "revision", "created"}
+        self.assertLessEqual(wanted, labels.keys())
+        package = tomllib.loads(read("Cargo.toml"))["package"]
+        self.assertEqual((labels["licenses"], labels["source"]), (package["license"], package["repository"]))
+        base = re.findall(r"^FROM (\S+)", read("Dockerfile"), re.M)[-1]
+        self.assertEqual(labels["base.name"], base.partition("@")[0])
 
     def test_the_program_needs_no_library_that_the_last_stage_has_not(self):
         ended = subprocess.run(["ldd", telecast()], capture_output=True, text=True, timeout=60)
