@@ -158,6 +158,7 @@ class Versions(unittest.TestCase):
             "k8s/overlays/production/kustomization.yaml": re.findall(
                 r"newTag: (\S+)", read("k8s/overlays/production/kustomization.yaml")
             ),
+            "deploy/helm/telecast/Chart.yaml": re.findall(r"^(?:appV|v)ersion: (\S+)", read("deploy/helm/telecast/Chart.yaml"), re.M),
             "README.md": re.findall(r"^Telecast (\S+) standalone on", read("README.md"), re.M),
             "docs/openapi.yaml": re.findall(r"\bversion: (\d+\.\d+\.\d+)\b(?!.*openapi)", read("docs/openapi.yaml")),
         }
