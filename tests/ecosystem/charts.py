@@ -22,6 +22,9 @@ HELM_LABELS = {"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "ap
 CHECKSUM = "checksum/config"
 # Lists whose order means nothing.
 ORDERED = {"env": ["name"], "topologySpreadConstraints": ["topologyKey", "whenUnsatisfiable"]}
+# The chart's policies select its own pods only, so cert-manager's need none. It has no TLS of NATS.
+KUSTOMIZE_ONLY = {("NetworkPolicy", "http01-solver")}
+KUSTOMIZE_FILES = {"client-tls.conf", "route-tls.conf"}
 HASHED = r"-[bcdfghkmt2456789]{10}$"
 
 
@@ -75,6 +78,7 @@ def refusal(values, files=()):
 def comparable(found):
     """Objects by kind and name, without what differs because Helm and kustomize install differently."""
     found = [plain(item) for item in found if item["kind"] != "Namespace" and not hook(item)]
+    found = [item for item in found if (item["kind"], item["metadata"]["name"]) not in KUSTOMIZE_ONLY]
     names = {item["metadata"]["name"]: re.sub(HASHED, "", item["metadata"]["name"]) for item in found if item["kind"] == "ConfigMap"}
     text = json.dumps(found)
     for name, without in names.items():
@@ -103,7 +107,7 @@ def plain(value, key=None):
     if key == "annotations":
         value.pop(CHECKSUM, None)
     if key == "data":
-        value = {name: content(name, text) for name, text in value.items()}
+        value = {name: content(name, text) for name, text in value.items() if name not in KUSTOMIZE_FILES}
     # An empty selector and one without terms are the same.
     return {name: item for name, item in value.items() if not (name in ("matchLabels", "annotations") and item == {})}
 
@@ -117,7 +121,8 @@ def content(name, text):
     if name.endswith(".yaml"):
         return documents(text)
     lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+    includes = {f'include "{name}"' for name in KUSTOMIZE_FILES}
+    return [line for line in lines if line and not line.startswith("#") and line not in includes]
 
 
 def differences(ours, theirs, where=""):

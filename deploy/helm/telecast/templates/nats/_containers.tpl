@@ -42,6 +42,19 @@ env:
       secretKeyRef:
         name: {{ $nats.auth.existingSecret }}
         key: {{ $nats.auth.passwordKey }}
+  {{- if gt (int $nats.replicas) 1 }}
+  {{- $name := include "telecast.name" (list . "nats") }}
+  - name: NATS_ROUTES_PASSWORD
+    valueFrom:
+      secretKeyRef:
+        name: {{ $nats.auth.existingSecret }}
+        key: {{ $nats.auth.routesPasswordKey }}
+  {{- range $number := until (int $nats.replicas) }}
+  # Variables of nats.conf are whole values, never parts. The quotes are for its reader.
+  - name: NATS_ROUTE_{{ $number }}
+    value: '"nats://routes:$(NATS_ROUTES_PASSWORD)@{{ $name }}-{{ $number }}.{{ $name }}-headless:6222"'
+  {{- end }}
+  {{- end }}
   {{- end }}
   {{- with $nats.extraEnv }}
   {{- toYaml . | nindent 2 }}

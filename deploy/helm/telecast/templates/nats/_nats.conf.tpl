@@ -22,12 +22,25 @@ jetstream {
 cluster {
   name: {{ .Values.namePrefix }}telecast
   port: 6222
+  # Clients have the Service, and need no addresses of pods.
+  no_advertise: true
+  {{- if $nats.auth.enabled }}
+  # Servers know each other by a password of their own.
+  authorization {
+    user: routes
+    password: $NATS_ROUTES_PASSWORD
+    timeout: 5
+  }
+  # With it in them. A route to itself is recognised and dropped, so the list is the same everywhere.
+  routes: [{{ range $number := until (int $nats.replicas) }}{{ if $number }}, {{ end }}$NATS_ROUTE_{{ $number }}{{ end }}]
+  {{- else }}
   # A route to itself is recognised and dropped, so the list is the same everywhere.
   routes: [
     {{- range $number := until (int $nats.replicas) }}
     nats://{{ $name }}-{{ $number }}.{{ $name }}-headless:6222
     {{- end }}
   ]
+  {{- end }}
   connect_retries: 120
 }
 {{- end }}
@@ -38,7 +51,7 @@ lame_duck_grace_period: 5s
 write_deadline: 10s
 {{- if $nats.auth.enabled }}
 
-# Who may connect. Servers know each other by the network policy.
+# Who may connect.
 authorization {
   user: {{ $nats.auth.user }}
   password: $NATS_PASSWORD
