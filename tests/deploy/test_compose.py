@@ -141,8 +141,8 @@ class Files(unittest.TestCase):
                 hosts = re.findall(r"//([^:]+):4222", environment(service)["NATS_URL"])
                 self.assertLessEqual(set(hosts), services(files).keys())
                 self.assertEqual(len(hosts), effective["log"]["replicas"])
-                port = effective["server"]["listen"].split(":")[1]
-                self.assertEqual(service["expose"], [port])
+                listens = [effective["server"][key].split(":")[-1] for key in ("listen", "metrics_listen")]
+                self.assertEqual(service["expose"], listens)
 
     def test_prometheus_scrapes_services_at_ports_that_they_have(self):
         answering = {name: [name] for name in services(THREE)}
@@ -170,7 +170,7 @@ class Files(unittest.TestCase):
     def test_the_proxy_knows_services_by_name(self):
         text = read("deploy/proxy/nginx.conf")
         named = dict(re.findall(r"server (\w+):(\d+) resolve", text))
-        self.assertEqual({name: services(ONE)[name]["expose"] for name in ROLES}, {name: [named[name]] for name in named})
+        self.assertEqual({name: services(ONE)[name]["expose"][0] for name in ROLES}, named)
         listens = {int(port) for port in re.findall(r"listen (\d+)", text)}
         self.assertEqual(listens, {port["target"] for port in services(ONE)["proxy"]["ports"]})
 
@@ -285,6 +285,7 @@ class Running(Stage):
         variables["TELECAST__NODE__ID"] = name
         address = self.address(name, 0)
         variables["TELECAST__SERVER__LISTEN"] = address
+        variables["METRICS_PORT"] = self.address(name, int(variables["METRICS_PORT"]))
         process = self.start(name, [telecast(), *service["command"]], variables)
         return process, address, variables
 
@@ -328,6 +329,21 @@ class Running(Stage):
         for process, _, _ in (ingest, *edges):
             self.assertEqual(process.ended(), 0, process.name)
         self.assertIn("no node answers", failed())
+
+    def test_what_is_for_operators_is_on_no_published_port(self):
+        found = services(ONE)
+        nats = self.nats("nats", found["nats"])
+        self.healthy("nats", found["nats"])
+        self.assertTrue(nats.running())
+        nodes = {role: self.telecast(role, found[role], f"{role}-1") for role in ROLES}
+        for process, address, _ in nodes.values():
+            self.answers(f"http://{address}/readyz", process)
+        proxy = start_nginx(self, [nodes["edge"][1]], [nodes["ingest"][1]], found["proxy"]["command"])
+        for public, (_, address, variables) in ((proxy.clients, nodes["edge"]), (proxy.collectors, nodes["ingest"])):
+            self.assertEqual(get(f"http://{public}/metrics")[0], 403)
+            # Nor behind the proxy's back, where it would not look for it.
+            self.assertEqual(get(f"http://{address}/metrics")[0], 404)
+            self.assertIn("# TYPE ws_", get(f"http://{variables['METRICS_PORT']}/metrics")[1])
 
     def test_three_servers_lose_one_and_nobody_loses_a_message(self):
         found = services(THREE)
