@@ -178,7 +178,9 @@ class Hour(Stage):
     def episodes(self, begin):
         """Every alert that fired since, but the one that always does."""
         step = self.cluster.interval
-        found = self.cluster.ask("query_range", query='ALERTS{alertstate="firing"}', start=begin, end=time.time(), step=step)
+        # Several questions between two evaluations: a table has minutes and seconds.
+        query = {"query": 'ALERTS{alertstate="firing"}', "start": begin, "end": time.time(), "step": step / 5}
+        found = self.cluster.ask("query_range", **query)
         now, episodes = time.time(), []
         for series in found["result"]:
             labels = {name: value for name, value in series["metric"].items() if name not in ("__name__", "alertstate")}
