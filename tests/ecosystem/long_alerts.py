@@ -19,6 +19,7 @@ from watched_cluster import READY_SECONDS, Cluster
 
 HOUR = 3600
 SECONDS = float(os.environ.get("TELECAST_ALERTS_SECONDS", "720"))
+SECONDS_MIN = 600
 CLIENTS = 120
 # Who is called at once; the others are told, and look within the day.
 CALLED = "operators-urgent"
@@ -87,6 +88,7 @@ class Episode:
 class Hour(Stage):
     def setUp(self):
         super().setUp()
+        self.assertGreaterEqual(SECONDS, SECONDS_MIN, "TELECAST_ALERTS_SECONDS is less than what nodes and NATS take themselves")
         self.speed = HOUR / SECONDS
         self.cluster = Cluster(self, self.speed)
         self.inhibited = []
