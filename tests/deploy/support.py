@@ -72,6 +72,10 @@ def paths(audience=None):
     return {path for who, path in found if audience in (None, who)}
 
 
+# Of what is for operators, what anybody may ask through a proxy: balancers before it, and people who look whether it is there.
+FOR_ALL = {"/", "/health", "/api/health", "/livez", "/readyz", "/version"}
+
+
 def metrics():
     """Names of metrics: the table of src/ops/meters.rs, and the few that are written beside it."""
     found = set(re.findall(r'"(ws_[a-z_]+)"', read("src/ops/meters.rs")))

@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from support import (
+    FOR_ALL,
     ROOT,
     TOOLS,
     configuration,
@@ -412,10 +413,13 @@ class References(unittest.TestCase):
                     service = named(found, "Service", backend["name"])
                     self.assertIn(backend["port"], [port["port"] for port in service["spec"]["ports"]])
                     for match in rule["matches"]:
+                        # A prefix would let through what is for operators alone.
+                        self.assertEqual(match["path"]["type"], "Exact")
                         routed.setdefault(match["path"]["value"], set()).add(backend["name"])
                     self.assertEqual(rule["timeouts"], {"request": "0s", "backendRequest": "0s"})
             for ingress in of_kind(found, "Ingress"):
                 for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+                    self.assertEqual(path["pathType"], "Exact")
                     backend = path["backend"]["service"]
                     service = named(found, "Service", backend["name"])
                     self.assertIn(backend["port"]["name"], [port["name"] for port in service["spec"]["ports"]])
@@ -423,8 +427,8 @@ class References(unittest.TestCase):
                 for name in ("proxy-read-timeout", "proxy-send-timeout"):
                     annotations = ingress["metadata"]["annotations"]
                     self.assertEqual(annotations[f"nginx.ingress.kubernetes.io/{name}"], "3600")
-            self.assertEqual(routed.pop("/"), {"edge"})
-            self.assertEqual(routed, {path: {"ingest"} for path in paths("collector")})
+            wanted = {path: {"edge"} for path in paths("client") | FOR_ALL}
+            self.assertEqual(routed, wanted | {path: {"ingest"} for path in paths("collector")})
 
     def test_policies_name_ports_that_their_pods_have(self):
         for _, found in bases_and_everything():

@@ -7,10 +7,8 @@ import socket
 import unittest
 
 from proxies import handshake, start_envoy, start_haproxy, start_nginx
-from support import Stage, documents, paths, read
+from support import FOR_ALL, Stage, documents, paths, read
 
-# Of what is for operators, what anybody may ask: balancers in front of a proxy, people who look whether it is there.
-FOR_ALL = {"/", "/health", "/api/health", "/livez", "/readyz", "/version"}
 REFUSED = sorted(paths("operator") - FOR_ALL)
 # Words that are in what operators are told, and nowhere else.
 TOLD = (b"# TYPE ", b'"collectors"', b'"state"', b"admin.token")
