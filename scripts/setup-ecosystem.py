@@ -40,6 +40,9 @@ GIXY = ["gixy-ng==0.2.59"]
 DCLINT = {"dclint": "3.1.0"}
 # The one that docs/kubernetes.md installs.
 NATS_CLI = ("github.com/nats-io/natscli", "v0.3.0")
+# Linters of manifests.
+KUBE_SCORE = ("github.com/zegl/kube-score", "v1.20.0")
+CHECKOV = ["checkov==3.3.30"]
 
 
 def crane():
@@ -123,10 +126,18 @@ def mandoc():
     debian("mandoc", {"mandoc": "mandoc"})
 
 
+def kube_score():
+    build("kube-score", f"{KUBE_SCORE[0]}/cmd/kube-score", *KUBE_SCORE)
+
+
+def checkov():
+    python_packages(TOOLS / "checkov", CHECKOV)
+
+
 STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
-STEPS += (envoy, gixy, dclint, nats, mandoc)
+STEPS += (envoy, gixy, dclint, nats, mandoc, kube_score)
 # What takes minutes to build.
-LONG_STEPS = (traefik,)
+LONG_STEPS = (traefik, checkov)
 
 if __name__ == "__main__":
     fetch_all(STEPS + (LONG_STEPS if "--long" in sys.argv[1:] else ()))
