@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds every image reference to deploy/images.yaml: images.py check | write | pin [--root FOLDER]."""
+"""Holds every image reference to deploy/images.yaml: images.py check | list | write | pin [--root FOLDER]."""
 
 import argparse
 import re
@@ -115,6 +115,11 @@ def check(root):
     return bool(wrong)
 
 
+def show(root):
+    for found in references(root):
+        print(f"{found.file.relative_to(root)}\t{found.text}")
+
+
 def write(root):
     wrong = [found for found in references(root) if found.wanted not in (None, found.text)]
     # From the end of each file, so that places before it stay.
@@ -158,10 +163,10 @@ def asker():
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("what", choices=("check", "write", "pin"))
+    arguments.add_argument("what", choices=("check", "list", "write", "pin"))
     arguments.add_argument("--root", type=Path, default=ROOT)
     given = arguments.parse_args()
-    sys.exit({"check": check, "write": write, "pin": pin}[given.what](given.root.resolve()))
+    sys.exit({"check": check, "list": show, "write": write, "pin": pin}[given.what](given.root.resolve()))
 
 
 if __name__ == "__main__":

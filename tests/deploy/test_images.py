@@ -39,6 +39,13 @@ class Versions(unittest.TestCase):
         ended = images("check", ROOT)
         self.assertEqual((ended.returncode, ended.stdout, ended.stderr), (0, "", ""))
 
+    def test_no_version_is_kept_of_what_nobody_names(self):
+        ended = subprocess.run([sys.executable, SCRIPT, "list"], capture_output=True, text=True, timeout=60)
+        named = {line.split("\t")[1] for line in ended.stdout.splitlines()}
+        for name, image in versions().items():
+            wanted = f"{image['repository']}:{image['tag']}"
+            self.assertTrue(any(each.startswith(wanted) for each in named), name)
+
     def test_every_version_is_exact_and_says_where_newer_ones_are_seen(self):
         for name, image in versions().items():
             self.assertLessEqual({"repository", "tag", "digest", "follows"}, image.keys(), name)
