@@ -12,6 +12,8 @@ FILES = ROOT / "deploy/helm/telecast/files"
 # From where, which, and to where in files/.
 SHARED = [
     ("k8s/base/config", "*.toml", "config"),
+    ("k8s/base/nats", "*-tls.conf", "nats/plain"),
+    ("k8s/components/nats-tls", "*-tls.conf", "nats/tls"),
     ("prometheus/rules", "*.yml", "rules"),
     ("grafana/provisioning/dashboards", "*.json", "dashboards"),
     ("k8s/components/prometheus-adapter", "adapter.yaml", "prometheus-adapter"),

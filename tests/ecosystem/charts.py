@@ -21,10 +21,9 @@ KUBERNETES_MIN = "1.29.0"
 HELM_LABELS = {"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"}
 CHECKSUM = "checksum/config"
 # Lists whose order means nothing.
-ORDERED = {"env": ["name"], "topologySpreadConstraints": ["topologyKey", "whenUnsatisfiable"]}
-# The chart's policies select its own pods only, so cert-manager's need none. It has no TLS of NATS.
+ORDERED = {"env": ["name"], "volumes": ["name"], "volumeMounts": ["name"]}
+# The chart's policies select its own pods only, so cert-manager's need none.
 KUSTOMIZE_ONLY = {("NetworkPolicy", "http01-solver")}
-KUSTOMIZE_FILES = {"client-tls.conf", "route-tls.conf"}
 HASHED = r"-[bcdfghkmt2456789]{10}$"
 
 
@@ -107,7 +106,7 @@ def plain(value, key=None):
     if key == "annotations":
         value.pop(CHECKSUM, None)
     if key == "data":
-        value = {name: content(name, text) for name, text in value.items() if name not in KUSTOMIZE_FILES}
+        value = {name: content(name, text) for name, text in value.items()}
     # An empty selector and one without terms are the same.
     return {name: item for name, item in value.items() if not (name in ("matchLabels", "annotations") and item == {})}
 
@@ -121,8 +120,7 @@ def content(name, text):
     if name.endswith(".yaml"):
         return documents(text)
     lines = [line.strip() for line in text.splitlines()]
-    includes = {f'include "{name}"' for name in KUSTOMIZE_FILES}
-    return [line for line in lines if line and not line.startswith("#") and line not in includes]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def differences(ours, theirs, where=""):
@@ -150,6 +148,9 @@ COMPONENTS = {
     "gateway-api": {"gateway": {"enabled": True}},
     "ingress-nginx": {"ingress": {"enabled": True}},
     "prometheus-operator": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "nats-tls": {"nats": {"tls": {"enabled": True}}},
+    "nats-certificates": {"nats": {"tls": {"enabled": True, "certManager": True}}},
+    "nats-box": {"natsBox": {"enabled": True}},
     "keda": {"edge": {"hpa": {"enabled": False}, "keda": {"enabled": True}}},
     "prometheus-adapter": {"edge": {"prometheusAdapter": {"enabled": True}}},
 }

@@ -16,8 +16,10 @@ CHOICES = {
     "nats": [
         {},
         {"nats": {"auth": {"enabled": True}}},
+        {"nats": {"auth": {"enabled": True}, "replicas": 5, "tls": {"enabled": True, "certManager": True}}, "natsBox": {"enabled": True}},
         {"nats": {"replicas": 1, "antiAffinity": "none", "exporter": {"enabled": False}}},
         {"nats": {"enabled": False, "url": "nats://one:4222"}},
+        {"nats": {"enabled": False, "url": "tls://one:4222", "tls": {"enabled": True}}, "natsBox": {"enabled": True}},
         {"nats": {"enabled": False, "url": "tls://one:4222", "token": {"existingSecret": "token"}}},
         {"nats": {"enabled": False, "url": "tls://one:4222", "credentials": {"existingSecret": "creds"}}},
     ],
@@ -58,13 +60,14 @@ NEEDED = {
     "ingest.replicas": {"ingest": {"hpa": {"enabled": False}}},
     "edge.service": {"edge": {"service": {"type": "LoadBalancer"}}},
     "ingest.service": {"ingest": {"service": {"type": "LoadBalancer"}}},
+    "nats.tls": {"nats": {"tls": {"enabled": True}}},
     "nats.auth": {"nats": {"auth": {"enabled": True}}},
     "nats.url": {"nats": {"enabled": False, "url": "nats://a:4222"}},
     "nats.credentials": {"nats": {"enabled": False, "url": "nats://a:4222", "credentials": {"existingSecret": "c"}}},
     "nats.token": {"nats": {"enabled": False, "url": "nats://a:4222", "token": {"existingSecret": "t"}}},
     "networkPolicy.externalNats": {"nats": {"enabled": False, "url": "nats://a:4222"}},
     **{part: {part: {"enabled": True}} for part in
-       ("ingress", "gateway", "podMonitor", "serviceMonitor", "prometheusRule", "dashboards")},
+       ("natsBox", "ingress", "gateway", "podMonitor", "serviceMonitor", "prometheusRule", "dashboards")},
 }
 # Another value than the default, where none can be guessed from its type.
 OTHER = {
@@ -74,6 +77,7 @@ OTHER = {
     "image.digest": "sha256:" + "b" * 64,
     "nats.image.digest": "sha256:" + "b" * 64,
     "nats.exporter.image.digest": "sha256:" + "b" * 64,
+    "natsBox.image.digest": "sha256:" + "b" * 64,
     "edge.service.type": "NodePort",
     "ingest.service.type": "NodePort",
     "edge.service.externalTrafficPolicy": "Local",
@@ -89,6 +93,7 @@ OTHER = {
     "nats.jetstream.maxMemoryStore": "9MB",
     "nats.jetstream.syncInterval": "2m",
     "edge.keda.serverAddress": "http://elsewhere:9090",
+    "prometheusRule.runbookUrl": "https://wiki.example.com",
     "podMonitor.interval": "30s",
     "serviceMonitor.interval": "30s",
     "networkPolicy.externalNats.ports": [4223],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import charts
 from charts import CHART, FILES, defaults, everything, helm, installed, merged, nested, refusal
-from support import ROOT, Stage, free_port, telecast, tool
+from support import ROOT, Stage, free_port, nats_server, telecast, tool
 from test_kubernetes import containers, environment, named, of_kind, pod, selects, settings
 
 # Values that contradict each other, and what is said of them.
@@ -32,6 +32,7 @@ CONTRADICTIONS = [
         "nats.auth, nats.token: leave one",
     ),
     ({"nats": {"replicas": 1}, "config": {"default": {"log": {"replicas": 3}}}}, "nats.replicas (1)"),
+    ({"nats": {"tls": {"certManager": True}}}, "nats.tls.enabled=true"),
     ({"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}, "one of them only"),
     ({"gateway": {"enabled": True, "create": False}}, "gateway.parentRefs"),
 ]
@@ -186,6 +187,51 @@ class Values(unittest.TestCase):
             self.assertEqual(of_kind(everything(files=FILES[base]), "Secret"), [])
 
 
+class Nats(unittest.TestCase):
+    def test_servers_read_their_configuration_whatever_is_asked_of_it(self):
+        password, tls = {"auth": {"enabled": True}}, {"tls": {"enabled": True}}
+        for values in ({}, password, tls, password | tls | {"replicas": 5}, tls | {"replicas": 1}):
+            found = installed({"nats": values, "namePrefix": "two-"})
+            nats = named(found, "StatefulSet", "two-nats")
+            with tempfile.TemporaryDirectory() as folder:
+                make_certificate(folder)
+                for name, text in named(found, "ConfigMap", "two-nats-config")["data"].items():
+                    text = text.replace("/etc/nats-tls", folder).replace("/data", folder)
+                    (Path(folder) / name).write_text(text)
+                given = {name: re.sub(r"\$\(\w+\)", "pw", value) for name, value in environment(containers(nats)[0]).items()}
+                command = [nats_server(), "--config", f"{folder}/nats.conf", "-t"]
+                ended = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60)
+            self.assertEqual(ended.returncode, 0, f"{values}: {ended.stderr}")
+
+    def test_a_certificate_names_the_service_and_every_server(self):
+        values = {"namePrefix": "two-", "nats": {"replicas": 5, "tls": {"enabled": True, "certManager": True}}}
+        found = installed(values)
+        names = named(found, "Certificate", "two-nats")["spec"]["dnsNames"]
+        self.assertIn("two-nats", names)
+        routes = re.findall(r"nats://([^:]+):6222", named(found, "ConfigMap", "two-nats-config")["data"]["nats.conf"])
+        self.assertEqual(len(routes), 5)
+        self.assertLessEqual(set(routes), set(names))
+        for role in ("edge", "ingest"):
+            main = containers(named(found, "Deployment", f"two-{role}"))[0]
+            self.assertEqual(environment(main)["TELECAST__NATS__URL"], "tls://two-nats:4222")
+
+    def test_nodes_never_hold_the_key_of_servers(self):
+        for values in ({"tls": {"enabled": True}}, {"enabled": False, "url": "tls://a:4222", "tls": {"enabled": True}}):
+            found = installed({"nats": values, "natsBox": {"enabled": True}})
+            for workload in of_kind(found, "Deployment"):
+                secrets = [volume["secret"] for volume in pod(workload)["spec"]["volumes"] if "secret" in volume]
+                self.assertEqual([secret["items"] for secret in secrets], [[{"key": "ca.crt", "path": "ca.crt"}]])
+                (given,) = [item["value"] for item in containers(workload)[0]["env"] if item["name"] == "SSL_CERT_FILE"]
+                self.assertEqual(given, "/etc/nats-tls/ca.crt")
+
+
+def make_certificate(folder):
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt", "-subj", "/CN=nats"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (Path(folder) / "ca.crt").write_bytes((Path(folder) / "tls.crt").read_bytes())
+
+
 class Lint(unittest.TestCase):
     def test_helm_has_nothing_to_say(self):
         for files in FILES.values():
@@ -198,6 +244,13 @@ class Lint(unittest.TestCase):
             self.assertEqual(list(charts.problems(everything(files=files))), [], files)
         monitors = {"serviceMonitor": {"enabled": True}, "nats": {"exporter": {"enabled": True}}}
         self.assertEqual(list(charts.problems(everything(monitors))), [])
+
+    def test_runbooks_are_where_one_says(self):
+        found = installed({"prometheusRule": {"enabled": True, "runbookUrl": "https://wiki.example.com/telecast/"}})
+        links = re.findall(r'"runbook_url": "([^"]+)"', json.dumps(found))
+        self.assertGreater(len(links), 20)
+        for link in links:
+            self.assertRegex(link, r"^https://wiki\.example\.com/telecast/\w+\.md#\w+$")
 
     def test_a_service_monitor_finds_each_pod_once(self):
         found = installed({"serviceMonitor": {"enabled": True}})

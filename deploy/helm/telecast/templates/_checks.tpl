@@ -37,6 +37,9 @@
 {{- if gt (len $logins) 1 }}
 {{- fail (printf "nodes log in to NATS in one way, and these are set: nats.%s: leave one" (join ", nats." $logins)) }}
 {{- end }}
+{{- if and $nats.tls.certManager (not (and $nats.enabled $nats.tls.enabled)) }}
+{{- fail "nats.tls.certManager makes certificates for the chart's own servers: set nats.tls.enabled=true and nats.enabled=true, or nats.tls.certManager=false" }}
+{{- end }}
 {{- if $nats.enabled }}
 {{- $copies := dig "log" "replicas" nil .Values.config.default }}
 {{- if and $copies (gt (int $copies) (int $nats.replicas)) }}

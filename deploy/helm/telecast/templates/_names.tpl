@@ -23,7 +23,7 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 {{- end }}
 
 {{- define "telecast.component" -}}
-{{- if eq . "nats" }}log{{ else }}{{ . }}{{ end -}}
+{{- get (dict "nats" "log" "nats-box" "tools") . | default . -}}
 {{- end }}
 
 {{/* Of the objects of one kind of pod. */}}

@@ -45,7 +45,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{/* How nodes log in to NATS. */}}
+{{/* How nodes connect to NATS and log in. */}}
 {{- define "telecast.natsLogin" -}}
 {{- with .Values.nats.auth }}
 {{- if .enabled }}
@@ -56,6 +56,17 @@ seccompProfile:
     secretKeyRef:
       name: {{ .existingSecret }}
       key: {{ .passwordKey }}
+{{- end }}
+{{- end }}
+{{- with .Values.nats.tls }}
+{{- if .enabled }}
+{{- if $.Values.nats.enabled }}
+- name: TELECAST__NATS__URL
+  value: tls://{{ include "telecast.name" (list $ "nats") }}:4222
+{{- end }}
+# Whose certificates count, as OpenSSL and most other libraries read it.
+- name: SSL_CERT_FILE
+  value: /etc/nats-tls/ca.crt
 {{- end }}
 {{- end }}
 {{- with .Values.nats.token }}
@@ -150,9 +161,20 @@ spec:
           secret:
             secretName: {{ . }}
         {{- end }}
+        {{- if $root.Values.nats.tls.enabled }}
+        {{- include "telecast.natsAuthorityVolume" $root | nindent 8 }}
+        {{- end }}
         {{- with $values.extraVolumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+{{- end }}
+
+{{- define "telecast.natsAuthorityVolume" -}}
+- name: nats-tls
+  secret:
+    secretName: {{ .Values.nats.tls.existingSecret }}
+    # Not the servers' key.
+    items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 
 {{- define "telecast.container" -}}
@@ -212,6 +234,9 @@ volumeMounts:
   - {name: config, mountPath: /etc/telecast, readOnly: true}
   {{- if $root.Values.nats.credentials.existingSecret }}
   - {name: nats-credentials, mountPath: /etc/telecast-nats, readOnly: true}
+  {{- end }}
+  {{- if $root.Values.nats.tls.enabled }}
+  - {name: nats-tls, mountPath: /etc/nats-tls, readOnly: true}
   {{- end }}
   {{- with $values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}

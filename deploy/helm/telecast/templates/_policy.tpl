@@ -17,3 +17,25 @@ spec:
       app.kubernetes.io/instance: {{ $root.Release.Name }}
       {{- end }}
 {{- end }}
+
+{{/* The way of nodes and operators to NATS servers: those of the release, or those that are there already. */}}
+{{- define "telecast.egressToNats" -}}
+{{- $external := .Values.networkPolicy.externalNats }}
+{{- if .Values.nats.enabled -}}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "telecast.selector" (list . "nats") | nindent 10 }}
+  ports:
+    - {protocol: TCP, port: 4222}
+{{- else -}}
+- ports:
+    {{- range $external.ports }}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
+  {{- with $external.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -42,18 +42,18 @@ env:
       secretKeyRef:
         name: {{ $nats.auth.existingSecret }}
         key: {{ $nats.auth.passwordKey }}
-  {{- if gt (int $nats.replicas) 1 }}
-  {{- $name := include "telecast.name" (list . "nats") }}
+  {{- end }}
+  {{- if include "telecast.natsRoutesPassword" . }}
   - name: NATS_ROUTES_PASSWORD
     valueFrom:
       secretKeyRef:
         name: {{ $nats.auth.existingSecret }}
         key: {{ $nats.auth.routesPasswordKey }}
-  {{- range $number := until (int $nats.replicas) }}
+  {{- $name := include "telecast.name" (list . "nats") }}
   # Variables of nats.conf are whole values, never parts. The quotes are for its reader.
+  {{- range $number := until (int $nats.replicas) }}
   - name: NATS_ROUTE_{{ $number }}
     value: '"nats://routes:$(NATS_ROUTES_PASSWORD)@{{ $name }}-{{ $number }}.{{ $name }}-headless:6222"'
-  {{- end }}
   {{- end }}
   {{- end }}
   {{- with $nats.extraEnv }}
@@ -82,8 +82,8 @@ livenessProbe:
 lifecycle:
   preStop:
     exec:
-      # The server, which is the container's first process, ends itself when its clients have gone to the others.
-      command: [nats-server, "--signal=ldm=1"]
+      # The server ends itself when its clients have gone to the others. It is the first process, unless processes are shared.
+      command: [nats-server, "--signal=ldm={{ ternary "/data/nats.pid" "1" $nats.tls.enabled }}"]
 resources:
   {{- toYaml $nats.resources | nindent 2 }}
 securityContext:
@@ -91,6 +91,35 @@ securityContext:
 volumeMounts:
   - {name: config, mountPath: /etc/nats, readOnly: true}
   - {name: data, mountPath: /data}
+  {{- if $nats.tls.enabled }}
+  - {name: tls, mountPath: /etc/nats-tls, readOnly: true}
+  {{- end }}
+{{- end }}
+
+{{/* A renewed certificate changes no ConfigMap, so nothing rolls the servers: they read it anew, and keep their connections. */}}
+{{- define "telecast.natsReload" -}}
+name: reload
+image: {{ include "telecast.image" (list . .Values.nats.image) }}
+{{- with .Values.nats.image.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
+command: [sh, -c]
+args:
+  - |
+    # Kubernetes points this link elsewhere when the secret has changed.
+    seen=$(readlink /etc/nats-tls/..data)
+    while sleep 10; do
+      now=$(readlink /etc/nats-tls/..data)
+      [ "$now" = "$seen" ] || { nats-server --signal=reload=/data/nats.pid && seen=$now; }
+    done
+resources:
+  requests: {cpu: 10m, memory: 16Mi}
+  limits: {memory: 32Mi}
+securityContext:
+  {{- include "telecast.restricted" . | nindent 2 }}
+volumeMounts:
+  - {name: tls, mountPath: /etc/nats-tls, readOnly: true}
+  - {name: data, mountPath: /data, readOnly: true}
 {{- end }}
 
 {{- define "telecast.natsExporter" -}}

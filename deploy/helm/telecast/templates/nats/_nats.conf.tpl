@@ -1,4 +1,12 @@
-{{/* One of the NATS servers; they differ by the name of their pod only. */}}
+{{- define "telecast.natsClusterName" -}}
+{{ .Values.namePrefix }}telecast
+{{- end }}
+
+{{/* Whether servers of the chart know each other by a password. */}}
+{{- define "telecast.natsRoutesPassword" -}}
+{{- if and .Values.nats.auth.enabled (gt (int .Values.nats.replicas) 1) }}yes{{ end -}}
+{{- end }}
+
 {{- define "telecast.natsConf" -}}
 {{- $nats := .Values.nats }}{{- $name := include "telecast.name" (list . "nats") -}}
 # One of {{ $nats.replicas }} NATS servers; they differ by the name of their pod only.
@@ -6,6 +14,8 @@
 server_name: $POD_NAME
 port: 4222
 http_port: 8222
+# Nothing, without nats.tls.
+include "client-tls.conf"
 
 jetstream {
   store_dir: /data/jetstream
@@ -20,11 +30,12 @@ jetstream {
 {{- if gt (int $nats.replicas) 1 }}
 
 cluster {
-  name: {{ .Values.namePrefix }}telecast
+  name: {{ include "telecast.natsClusterName" . }}
   port: 6222
-  # Clients have the Service, and need no addresses of pods.
+  # Clients have the Service. Told the addresses of pods, they would connect to these, which no certificate names.
   no_advertise: true
-  {{- if $nats.auth.enabled }}
+  include "route-tls.conf"
+  {{- if include "telecast.natsRoutesPassword" . }}
   # Servers know each other by a password of their own.
   authorization {
     user: routes
@@ -58,3 +69,13 @@ authorization {
 }
 {{- end }}
 {{ end }}
+
+{{- define "telecast.natsConfigMapData" -}}
+nats.conf: |
+  {{- include "telecast.natsConf" . | nindent 2 }}
+{{- $folder := ternary "files/nats/tls" "files/nats/plain" .Values.nats.tls.enabled }}
+{{- range list "client-tls.conf" "route-tls.conf" }}
+{{ . }}: |
+  {{- $.Files.Get (printf "%s/%s" $folder .) | nindent 2 }}
+{{- end }}
+{{- end }}
