@@ -134,8 +134,13 @@ def checkov():
     python_packages(TOOLS / "checkov", CHECKOV)
 
 
+def keda():
+    """KEDA's admission webhook, which no program asks without a cluster but ours."""
+    build_own(ROOT / "tests/ecosystem/keda")
+
+
 STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
-STEPS += (envoy, gixy, dclint, nats, mandoc, kube_score)
+STEPS += (envoy, gixy, dclint, nats, mandoc, kube_score, keda)
 # What takes minutes to build.
 LONG_STEPS = (traefik, checkov)
 
