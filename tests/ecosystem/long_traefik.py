@@ -18,6 +18,11 @@ class Traefik(Behind, Refusing, Sharing, Stage):
     # It draws two nodes and takes the better one; of two nodes that is now and then the same one twice.
     UNEVEN = 6
 
+    def test_it_takes_its_files_as_they_are(self):
+        _, _, proxy = self.limited()
+        told = [line for line in proxy.process.lines if " ERR " in line or " WRN " in line]
+        self.assertEqual(told, [])
+
     def test_a_reload_and_a_new_edge_cost_nobody_a_message(self):
         """It watches its list of nodes, and cuts no connection for a new one."""
         nats, ingest, edges = self.cluster(2)

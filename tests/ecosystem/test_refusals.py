@@ -91,6 +91,30 @@ class Refusing:
             _, head, _ = handshake(public, "/metrics")
             self.assertIn(b" %d " % self.STATUS, head.split(b"\r\n")[0])
 
+    def test_behind_another_request_or_a_refused_upgrade_they_do_not_pass_either(self):
+        """A proxy that takes an upgrade for granted passes on what comes next as it is: a tunnel to the node."""
+        _, _, proxy = self.limited()
+        head = f"Host: {proxy.clients}\r\n"
+        upgrade = f"{head}Connection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n%s\r\n"
+        for first in (
+            f"GET /livez HTTP/1.1\r\n{head}\r\n",
+            f"GET /ws HTTP/1.1\r\n{upgrade % ('websocket', 'Sec-WebSocket-Version: 777')}\r\n",
+            f"GET /nothing HTTP/1.1\r\n{upgrade % ('websocket', 'Sec-WebSocket-Version: 13')}\r\n",
+            f"GET /livez HTTP/1.1\r\n{upgrade % ('h2c', 'HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA')}\r\n",
+        ):
+            with socket.create_connection(proxy.clients.split(":"), timeout=20) as peer:
+                peer.sendall(first.encode())
+                seen = peer.recv(65536)
+                self.assertNotIn(b" 101 ", seen.split(b"\r\n")[0], first)
+                # Envoy answers nothing more on such a connection.
+                peer.settimeout(1)
+                answer = b""
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    peer.sendall(f"GET /metrics HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode())
+                    while not whole(answer) and (part := peer.recv(65536)):
+                        answer += part
+                self.assertFalse([word for word in TOLD if word in answer], f"{first}: {answer}")
+
     def test_what_anybody_may_ask_passes(self):
         _, _, proxy = self.limited()
         for public in (proxy.clients, proxy.collectors):
