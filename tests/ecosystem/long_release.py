@@ -168,29 +168,47 @@ class Archives(unittest.TestCase):
                 self.assertNotIn(trace.encode(), content, target)
 
 
-class Package(unittest.TestCase):
-    """Installed in a Debian of its own, whose first process is systemd."""
+class OnCleanMachine(unittest.TestCase):
+    """In a Debian of its own, whose first process is systemd."""
 
     @classmethod
     def setUpClass(cls):
         built()
-        cls.machine = None
         (cls.package,) = DIST.glob("telecast_*_amd64.deb")
         folder = Path(tempfile.mkdtemp(prefix="machine-"))
         cls.addClassCleanup(shutil.rmtree, folder, ignore_errors=True)
         cls.machine = CleanMachine(folder)
         cls.addClassCleanup(cls.machine.stop)
 
-    def setUp(self):
-        self.copy(self.package, "/root/telecast.deb")
-        # Lines of the tests before are not of this one.
-        self.machine.run("journalctl", "--rotate", "--vacuum-time=1s")
-
     def copy(self, source, target):
         shutil.copyfile(source, str(self.machine.root) + target)
 
     def write(self, target, text):
         Path(str(self.machine.root) + target).write_text(text)
+
+    def answers(self, port):
+        ask = f"exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3"
+        return eventually("an answer", lambda: "200" in self.machine.run("bash", "-c", ask, fine=None).stdout)
+
+
+class FromTheArchive(OnCleanMachine):
+    def test_a_node_is_installed_as_the_documentation_says(self):
+        name = f"telecast-{version()}-{targets()[0]}.tar.gz"
+        self.copy(DIST / name, f"/root/{name}")
+        text = (ROOT / "docs/install.md").read_text()
+        lines = re.search(r"^## From the archive\n\n```sh\n(.*?)```", text, re.M | re.S)[1]
+        lines = re.sub(r"telecast-\d+\.\d+\.\d+-x86_64-unknown-linux-gnu", name.removesuffix(".tar.gz"), lines).replace("sudo ", "")
+        self.machine.run("bash", "-euc", f"cd /root\n{lines}")
+        self.machine.run("systemctl", "enable", "--now", "telecast-standalone")
+        self.answers(9090)
+        self.assertEqual(self.machine.show("telecast-standalone", "User"), "telecast")
+
+
+class Package(OnCleanMachine):
+    def setUp(self):
+        self.copy(self.package, "/root/telecast.deb")
+        # Lines of the tests before are not of this one.
+        self.machine.run("journalctl", "--rotate", "--vacuum-time=1s")
 
     def install(self):
         return self.machine.run("dpkg", "--install", "/root/telecast.deb")
@@ -199,10 +217,6 @@ class Package(unittest.TestCase):
         self.machine.run("dpkg", "--purge", "telecast")
         # Files that a test has put there are the operator's, not the package's.
         self.machine.run("rm", "-rf", "/etc/telecast")
-
-    def answers(self, port):
-        ask = f"exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3"
-        return eventually("an answer", lambda: "200" in self.machine.run("bash", "-c", ask, fine=None).stdout)
 
     def test_lintian_finds_nothing(self):
         ended = subprocess.run(
@@ -223,6 +237,7 @@ class Package(unittest.TestCase):
             self.assertEqual(self.machine.run("systemctl", "is-enabled", unit, fine=1).stdout.strip(), "disabled")
             self.assertEqual(self.machine.show(unit, "ActiveState"), "inactive")
             self.machine.run("systemd-analyze", "verify", "--man=no", unit)
+            self.machine.run("systemd-analyze", "security", "--threshold=15", unit)
         self.machine.run("dpkg", "--purge", "telecast")
         left = self.machine.run("find", "/etc", "/usr", "/var/lib", "-path", "*telecast*").stdout
         self.assertEqual(left, "")

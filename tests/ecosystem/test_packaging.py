@@ -204,5 +204,26 @@ class Changelog(unittest.TestCase):
         self.assertIn("changes that no commit has", refused.stderr)
 
 
+class Image(unittest.TestCase):
+    def test_it_is_built_with_a_list_of_packages_provenance_and_the_dates_of_the_commit(self):
+        image, releasing = script("release-image"), script("releasing")
+        release = releasing.Release("1.2.3", "1.2.3", "1.2.3-1", "c" * 40, 1_700_000_000, "https://example.com/t", "", False)
+        for push, output in ((False, "type=oci,dest="), (True, "type=image,push=true")):
+            words = image.command(release, "registry.example.com/telecast", push)
+            self.assertLessEqual({"--sbom=true", "--provenance=mode=max", "registry.example.com/telecast:1.2.3"}, set(words))
+            self.assertTrue(words[words.index("--output") + 1].startswith(output))
+        given = set(words[index + 1].partition("=")[0] for index, word in enumerate(words) if word == "--build-arg")
+        declared = set(re.findall(r"^ARG (\w+)", read("Dockerfile"), re.M))
+        # BuildKit itself takes the one that no stage declares.
+        self.assertEqual(given - declared, {"SOURCE_DATE_EPOCH"})
+        self.assertIn("TELECAST_CREATED=2023-11-14T22:13:20Z", words)
+
+    def test_a_release_is_not_built_on_base_images_without_a_digest(self):
+        image = script("release-image")
+        named = re.findall(r"^FROM ([^@\s]+)(@sha256:\w+)?", read("Dockerfile"), re.M)
+        self.assertEqual(len(named), 2)
+        self.assertEqual(image.unpinned(), [name for name, digest in named if not digest])
+
+
 if __name__ == "__main__":
     unittest.main()
