@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from monitoring import known
 from support import (
     FOR_ALL,
     ROOT,
@@ -34,6 +35,7 @@ COMPONENTS = [
     "gateway-api",
     "ingress-nginx",
     "prometheus-operator",
+    "grafana-dashboards",
     "keda",
     "prometheus-adapter",
     "nats-box",
@@ -74,15 +76,14 @@ def kustomize(folder):
 def rendered(base, components=()):
     if not components:
         return kustomize(ROOT / "k8s" / base)
-    # Kustomize takes relative paths only.
+    return overlay({"resources": [f"../{base}"], "components": [f"../components/{name}" for name in components]})
+
+
+def overlay(kustomization):
+    """What a kustomization in a folder of k8s renders: kustomize takes relative paths only."""
     with tempfile.TemporaryDirectory(dir=ROOT / "k8s", prefix=".test-") as folder:
-        kustomization = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [f"../{base}"],
-            "components": [f"../components/{name}" for name in components],
-        }
-        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        kind = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump({**kind, **kustomization}))
         return kustomize(folder)
 
 
@@ -323,6 +324,30 @@ class Rules(unittest.TestCase):
         if os.environ.get("UPDATE_DOCUMENTATION"):
             path.write_text(text)
         self.assertEqual(path.read_text(), text)
+
+    def test_addresses_of_runbooks_can_lead_elsewhere(self):
+        """As docs/alerting.md has it."""
+        (text,) = re.findall(r"```yaml\n(configMapGenerator:\n  - name: runbooks\n.*?)```", (ROOT / "docs/alerting.md").read_text(), re.S)
+        mine = {"resources": ["../base"], "components": ["../components/prometheus-operator"], **documents(text)[0]}
+        found = documents(overlay(mine))
+        rules = [rule for item in of_kind(found, "PrometheusRule") for group in item["spec"]["groups"] for rule in group["rules"]]
+        addresses = [rule["annotations"]["runbook_url"] for rule in rules if "alert" in rule]
+        self.assertGreater(len(addresses), 40)
+        for address in addresses:
+            self.assertRegex(address, r"^https://git\.example\.com/telecast/blob/main/docs/runbooks/[a-z]+\.md#[a-z]+$")
+        # What carries the address stays out of the cluster, and recording rules have nothing to lead to.
+        self.assertFalse([item for item in of_kind(found, "ConfigMap") if item["metadata"]["name"].startswith("runbooks")])
+        self.assertFalse([rule for rule in rules if "record" in rule and "annotations" in rule])
+
+    def test_the_sidecar_of_grafana_finds_both_boards(self):
+        found = of_kind(objects("base", ("grafana-dashboards",)), "ConfigMap")
+        boards = {item["metadata"]["name"]: item for item in found if item["metadata"].get("labels", {}).get("grafana_dashboard") == "1"}
+        self.assertEqual(set(boards), {"board-telecast-cluster", "board-websocket-server"})
+        for item in boards.values():
+            ((name, text),) = item["data"].items()
+            self.assertEqual(text, (ROOT / "grafana/provisioning/dashboards" / name).read_text())
+            # `kubectl apply` keeps the object, as text, in an annotation of it, which may have 256 KiB.
+            self.assertLess(len(json.dumps(item)), 200 << 10)
 
     def test_rules_know_the_jobs_of_the_operator(self):
         found = objects("base", ("prometheus-operator",))
@@ -628,7 +653,7 @@ class Program(unittest.TestCase):
             derived = set(re.findall(r'(?:as: |"record": ")(ws_[a-z_]+)', text))
             asked = {re.sub("_bucket$", "", name) for name in re.findall(r"\bws_[a-z_]+", text)}
             self.assertGreaterEqual(len(asked), 2)
-            self.assertEqual(asked - metrics() - derived, set())
+            self.assertEqual(asked - known() - derived, set())
 
     def test_prometheus_can_read_every_query(self):
         promtool = tool("promtool")

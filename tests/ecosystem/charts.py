@@ -148,6 +148,7 @@ COMPONENTS = {
     "gateway-api": {"gateway": {"enabled": True}},
     "ingress-nginx": {"ingress": {"enabled": True}},
     "prometheus-operator": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "grafana-dashboards": {"dashboards": {"enabled": True}},
     "nats-tls": {"nats": {"tls": {"enabled": True}}},
     "nats-certificates": {"nats": {"tls": {"enabled": True, "certManager": True}}},
     "nats-box": {"natsBox": {"enabled": True}},
