@@ -2,8 +2,8 @@
 """Builds a release into dist/: release.py [--snapshot] [--target TRIPLE]… (`make release` calls it).
 
 For each target a binary without debug information, the debug information beside it, an archive, the list of what is in it
-(CycloneDX) and, where the C library is GNU's, a .deb; for all of them provenance and checksums. The same commit gives the same bytes,
-whatever machine and folder it is built in. docs/install.md says what each file is for.
+(CycloneDX) and, where the C library is GNU's, a .deb; for all of them provenance and checksums. No path and no time of the machine gets into them. docs/install.md says
+what each file is for.
 """
 
 import argparse

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import tomllib
 import unittest
+import unittest.mock
 from functools import cache
 from pathlib import Path
 
@@ -202,6 +203,23 @@ class Changelog(unittest.TestCase):
         (folder / "new").touch()
         refused = ran([sys.executable, "-B", folder / "scripts/release.py"])
         self.assertIn("changes that no commit has", refused.stderr)
+
+
+class Targets(unittest.TestCase):
+    def test_a_target_that_cannot_be_had_stops_the_build_and_the_message_says_what_can_be_built(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        programs = {"rustc": "echo /not/there", "rustup": "echo 'error: could not download file' >&2; exit 1"}
+        for name, line in programs.items():
+            (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+            (folder / name).chmod(0o755)
+        release = script("release")
+        for rustup in (True, False):
+            if not rustup:
+                (folder / "rustup").unlink()
+            with unittest.mock.patch.dict("os.environ", PATH=str(folder)), self.assertRaises(SystemExit) as stopped:
+                release.need_target("aarch64-unknown-linux-musl")
+            for part in ("rustup target add aarch64-unknown-linux-musl", "make release TARGETS="):
+                self.assertIn(part, str(stopped.exception))
 
 
 class Image(unittest.TestCase):
