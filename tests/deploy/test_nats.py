@@ -240,12 +240,12 @@ class Tls(Servers):
         self.assertIn("sleep 10;", script)
         script = self.local(script).replace("sleep 10;", "sleep 0.1;").replace("/data", str(self.folder / "data-0"))
         tools = f"{Path(nats_server()).parent}:{os.environ['PATH']}"
-        self.start("reload", [*reload["command"], script], {"PATH": tools})
+        shell, *options = reload["command"]
+        # -x tells each step.
+        loop = self.start("reload", [shell, "-x", *options, script], {"PATH": tools})
+        eventually("the loop", lambda: any("seen=" in line for line in loop.lines))
         before = self.serial()
         renewed = certificates(self.folder / "made", renewed=True)
-        # Long after the loop has begun, as far as it can be told: it has nothing to say until then.
-        eventually("the loop", lambda: self.processes[-1].running())
-        subprocess.run(["sleep", "0.5"], check=True)
         mounted(renewed, self.secret)
         eventually("another certificate", lambda: self.serial() != before)
         self.assertTrue(server.running())
