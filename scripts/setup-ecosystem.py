@@ -21,7 +21,8 @@ API_PYTHON = ["schemathesis==4.32.5", "openapi-python-client==0.29.1", "check-js
 PACKAGE_LINTERS = {"@arethetypeswrong/cli": "0.18.5"}
 EDITORCONFIG_CHECKER = ("github.com/editorconfig-checker/editorconfig-checker/v3", "v3.4.1")
 # Both lines that users have; a chart has to render alike in them.
-HELM = (("helm", "helm.sh/helm/v4", "v4.3.2"), ("helm3", "helm.sh/helm/v3", "v3.22.0"))
+HELM = ("helm.sh/helm/v4", "v4.3.2")
+HELM3 = ("helm.sh/helm/v3", "v3.22.0")
 # What judges charts before they are published: chart-testing lints them as repositories of charts do.
 CHART_TESTING = ("github.com/helm/chart-testing/v3", "v3.14.0")
 # It asks these two: a schema of Chart.yaml, and the style of YAML.
@@ -52,14 +53,17 @@ def crane():
 
 
 def helm():
-    for program, name, version in HELM:
-        build(program, f"{name}/cmd/helm", name, version)
+    build("helm", f"{HELM[0]}/cmd/helm", *HELM)
     build("helm-docs", f"{HELM_DOCS[0]}/cmd/helm-docs", *HELM_DOCS)
     definition = TOOLS / "helm/servicemonitors.yaml"
     if not definition.exists():
         definition.parent.mkdir(exist_ok=True)
         folder = module(*PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
         shutil.copyfile(folder / "monitoring.coreos.com_servicemonitors.yaml", definition)
+
+
+def helm3():
+    build("helm3", f"{HELM3[0]}/cmd/helm", *HELM3)
 
 
 def chart_testing():
@@ -143,10 +147,9 @@ def keda():
     build_own(ROOT / "tests/ecosystem/keda")
 
 
-STEPS = (crane, helm, chart_testing, scheduler, api_linters, api_python, package_linters, editorconfig_checker, promtool)
-STEPS += (envoy, gixy, dclint, nats, mandoc, kube_score, keda)
-# What takes minutes to build.
-LONG_STEPS = (traefik, checkov, prometheus)
+STEPS = (crane, helm, api_linters, api_python, package_linters, editorconfig_checker, envoy, gixy, dclint, mandoc)
+# Minutes of building, mostly: all of Kubernetes' libraries, several times.
+LONG_STEPS = (helm3, chart_testing, scheduler, prometheus, nats, kube_score, keda, traefik, checkov)
 
 if __name__ == "__main__":
     fetch_all(STEPS + (LONG_STEPS if "--long" in sys.argv[1:] else ()))

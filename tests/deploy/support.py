@@ -34,7 +34,7 @@ def tool(name):
     beside = [TOOLS / "bin" / name, TOOLS / "operations/bin" / name]
     found = next((str(path) for path in beside if path.exists()), None) or shutil.which(name)
     if not found:
-        raise AssertionError(f"{name} is missing: scripts/setup-operations.py fetches it, or says what it lacks for that")
+        raise AssertionError(f"{name} is missing: `make tools` fetches it, `make test-ecosystem` what only that needs; both say what they lack")
     return found
 
 

@@ -546,7 +546,7 @@ class Pods(unittest.TestCase):
                     self.assertNotIn("replicas", spec, "an autoscaler decides")
 
     def test_no_wish_for_spread_is_a_condition(self):
-        """test_scheduler shows what conditions do."""
+        """long_scheduler shows what conditions do."""
         for base in BASES:
             for workload in of_kind(objects(base), *WORKLOADS):
                 spec = pod(workload)["spec"]

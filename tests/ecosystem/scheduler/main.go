@@ -2,7 +2,7 @@
 // drained.
 //
 // Reads a JSON object of names and lists of Kubernetes objects from its input, and writes a JSON list of what it saw, a Case each. It
-// judges nothing: test_scheduler.py says what must hold.
+// judges nothing: long_scheduler.py says what must hold.
 package main
 
 import (

@@ -16,7 +16,7 @@ PROGRAM = own(ROOT / "tests/ecosystem/keda")
 
 def refusal(incoming, existing):
     """Why the webhook refuses a ScaledObject in a cluster with these objects; empty if it does not."""
-    assert PROGRAM.exists(), "KEDA's webhook is not built: scripts/setup-ecosystem.py builds it, or says what it lacks for that"
+    assert PROGRAM.exists(), "KEDA's webhook is not built: scripts/setup-ecosystem.py --long builds it, or says what it lacks for that"
     question = json.dumps({"incoming": incoming, "existing": existing})
     ended = subprocess.run([PROGRAM], input=question, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr

@@ -32,7 +32,7 @@ UNLIKE = ("small", "unlike", "full", "zones of", "without a zone", "one zone", "
 
 def play(manifests, layout=""):
     """What happened to these manifests: scheduler/main.go says in which form."""
-    assert PROGRAM.exists(), "kube-scheduler's code is not built: scripts/setup-ecosystem.py builds it, or says what it lacks for that"
+    assert PROGRAM.exists(), "kube-scheduler's code is not built: scripts/setup-ecosystem.py --long builds it, or says what it lacks for that"
     command = [PROGRAM, "-layout", layout]
     environment = {**os.environ, "GODEBUG": "randautoseed=0"}
     ended = subprocess.run(
