@@ -1,4 +1,4 @@
-{{/* Puts the values of `from` into the table `into`: tables are merged, `null` takes a key out. Helm's own merge leaves out false and 0. */}}
+{{/* Puts the values of `from` into the table `into`: tables are merged. Helm's own merge leaves out false and 0, and drops most nulls. */}}
 {{- define "telecast.overlay" -}}
 {{- $into := .into }}
 {{- range $key, $value := .from }}
