@@ -1,8 +1,9 @@
 """A cluster that real Prometheus and Alertmanager watch with the files as they are shipped: nodes come, go and die as a platform has
 them do it, and what Alertmanager sends is kept.
 
-Nodes, NATS and its exporters, HAProxy, Prometheus and Alertmanager are real. What stands in is the name server, which HAProxy asks as it would ask Docker's; Prometheus cannot be told to ask another than the machine's, so the same names
-come to it in files, as often as it would look them up.
+Nodes, NATS and its exporters, HAProxy, Prometheus and Alertmanager are real. What stands in is the name server, which HAProxy asks as
+it would ask Docker's; Prometheus cannot be told to ask another than the machine's, so the same names come to it in files, as often as
+it would look them up.
 """
 
 import http.server
@@ -16,8 +17,8 @@ from dataclasses import dataclass, field
 import yaml
 
 from monitoring import Exporter
+from proxies import Dns, replace, start_haproxy
 from support import ROOT, eventually, free_port, get, nats_server, read, tool
-from test_proxies import Dns, replace, start_haproxy
 
 # How often prometheus.yml has names looked up.
 LOOK_UP_SECONDS = 10
