@@ -59,7 +59,9 @@ def go():
 def python_packages(folder, packages):
     """A Python of its own with these packages, beside the system's. Programs of theirs are in its bin."""
     stamp = folder / "installed"
-    if stamp.exists() and stamp.read_text() == " ".join(packages):
+    # Programs begin with the address of their Python: in a checkout that was moved they would not start.
+    wanted = " ".join([str(folder), *packages])
+    if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -67,7 +69,7 @@ def python_packages(folder, packages):
     except subprocess.CalledProcessError:
         raise Missing("python3 cannot make an environment (Debian: apt-get install python3-venv)") from None
     run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
-    stamp.write_text(" ".join(packages))
+    stamp.write_text(wanted)
 
 
 def npm_packages(folder, packages):
