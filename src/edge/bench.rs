@@ -27,7 +27,6 @@ pub struct Middle {
     hub: Arc<Hub>,
     doorbell: Arc<Doorbell>,
     seats: Vec<Seat>,
-    meters: Meters,
 }
 
 /// An envelope in its place.
@@ -66,7 +65,7 @@ impl Middle {
             seat
         };
         let seats = views.into_iter().map(seat).collect();
-        Self { hub, doorbell, seats, meters }
+        Self { hub, doorbell, seats }
     }
 
     /// Puts an envelope into the ring and its frames into the views that want it.

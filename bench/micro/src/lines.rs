@@ -66,7 +66,14 @@ pub(crate) fn decode_json() -> Prepared {
 }
 
 fn options() -> Options<'static> {
-    Options { precision: None, collector: None, received_ns: NOW_NS, envelope_bytes_max: 512 << 10, collectors_max: 1_000 }
+    Options {
+        precision: None,
+        collector: None,
+        received_ns: NOW_NS,
+        envelope_bytes_max: 512 << 10,
+        envelope_bound_by: None,
+        collectors_max: 1_000,
+    }
 }
 
 pub(crate) fn encode_json() -> Prepared {
