@@ -1,8 +1,10 @@
 """What the tests of rules, routes and boards share: the files, what is in them, and the exporter of NATS."""
 
+import http.server
 import json
 import re
 import subprocess
+import threading
 import tomllib
 from functools import cache
 
@@ -110,3 +112,29 @@ class Exporter:
 
     def stop(self):
         self.process.stop()
+
+
+class Webhook:
+    """What Alertmanager calls at `url`, until `stop`. Each alert of a call goes to `take`, with the path."""
+
+    def __init__(self):
+        take = self.take
+
+        class Take(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                for alert in message["alerts"]:
+                    take(self.path, alert)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Take)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()

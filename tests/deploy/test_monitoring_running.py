@@ -5,7 +5,6 @@ Prometheus.
 """
 
 import base64
-import http.server
 import json
 import os
 import signal
@@ -17,36 +16,20 @@ import urllib.request
 
 import yaml
 
-from monitoring import BOARDS, RULES, Exporter, annotations, panels, shows_alerts
+from monitoring import BOARDS, RULES, Exporter, Webhook, annotations, panels, shows_alerts
 from support import ROOT, Stage, eventually, free_port, get, nats_server, read, telecast, tool
 
 
-class Receiver:
-    """A webhook: the alerts that Alertmanager has sent to each of its paths."""
+class Receiver(Webhook):
+    """The first alert of each name that Alertmanager has sent, and to which of its paths."""
 
     def __init__(self):
         self.got = {}
-        got = self.got
+        super().__init__()
 
-        class Take(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                for alert in message["alerts"]:
-                    if alert["status"] == "firing":
-                        got.setdefault(alert["labels"]["alertname"], (self.path, alert))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Take)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
+    def take(self, path, alert):
+        if alert["status"] == "firing":
+            self.got.setdefault(alert["labels"]["alertname"], (path, alert))
 
 
 class Running(Stage):

@@ -6,7 +6,6 @@ it would ask Docker's; Prometheus cannot be told to ask another than the machine
 it would look them up.
 """
 
-import http.server
 import json
 import re
 import threading
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from monitoring import Exporter
+from monitoring import Exporter, Webhook
 from proxies import Dns, replace, start_haproxy
 from support import ROOT, eventually, free_port, get, nats_server, read, tool
 
@@ -37,31 +36,15 @@ class Notification:
     labels: dict = field(compare=False)
 
 
-class Receivers:
+class Receivers(Webhook):
     """A webhook for every receiver of alertmanager.yml, under its name."""
 
     def __init__(self):
         self.got = []
-        got = self.got
+        super().__init__()
 
-        class Take(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                for alert in message["alerts"]:
-                    got.append(Notification(time.time(), self.path.strip("/"), alert["status"], alert["labels"]))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Take)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
+    def take(self, path, alert):
+        self.got.append(Notification(time.time(), path.strip("/"), alert["status"], alert["labels"]))
 
 
 def seconds(duration):
